@@ -1,0 +1,87 @@
+# Everything a developer does, one word each. Nothing is needed beforehand but make, a python3 and the network.
+# Steps whose result is there and fresh are skipped: a step leaves a stamp, and names what it was made from.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN    := .venv/bin
+LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
+VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
+
+.PHONY: help setup demo viewer viewer-test test test-all lint format wheel test-wheel bench requirements clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---------------------------------------------------------------- to use it
+
+setup: .venv/.demo  ## .venv with the multiframe command (PYTHON=3.13 for another Python than 3.12)
+
+demo: .venv/.demo viewer  ## serve synthetic cines and the viewer (SIZE=2GB PORT=8080 DIR=folder)
+	@exec $(BIN)/multiframe demo $(if $(SIZE),--size '$(SIZE)') $(if $(PORT),--port '$(PORT)') $(if $(DIR),--dir '$(DIR)')
+
+viewer: viewer/dist/index.html  ## build the web viewer into viewer/dist
+
+wheel: viewer .venv/.demo  ## dist/*.whl, the viewer inside
+	@rm -rf dist
+	@tools/uv build --quiet --wheel --python $(BIN)/python --out-dir dist
+	@ls dist/*.whl
+
+# ---------------------------------------------------------------- to change it
+
+test: lint viewer-test  ## lint, then all tests but the long ones (ARGS= for pytest)
+	@CHROMIUM="$$(tools/chromium)" && export CHROMIUM && exec $(BIN)/pytest -m 'not long' $(ARGS)
+
+test-all: lint viewer-test test-wheel  ## the long ones and the wheel too
+	@CHROMIUM="$$(tools/chromium)" && export CHROMIUM && exec $(BIN)/pytest $(ARGS)
+
+test-wheel: wheel  ## install the wheel in an empty environment, without Node.js, and use it
+	@tools/test-wheel dist/*.whl
+
+viewer-test: viewer  ## the viewer's own tests, without a browser
+	@tools/node tools/quietly npm --prefix viewer run --silent --if-present test
+	@echo 'viewer: its tests pass'
+
+lint: .venv/.dev  ## style, types, floors, spelling
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/mypy --no-error-summary
+	@tools/quietly $(BIN)/lint-imports --no-cache
+	@$(BIN)/typos
+	@echo 'lint: clean'
+
+format: .venv/.dev  ## rewrite the code in the one style
+	@$(BIN)/ruff check --quiet --fix --exit-zero
+	@$(BIN)/ruff format --quiet
+
+bench: .venv/.dev viewer  ## measure (benchmarks/README.md says what)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+requirements:  ## pin what pyproject.toml asks for, anew
+	@tools/requirements
+
+clean:  ## remove all that make has made
+	@rm -rf .venv .uv .node dist viewer/dist viewer/node_modules
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# ---------------------------------------------------------------- the steps
+
+.venv/.demo: requirements-demo.txt pyproject.toml tools/setup
+	@$(LOCK) tools/setup tools/setup requirements-demo.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.demo
+	@$(LOCK) tools/setup tools/setup requirements-dev.txt
+	@touch $@
+
+viewer/node_modules/.ready: viewer/package.json viewer/package-lock.json
+	@echo 'viewer: installing its packages' >&2
+	@$(LOCK) tools/node tools/node tools/quietly npm --prefix viewer ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+viewer/dist/index.html: viewer/node_modules/.ready $(VIEWER)
+	@echo 'viewer: building viewer/dist' >&2
+	@$(LOCK) tools/node tools/node tools/quietly npm --prefix viewer run --silent build
+	@touch $@

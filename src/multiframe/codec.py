@@ -1,0 +1,156 @@
+"""How frames become pixels and back: `PixelSpec`, the `Codec` protocol and the registry.
+
+It knows what a codec is and how one is found; it must not know any codec. A stranger's codec is found as ours are:
+by an entry point of the group ``multiframe.codecs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from multiframe.errors import CodecMissing
+from multiframe.ranges import Buffer
+from multiframe.syntaxes import TransferSyntax
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Codec", "PixelSpec", "codec_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSpec:
+    """What the data set says of its pixels (PS3.3 C.7.6.3).
+
+    Attributes
+    ----------
+    rows, columns, samples : int
+        Shape of one frame.
+    photometric : str
+        Photometric Interpretation, such as ``MONOCHROME2`` or ``YBR_FULL_422``.
+    bits_allocated, bits_stored : int
+        Bits of one sample's cell, and of the sample.
+    signed : bool
+        Pixel Representation is 1.
+    planar : bool
+        Planar Configuration is 1: native colour by plane.
+    kind : str
+        ``integer``, or ``float`` for Float and Double Float Pixel Data.
+    """
+
+    rows: int
+    columns: int
+    samples: int = 1
+    photometric: str = "MONOCHROME2"
+    bits_allocated: int = 8
+    bits_stored: int = 8
+    signed: bool = False
+    planar: bool = False
+    kind: Literal["integer", "float"] = "integer"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(rows, columns)`` or ``(rows, columns, samples)``."""
+        return (self.rows, self.columns) if self.samples == 1 else (self.rows, self.columns, self.samples)
+
+    @property
+    def frame_bits(self) -> int:
+        """Bits of one native frame, padding of the whole value aside (PS3.5 8.1.1).
+
+        Examples
+        --------
+        >>> PixelSpec(rows=2, columns=4, samples=3, photometric="YBR_FULL_422").frame_bits // 8
+        16
+        """
+        samples = self.samples
+        if self.photometric in ("YBR_FULL_422", "YBR_PARTIAL_422"):
+            samples = 2  # two luminances share one pair of chrominances (PS3.3 C.7.6.3.1.2)
+        return self.rows * self.columns * samples * self.bits_allocated
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type one decoded sample has, in the machine's byte order."""
+        import numpy as np
+
+        if self.kind == "float":
+            return np.dtype(f"f{self.bits_allocated // 8}")
+        return np.dtype(f"{'i' if self.signed else 'u'}{max(1, self.bits_allocated // 8)}")
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """One family of codestreams.
+
+    A codec is a class without state; `multiframe.testing.CodecTests` proves one.
+
+    Attributes
+    ----------
+    name : str
+        Said in messages.
+    decodes : frozenset of str
+        Transfer Syntax UIDs it decodes.
+    requires : tuple of str
+        Packages to install, as pip names them.
+    """
+
+    name: str
+    decodes: frozenset[str]
+    requires: tuple[str, ...]
+
+    def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[np.generic]:
+        """Decode one frame.
+
+        Parameters
+        ----------
+        data : buffer
+            The frame's codestream, pad byte included.
+        spec : PixelSpec
+            What the header says; a codestream of another size is refused before it is decoded.
+
+        Returns
+        -------
+        ndarray
+            Shape `spec.shape`, type `spec.dtype`; colour as RGB, palette indices and MONOCHROME1 as they are.
+
+        Raises
+        ------
+        DecodeError
+            The codestream is damaged or contradicts `spec`.
+        """
+        ...
+
+
+@cache
+def _registry() -> dict[str, Codec]:
+    found: dict[str, Codec] = {}
+    for point in sorted(entry_points(group="multiframe.codecs"), key=lambda p: p.name):
+        codec: Codec = point.load()()
+        for uid in codec.decodes:
+            found.setdefault(uid, codec)
+    return found
+
+
+def codec_for(syntax: TransferSyntax) -> Codec:
+    """Find the codec that decodes a syntax.
+
+    Raises
+    ------
+    CodecMissing
+        None of those installed does.
+
+    Examples
+    --------
+    >>> from multiframe.syntaxes import syntax_of
+    >>> codec_for(syntax_of("1.2.840.10008.1.2.4.50")).name
+    'JPEG'
+    """
+    try:
+        return _registry()[syntax.uid]
+    except KeyError:
+        raise CodecMissing(
+            f"no installed codec decodes {syntax}; a package that does registers under the entry point multiframe.codecs"
+        ) from None

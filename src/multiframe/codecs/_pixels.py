@@ -1,0 +1,165 @@
+"""What all codec families do with samples: compare with the data set, fit into its type, turn colour into RGB.
+
+It knows `PixelSpec` and numpy; it must not know any codestream. Results equal those of pydicom's ``pixel_array``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from multiframe.errors import CodecMissing, DecodeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from multiframe.codec import PixelSpec
+    from multiframe.codecs._headers import Header
+
+__all__ = ["IMAGECODECS", "agree", "cell", "fit", "rgb", "shielded"]
+
+IMAGECODECS = ("imagecodecs",)
+"""What `Codec.requires` says of all codecs but the native one."""
+
+_RETIRED = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
+
+
+@contextmanager
+def shielded(name: str) -> Iterator[Any]:
+    """Give the codec library, and turn whatever it raises into our errors.
+
+    Yields
+    ------
+    module
+        `imagecodecs`, imported on first use.
+
+    Examples
+    --------
+    >>> with shielded("JPEG-LS") as ic:
+    ...     ic.jpegls_decode(b"no codestream")
+    Traceback (most recent call last):
+        ...
+    multiframe.errors.DecodeError: the JPEG-LS codestream is damaged or of a kind its decoder refuses (JpeglsError)
+    """
+    try:
+        import imagecodecs
+
+        yield imagecodecs
+    except ImportError as error:
+        raise CodecMissing(f"decoding {name} needs imagecodecs: pip install imagecodecs") from error
+    except Exception as error:
+        # The library's text is left out: nobody promises that it quotes no bytes of the frame.
+        raise DecodeError(
+            f"the {name} codestream is damaged or of a kind its decoder refuses ({type(error).__name__})"
+        ) from None
+
+
+def cell(spec: PixelSpec) -> int:
+    """Bytes of one sample, after making sure that numpy has such a type.
+
+    Raises
+    ------
+    DecodeError
+        Bits Allocated is neither 1 nor whole bytes, or Bits Stored is more.
+
+    References
+    ----------
+    PS3.5 8.1.1.
+    """
+    allowed = (32, 64) if spec.kind == "float" else (1, 8, 16, 32, 64)
+    if spec.bits_allocated not in allowed or not 1 <= spec.bits_stored <= spec.bits_allocated:
+        raise DecodeError(
+            f"{spec.kind} samples of {spec.bits_stored} bits in {spec.bits_allocated}: such samples are not known"
+        )
+    return spec.dtype.itemsize
+
+
+def agree(name: str, header: Header, spec: PixelSpec) -> None:
+    """Refuse a codestream that is not the picture the data set describes, before anything is allocated.
+
+    Examples
+    --------
+    >>> from multiframe.codec import PixelSpec
+    >>> from multiframe.codecs._headers import Header
+    >>> agree("JPEG", Header(4096, 4096, 1, 8), PixelSpec(rows=2, columns=2))
+    Traceback (most recent call last):
+        ...
+    multiframe.errors.DecodeError: the JPEG codestream has 4096 rows x 4096 columns x 1 samples of 8 bits, \
+the data set says 2 x 2 x 1 of 8: one of them is damaged, nothing is decoded
+
+    References
+    ----------
+    PS3.5 8.2: the two shall agree.
+    """
+    cell(spec)
+    samples = header.samples or spec.samples
+    same = (header.rows, header.columns, samples) == (spec.rows, spec.columns, spec.samples)
+    # Fewer or more bits than Bits Stored are common and harmless; more than Bits Allocated would be cut off.
+    if same and spec.kind == "integer" and 1 <= header.precision <= spec.bits_allocated:
+        return
+    raise DecodeError(
+        f"the {name} codestream has {header.rows} rows x {header.columns} columns x {samples} samples"
+        f" of {header.precision} bits, the data set says {spec.rows} x {spec.columns} x {spec.samples}"
+        f" of {spec.bits_allocated}: one of them is damaged, nothing is decoded"
+    )
+
+
+def fit(name: str, pixels: NDArray[Any], spec: PixelSpec, bits: int) -> NDArray[Any]:
+    """Read the low `bits` of each sample as the data set says, signed or not, in an array of its own.
+
+    Examples
+    --------
+    >>> from multiframe.codec import PixelSpec
+    >>> spec = PixelSpec(1, 2, bits_allocated=16, bits_stored=12, signed=True)
+    >>> fit("RLE", np.array([[0x0FFF, 0xF001]], "u2"), spec, 12)
+    array([[-1,  1]], dtype=int16)
+
+    References
+    ----------
+    PS3.5 8.1.1: unused high bits are not to be relied on.
+    """
+    if pixels.shape != spec.shape:
+        raise DecodeError(f"the {name} codestream decoded to {pixels.shape}, the data set says {spec.shape}")
+    if pixels.dtype != spec.dtype or not (pixels.flags.c_contiguous and pixels.flags.writeable):
+        pixels = pixels.astype(spec.dtype, order="C")
+    unused = 8 * spec.dtype.itemsize - bits
+    if unused > 0:
+        np.left_shift(pixels, unused, out=pixels)
+        np.right_shift(pixels, unused, out=pixels)
+    return pixels
+
+
+def rgb(pixels: NDArray[Any], spec: PixelSpec, photometric: str) -> NDArray[Any]:
+    """Turn colour samples into RGB, in place.
+
+    YBR_ICT and YBR_RCT pass: a JPEG 2000 decoder has undone them, and elsewhere they are labels left behind by one.
+
+    Raises
+    ------
+    DecodeError
+        The colours are of a retired kind, or not of 8 bits.
+
+    References
+    ----------
+    PS3.3 C.7.6.3.1.2.
+    """
+    if spec.samples == 1:
+        return pixels
+    if photometric in _RETIRED:
+        raise DecodeError(f"no way from {photometric}, a retired Photometric Interpretation, to RGB is known")
+    if photometric not in ("YBR_FULL", "YBR_FULL_422"):
+        return pixels
+    if pixels.dtype != np.uint8 or spec.samples != 3:
+        raise DecodeError(
+            f"{photometric} is defined for three samples of 8 bits; here are {spec.samples} {pixels.dtype}"
+        )
+    from pydicom.pixels.processing import convert_color_space
+
+    # The conversion works in float: a band at a time, or a frame costs ten times its size.
+    band = max(1, (1 << 18) // max(1, spec.columns))
+    for top in range(0, spec.rows, band):
+        pixels[top : top + band] = convert_color_space(pixels[top : top + band], "YBR_FULL", "RGB")
+    return pixels

@@ -1,0 +1,69 @@
+"""JPEG: baseline, extended and lossless, by libjpeg-turbo (PS3.5 8.2.1, A.4.1).
+
+It knows which colours a JPEG has and lets libjpeg convert them; JPEG-LS is another family.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from multiframe.codecs import _headers
+from multiframe.codecs._pixels import IMAGECODECS, agree, fit, rgb, shielded
+from multiframe.errors import DecodeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from multiframe.codec import PixelSpec
+    from multiframe.ranges import Buffer
+    from multiframe.syntaxes import TransferSyntax
+
+__all__ = ["JpegCodec"]
+
+_LOSSLESS = 3
+_PROCESSES = (0, 1, 2, _LOSSLESS)
+
+
+class JpegCodec:
+    """Decodes JPEG Baseline, Extended (8 and 12 bits) and Lossless (2 to 16 bits).
+
+    Colours are those of the codestream: component identifiers R, G, B and the JFIF and Adobe segments
+    overrule a Photometric Interpretation that contradicts them.
+
+    Examples
+    --------
+    >>> import imagecodecs, numpy
+    >>> from multiframe.codec import PixelSpec
+    >>> from multiframe.syntaxes import syntax_of
+    >>> pixels = numpy.arange(12, dtype="u2").reshape(3, 4)
+    >>> frame = imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12)
+    >>> spec = PixelSpec(rows=3, columns=4, bits_allocated=16, bits_stored=12)
+    >>> JpegCodec().decode(frame, spec, syntax_of("1.2.840.10008.1.2.4.70"))[2]
+    array([ 8,  9, 10, 11], dtype=uint16)
+    """
+
+    name = "JPEG"
+    decodes = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
+    requires = IMAGECODECS
+
+    def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
+        """Decode one frame; see `multiframe.codec.Codec.decode`."""
+        stream = bytes(data)
+        header = _headers.jpeg(stream)
+        agree(self.name, header, spec)
+        if header.process not in _PROCESSES:
+            raise DecodeError(f"JPEG process SOF{header.process} is none that DICOM uses (PS3.5 8.2.1)")
+        if stream.rfind(b"\xff\xd9") < header.at:
+            # libjpeg paints what is missing grey and says nothing.
+            raise DecodeError("the JPEG codestream has no EOI (FFD9): it is cut short")
+        colours = header.colours(spec.photometric)
+        ask: dict[str, str] = {}
+        if spec.samples == 3:
+            # Never let libjpeg guess. Lossless it cannot convert; 8-bit lossy it converts as the standard does.
+            ybr = colours.startswith("YBR") and header.process != _LOSSLESS
+            ask = {"colorspace": "YCBCR" if ybr else "RGB", "outcolorspace": "RGB"}
+            if ybr:
+                colours = "RGB"
+        with shielded(self.name) as ic:
+            pixels = ic.jpeg8_decode(stream, **ask)
+        return rgb(fit(self.name, pixels, spec, spec.bits_stored), spec, colours)

@@ -1,0 +1,57 @@
+"""JPEG 2000 and High-Throughput JPEG 2000, by OpenJPEG and OpenJPH (PS3.5 8.2.4, A.4.4).
+
+Two decoders, because neither will do alone. OpenJPH is several times faster on HT, but where a lossy picture
+overshoots black or white it wraps instead of clamping (measured): it is given lossless streams only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from multiframe.codecs import _headers
+from multiframe.codecs._pixels import IMAGECODECS, agree, fit, rgb, shielded
+from multiframe.errors import DecodeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from multiframe.codec import PixelSpec
+    from multiframe.ranges import Buffer
+    from multiframe.syntaxes import TransferSyntax
+
+__all__ = ["Jpeg2000Codec"]
+
+_OPENJPEG_EXACT = 24
+"""Bits up to which OpenJPEG gives back what was encoded; from 25 on it does not (measured with 2.5.4)."""
+
+
+class Jpeg2000Codec:
+    """Decodes JPEG 2000 (up to 24 bits) and HTJ2K (lossless up to 32 bits); not Part 2 multi-component.
+
+    Examples
+    --------
+    >>> import imagecodecs, numpy
+    >>> from multiframe.codec import PixelSpec
+    >>> from multiframe.syntaxes import syntax_of
+    >>> pixels = numpy.arange(-6, 6, dtype="i2").reshape(3, 4)
+    >>> spec = PixelSpec(rows=3, columns=4, bits_allocated=16, bits_stored=16, signed=True)
+    >>> Jpeg2000Codec().decode(imagecodecs.htj2k_encode(pixels), spec, syntax_of("1.2.840.10008.1.2.4.201"))[0]
+    array([-6, -5, -4, -3], dtype=int16)
+    """
+
+    name = "JPEG 2000"
+    decodes = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+    requires = IMAGECODECS
+
+    def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
+        """Decode one frame; see `multiframe.codec.Codec.decode`."""
+        header = _headers.jpeg2000(stream := bytes(data))
+        agree(self.name, header, spec)
+        # Without its boxes: palettes and colour spaces in there are not DICOM's (PS3.5 A.4.4).
+        stream = stream[header.start :]
+        openjph = header.high_throughput and header.reversible and not syntax.lossy
+        if not openjph and header.precision > _OPENJPEG_EXACT:
+            raise DecodeError(f"samples of {header.precision} bits are not decoded exactly by OpenJPEG: refused")
+        with shielded(self.name) as ic:
+            pixels = ic.htj2k_decode(stream) if openjph else ic.jpeg2k_decode(stream)
+        return rgb(fit(self.name, pixels, spec, header.precision), spec, spec.photometric)

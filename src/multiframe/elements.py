@@ -1,0 +1,227 @@
+"""The one walk over data elements: tag, VR, where the value lies, how deep (PS3.5 7.1, 7.5).
+
+Sans-I/O and resumable: a `Walk` takes one step over the bytes it is given and says when it needs more, so that a
+header that does not fit the first read costs a second read, not a second parse. The header, DICOM JSON and the rope
+stand on it. It knows the shape of elements; it must not know what any of them means, nor build a dictionary of them.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from multiframe.errors import FormatError, TruncatedError
+from multiframe.ranges import Buffer
+
+__all__ = ["ITEM", "ITEM_END", "MAX_DEPTH", "SEQUENCE_END", "UNDEFINED", "Element", "Walk", "walk"]
+
+ITEM = 0xFFFEE000
+ITEM_END = 0xFFFEE00D
+SEQUENCE_END = 0xFFFEE0DD
+UNDEFINED = 0xFFFFFFFF
+
+MAX_DEPTH = 64
+"""Nesting deeper than this is refused: real data sets stay below ten."""
+
+_SHORT = frozenset(
+    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
+    + (b"ST", b"TM", b"UI", b"UL", b"US")
+)
+_LONG = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_NAMES = {vr: vr.decode() for vr in _SHORT | _LONG}
+
+_LITTLE = Struct("<HH2sH"), Struct("<HHI"), Struct("<I")
+_BIG = Struct(">HH2sH"), Struct(">HHI"), Struct(">I")
+
+
+class Element(NamedTuple):
+    """One data element, Item, or delimiter as it lies in the bytes.
+
+    Attributes
+    ----------
+    tag : int
+        ``0xGGGGEEEE``.
+    vr : str
+        Two letters; empty where the syntax does not write one (implicit VR, Items, delimiters).
+    at : int
+        Offset of the tag.
+    start, stop : int
+        The value; `stop` is -1 where the length is undefined.
+    depth : int
+        0 at the top level, 1 in an Item of a sequence of it, and so on. An Item has the depth of its contents.
+    """
+
+    tag: int
+    vr: str
+    at: int
+    start: int
+    stop: int
+    depth: int
+
+
+class Walk:
+    """A place in a data set, moved on element by element.
+
+    Parameters
+    ----------
+    at : int
+        Offset of the first element.
+    explicit, little : bool
+        How the data set is written.
+    stop : int or None
+        Where the data set ends; None: not known.
+    descend : bool
+        Whether sequences of defined length are entered; those of undefined length must be.
+    """
+
+    __slots__ = ("_open", "_structs", "at", "descend", "explicit", "little", "stop")
+
+    def __init__(
+        self, at: int, *, explicit: bool, little: bool, stop: int | None = None, descend: bool = True
+    ) -> None:
+        self.at = at
+        self.explicit = explicit
+        self.little = little
+        self.stop = stop
+        self.descend = descend
+        self._structs = _LITTLE if little else _BIG
+        # What is open around us, innermost last: (end or -1, is it an Item, explicit VR outside of it).
+        self._open: list[tuple[int, bool, bool]] = []
+
+    @property
+    def depth(self) -> int:
+        """How many Items we are inside of."""
+        return sum(1 for _, is_item, _ in self._open if is_item)
+
+    def step(self, data: Buffer, base: int = 0) -> Element | None:
+        """Read the element at `at` and move on to what follows it.
+
+        Parameters
+        ----------
+        data : buffer
+            Bytes of the file that begin at offset `base` and include `at`.
+
+        Returns
+        -------
+        Element or None
+            None: the bytes given end before the element's header does; nothing moved. A value itself need not be
+            there: the walk only steps over it.
+
+        Raises
+        ------
+        FormatError
+            The bytes are no data element, or contradict the lengths around them.
+        """
+        opened = self._open
+        while opened and self.at == opened[-1][0]:
+            self.explicit = opened.pop()[2]
+        at = self.at
+        if opened and -1 < opened[-1][0] < at:
+            raise FormatError("a nested element runs past the end of what holds it", at)
+        i = at - base
+        if len(data) - i < 8:
+            return None
+        short, implicit, length_only = self._structs
+        group, number, length = implicit.unpack_from(data, i)
+        tag = group << 16 | number
+        start = at + 8
+        if group == 0xFFFE:
+            return self._delimiter(tag, length, at)
+        if opened and not opened[-1][1]:
+            raise FormatError("a sequence holds something that is not an Item", at)
+        vr = ""
+        if self.explicit:
+            _, _, code, length = short.unpack_from(data, i)
+            if code in _SHORT:
+                vr = _NAMES[code]
+            elif code in _LONG:
+                vr = _NAMES[code]
+                if len(data) - i < 12:
+                    return None
+                (length,) = length_only.unpack_from(data, i + 8)
+                start = at + 12
+            else:
+                raise FormatError("not a data element: its VR is none of the standard's", at)
+        if length == UNDEFINED:
+            if tag >> 16 == 0x7FE0:  # encapsulated Pixel Data: its Items are fragments, no data elements
+                return Element(tag, vr, at, start, -1, self.depth)
+            self._enter(-1, False, at)
+            if vr == "UN":  # PS3.5 6.2.2: written as Implicit VR Little Endian
+                self.explicit = False
+            self.at = start
+            return Element(tag, vr or "SQ", at, start, -1, self.depth)
+        stop = start + length
+        limit = opened[-1][0] if opened else -1
+        if -1 < limit < stop:
+            raise FormatError("a value is longer than the Item it lies in", at)
+        if self.stop is not None and stop > self.stop:
+            raise TruncatedError(f"a value of {length} bytes runs past the end of the file", at)
+        element = Element(tag, vr, at, start, stop, self.depth)
+        if vr == "SQ" and self.descend:
+            self._enter(stop, False, at)
+            self.at = start
+        else:
+            self.at = stop
+        return element
+
+    def enter(self, element: Element) -> None:
+        """Go into a sequence of defined length just stepped over: implicit VR does not say that it is one."""
+        self._enter(element.stop, False, element.at)
+        self.at = element.start
+
+    def _enter(self, end: int, is_item: bool, at: int) -> None:
+        if len(self._open) >= 2 * MAX_DEPTH:
+            raise FormatError(f"sequences are nested more than {MAX_DEPTH} deep", at)
+        self._open.append((end, is_item, self.explicit))
+
+    def _delimiter(self, tag: int, length: int, at: int) -> Element:
+        opened = self._open
+        in_sequence = bool(opened) and not opened[-1][1]
+        start = at + 8
+        if tag == ITEM and in_sequence:
+            stop = -1 if length == UNDEFINED else start + length
+            if stop > -1 < opened[-1][0] < stop:
+                raise FormatError("an Item is longer than the sequence it lies in", at)
+            if self.stop is not None and stop > self.stop:
+                raise TruncatedError(f"an Item of {length} bytes runs past the end of the file", at)
+            self._enter(stop, True, at)
+            self.at = start
+            return Element(tag, "", at, start, stop, self.depth)
+        if tag == ITEM_END and opened and not in_sequence and opened[-1][0] == -1:
+            self.explicit = opened.pop()[2]
+        elif tag == SEQUENCE_END and in_sequence and opened[-1][0] == -1:
+            self.explicit = opened.pop()[2]
+        else:
+            raise FormatError("an Item or delimiter where none can be", at)
+        self.at = start
+        return Element(tag, "", at, start, start, self.depth)
+
+
+def walk(
+    data: Buffer, at: int = 0, *, explicit: bool = True, little: bool = True, descend: bool = True
+) -> Iterator[Element]:
+    """Walk over all elements of a buffer that holds a whole data set.
+
+    Raises
+    ------
+    FormatError
+        The bytes are not a data set, or end inside one.
+
+    References
+    ----------
+    PS3.5 7.1 (data elements), 7.5 (nesting).
+
+    Examples
+    --------
+    >>> [hex(e.tag) for e in walk(b"\\x08\\x00\\x60\\x00CS\\x02\\x00US")]
+    ['0x80060']
+    """
+    here = Walk(at, explicit=explicit, little=little, stop=len(data), descend=descend)
+    while here.at < len(data):
+        element = here.step(data)
+        if element is None:
+            raise TruncatedError("the data set ends inside an element", here.at)
+        yield element
+        if element.stop < 0 and element.tag >> 16 == 0x7FE0:
+            return

@@ -1,0 +1,249 @@
+"""``MemoryBudget`` and ``ByteCache``: the only place where bytes held for requests are counted and kept.
+
+They know sizes and who waits; they must not know what the bytes are.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+
+from multiframe.errors import OverBudget
+
+__all__ = ["ByteCache", "Lease", "MemoryBudget"]
+
+
+class Lease:
+    """Bytes entered in a budget until `release`; also a context manager.
+
+    Releasing twice is harmless: cleanup paths may meet.
+    """
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: "MemoryBudget", size: int) -> None:
+        self._budget = budget
+        self.size = size
+
+    def release(self) -> None:
+        """Give the bytes back."""
+        size, self.size = self.size, 0
+        if size:
+            self._budget._give_back(size)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Waiter:
+    __slots__ = ("granted", "size", "wake")
+
+    def __init__(self, size: int, wake: Callable[[], None]) -> None:
+        self.size = size
+        self.wake = wake
+        self.granted = False
+
+
+class MemoryBudget:
+    """How many bytes may be held at once, in one process, by everybody together.
+
+    First come, first served: a large request is not starved by small ones that would still fit.
+    Threads and one or more event loops may share it.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes.
+
+    Examples
+    --------
+    >>> budget = MemoryBudget(1000)
+    >>> with budget.acquire(600) as lease:
+    ...     budget.held
+    600
+    >>> budget.held
+    0
+    """
+
+    def __init__(self, limit: int) -> None:
+        if limit <= 0:
+            raise ValueError("a memory budget is at least one byte")
+        self.limit = limit
+        self.held = 0
+        self.peak = 0
+        self._lock = threading.Lock()
+        self._waiters: deque[_Waiter] = deque()
+        self._reclaim: Callable[[int], None] | None = None
+
+    def reclaim_with(self, reclaim: Callable[[int], None]) -> None:
+        """Name the function that frees cached bytes when somebody waits; it is given how many are missing."""
+        self._reclaim = reclaim
+
+    def try_acquire(self, size: int) -> Lease | None:
+        """Enter `size` bytes if that can be done at once, and nobody waits in front."""
+        with self._lock:
+            if self._waiters or self.held + size > self.limit:
+                return None
+            self._take(size)
+        return Lease(self, size)
+
+    def acquire(self, size: int, *, timeout: float | None = None) -> Lease:
+        """Enter `size` bytes, waiting at most `timeout` seconds for others to give back.
+
+        Raises
+        ------
+        OverBudget
+            The size is over the whole budget, or nothing came free in time.
+        """
+        woken = threading.Event()
+        waiter = self._enqueue(size, woken.set)
+        if waiter.granted or woken.wait(timeout) or not self._withdraw(waiter):
+            return Lease(self, size)
+        raise self._refusal(size, timeout)
+
+    async def acquire_async(self, size: int, *, timeout: float | None = None) -> Lease:
+        """Enter `size` bytes as `acquire` does, without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        waiter = self._enqueue(size, lambda: loop.call_soon_threadsafe(woken.set))
+        if waiter.granted:
+            return Lease(self, size)
+        try:
+            async with asyncio.timeout(timeout):
+                await woken.wait()
+        except BaseException as error:
+            if not self._withdraw(waiter):  # granted in the very moment: whoever leaves gives it back
+                if isinstance(error, TimeoutError):
+                    return Lease(self, size)
+                self._give_back(size)
+            if isinstance(error, TimeoutError):
+                raise self._refusal(size, timeout) from None
+            raise
+        return Lease(self, size)
+
+    def _enqueue(self, size: int, wake: Callable[[], None]) -> _Waiter:
+        if size > self.limit:
+            raise OverBudget(
+                f"{size} bytes are needed at once, the whole memory budget is {self.limit}: raise --memory"
+            )
+        waiter = _Waiter(size, wake)
+        missing = 0
+        with self._lock:
+            if not self._waiters and self.held + size <= self.limit:
+                self._take(size)
+                waiter.granted = True
+            else:
+                self._waiters.append(waiter)
+                missing = self.held + sum(w.size for w in self._waiters) - self.limit
+        if missing > 0 and self._reclaim is not None:
+            self._reclaim(missing)  # gives back through leases, which wakes the waiters
+        return waiter
+
+    def _refusal(self, size: int, timeout: float | None) -> OverBudget:
+        return OverBudget(
+            f"no {size} bytes came free within {timeout:g} s, {self.held} of {self.limit} are in use: try again shortly"
+        )
+
+    def _take(self, size: int) -> None:
+        self.held += size
+        self.peak = max(self.peak, self.held)
+
+    def _withdraw(self, waiter: _Waiter) -> bool:
+        with self._lock:
+            if waiter.granted:
+                return False
+            self._waiters.remove(waiter)
+            woken = self._grant()
+        for w in woken:
+            w.wake()
+        return True
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self.held -= size
+            woken = self._grant()
+        for w in woken:
+            w.wake()
+
+    def _grant(self) -> list[_Waiter]:
+        """Serve who waits, in order, as far as it reaches; the caller wakes them outside the lock."""
+        woken = []
+        while self._waiters and self.held + self._waiters[0].size <= self.limit:
+            waiter = self._waiters.popleft()
+            self._take(waiter.size)
+            waiter.granted = True
+            woken.append(waiter)
+        return woken
+
+
+class ByteCache[K: Hashable, V]:
+    """Keeps what was read, within a share of a budget; the longest unused goes first.
+
+    Nothing waits for the cache: what does not fit is not kept, and what is kept makes way when a request needs memory.
+
+    Parameters
+    ----------
+    budget : MemoryBudget
+        Where each kept value's size is entered.
+    share : float
+        The part of the budget it may take, 0 to 1.
+
+    Examples
+    --------
+    >>> cache = ByteCache(MemoryBudget(100), share=0.5)
+    >>> cache.put("a", b"x" * 40, size=40)
+    >>> cache.put("b", b"y" * 40, size=40)
+    >>> cache.get("a") is None, cache.get("b") is None
+    (True, False)
+    """
+
+    def __init__(self, budget: MemoryBudget, *, share: float) -> None:
+        self._budget = budget
+        self._limit = int(budget.limit * share)
+        self._held = 0
+        self._entries: OrderedDict[K, tuple[V, Lease]] = OrderedDict()
+        self._lock = threading.RLock()
+        budget.reclaim_with(self.evict)
+
+    def get(self, key: K) -> V | None:
+        """Give what is kept under `key`, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: K, value: V, *, size: int) -> None:
+        """Keep `value`, whose size is `size` bytes, if it fits in the share without anybody waiting."""
+        with self._lock:
+            self.drop(key)
+            if size > self._limit:
+                return
+            self.evict(self._held + size - self._limit)
+            lease = self._budget.try_acquire(size)
+            if lease is not None:
+                self._entries[key] = (value, lease)
+                self._held += size
+
+    def drop(self, key: K) -> None:
+        """Forget `key`."""
+        with self._lock:
+            entry = self._entries.pop(key, None)
+            if entry is not None:
+                self._let_go(entry[1])
+
+    def evict(self, size: int) -> None:
+        """Forget the longest unused until `size` bytes are free, or nothing is left."""
+        with self._lock:
+            while size > 0 and self._entries:
+                _, (_, lease) = self._entries.popitem(last=False)
+                size -= lease.size
+                self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        self._held -= lease.size
+        lease.release()

@@ -1,0 +1,157 @@
+"""A body as literals and source ranges: its size, ETag and any part of it are known without building it.
+
+Frames and multipart bodies are ropes. It knows lengths and how native bytes become little endian or byte-aligned; it
+must not know HTTP, files, or what a frame is.
+"""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from multiframe.errors import TruncatedError
+from multiframe.ranges import Buffer, ByteRange, Plan
+
+__all__ = ["Rope", "Stored"]
+
+
+class Stored(NamedTuple):
+    """A stretch of a rope that lies in the source.
+
+    Attributes
+    ----------
+    start, stop : int
+        The bytes.
+    word : int
+        Bytes of a word to turn round (big endian to little); 1: none.
+    origin : int
+        Where words are counted from.
+    shift : int
+        Bits to skip in the first byte: 1-bit frames need not begin on a byte border (PS3.5 8.1.1).
+    bits : int
+        Where `shift` is used or the last byte is shared: how many bits there are; -1: whole bytes.
+    """
+
+    start: int
+    stop: int
+    word: int = 1
+    origin: int = 0
+    shift: int = 0
+    bits: int = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes it contributes."""
+        return self.stop - self.start if self.bits < 0 else (self.bits + 7) // 8
+
+    @property
+    def plain(self) -> bool:
+        """Whether its bytes leave as they lie."""
+        return self.word == 1 and self.bits < 0
+
+    def source(self, wanted: ByteRange) -> ByteRange:
+        """Give the bytes of the source that produce the part `wanted` of it."""
+        a, b = self.start + wanted.start, self.start + wanted.stop
+        if self.word > 1:
+            a -= (a - self.origin) % self.word
+            b += -(b - self.origin) % self.word
+        elif self.bits >= 0:
+            b = min(b + 1, self.stop)
+        return ByteRange(a, b)
+
+    def produce(self, data: Buffer, wanted: ByteRange) -> bytes:
+        """Turn the bytes of `source` into the part `wanted`."""
+        if self.word > 1:
+            skip = (self.start + wanted.start - self.origin) % self.word
+            # An odd last word has lost its other half: it is turned round in zeros.
+            whole = bytes(data) + bytes(-len(data) % self.word)
+            turned = bytearray(len(whole))
+            for i in range(self.word):
+                turned[i :: self.word] = whole[self.word - 1 - i :: self.word]
+            return bytes(turned[skip : skip + wanted.size])
+        n = wanted.size
+        kept = min(8 * n, self.bits - 8 * wanted.start)
+        number = int.from_bytes(data, "little") >> self.shift & ((1 << kept) - 1)
+        return number.to_bytes(n, "little")
+
+
+class Rope:
+    """Bytes that are not there yet.
+
+    Parameters
+    ----------
+    parts : iterable of bytes and Stored
+        One behind the other.
+    identity : str
+        What the stored bytes are of: enters the ETag.
+
+    Examples
+    --------
+    >>> rope = Rope([b"head", Stored(100, 110)], identity="file 7")
+    >>> rope.size
+    14
+    >>> plan = rope.read(ByteRange(2, 6))
+    >>> next(plan)
+    [ByteRange(start=100, stop=102)]
+    >>> try:
+    ...     plan.send([b"PI"])
+    ... except StopIteration as done:
+    ...     print(done.value)
+    [b'ad', b'PI']
+    """
+
+    __slots__ = ("_identity", "parts", "size")
+
+    def __init__(self, parts: Iterable[bytes | Stored], *, identity: str = "") -> None:
+        self.parts = tuple(parts)
+        self.size = sum(len(p) if isinstance(p, bytes) else p.size for p in self.parts)
+        self._identity = identity
+
+    @property
+    def etag(self) -> str:
+        """A strong validator: equal only where every byte is (RFC 9110 8.8.3), quotes included."""
+        digest = sha256(self._identity.encode())
+        for part in self.parts:
+            digest.update(part if isinstance(part, bytes) else repr(tuple(part)).encode())
+            digest.update(b"\0")
+        return f'"{digest.hexdigest()[:32]}"'
+
+    def read(self, wanted: ByteRange) -> Plan[Sequence[Buffer]]:
+        """Read a part of it.
+
+        Parameters
+        ----------
+        wanted : ByteRange
+            Counted from the rope's first byte.
+
+        Raises
+        ------
+        TruncatedError
+            The source ends before the part does.
+        """
+        asked: list[ByteRange] = []
+        pieces: list[bytes | tuple[Stored, ByteRange]] = []
+        at = 0
+        for part in self.parts:
+            size = len(part) if isinstance(part, bytes) else part.size
+            inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
+            at += size
+            if inside.start >= inside.stop:
+                continue
+            if isinstance(part, bytes):
+                pieces.append(part[inside.start : inside.stop])
+            else:
+                asked.append(part.source(inside))
+                pieces.append((part, inside))
+        answers = iter((yield asked) if asked else ())
+        out: list[Buffer] = []
+        ranges = iter(asked)
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                out.append(piece)
+                continue
+            part, inside = piece
+            data, expected = next(answers), next(ranges)
+            if len(data) < (inside.size if part.plain else expected.size - part.word + 1):
+                raise TruncatedError(f"the file ends before byte {expected.stop}", expected.start + len(data))
+            out.append(data if part.plain else part.produce(data, inside))
+        return out

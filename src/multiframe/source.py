@@ -1,0 +1,306 @@
+"""Where bytes come from: the `ByteSource` protocol, local files, and the two drivers that run plans.
+
+It knows how to read ranges and whether the object is still the same one. It must not know what the bytes mean.
+The drivers are the only two-coloured code: every parser above is one plan.
+
+Users' files are never memory-mapped: a file cut while mapped kills the process by SIGBUS.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from multiframe.encapsulation import follow_items
+from multiframe.errors import SourceChanged, SourceError, SourceNotFound
+from multiframe.memory import MemoryBudget
+from multiframe.ranges import ITEM_RECORD, Buffer, ByteRange, ItemChain, Plan, coalesce
+
+__all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "run", "run_async"]
+
+type Identity = tuple[int | str, ...]
+"""What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
+
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class ObjectStat(NamedTuple):
+    """Size in bytes, and identity."""
+
+    size: int
+    identity: Identity
+
+
+class Reply(NamedTuple):
+    """The bytes of each range asked for, in that order, and what object they are of."""
+
+    buffers: Sequence[Buffer]
+    stat: ObjectStat
+
+
+@runtime_checkable
+class ByteSource(Protocol):
+    """Anything bytes can be read from: three methods, no state, no lock.
+
+    A range that runs past the end is answered short. Given an identity, a source whose object has another one raises
+    `SourceChanged` and hands out nothing.
+    """
+
+    def stat(self) -> ObjectStat:
+        """Size and identity now."""
+        ...
+
+    def read_ranges(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
+        """Read the ranges, blocking."""
+        ...
+
+    async def read_ranges_async(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
+        """Read the ranges without blocking the event loop."""
+        ...
+
+
+@runtime_checkable
+class ItemReader(Protocol):
+    """What a source may have besides: following Items without opening the object anew for each."""
+
+    def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
+        """Answer an `ItemChain`, blocking."""
+        ...
+
+
+class FileSource:
+    """A local file, opened anew for every call: nothing is held between calls, and a replaced file is noticed.
+
+    Parameters
+    ----------
+    path : path-like
+        Where it lies.
+
+    Examples
+    --------
+    >>> import multiframe.source
+    >>> FileSource(multiframe.source.__file__).read_ranges([ByteRange(0, 3)]).buffers
+    [b'\"\"\"']
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"FileSource({str(self.path)!r})"
+
+    def stat(self) -> ObjectStat:
+        """Size and identity now."""
+        try:
+            return _object_stat(os.stat(self.path))
+        except OSError as error:
+            raise self._error(error) from None
+
+    def read_ranges(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
+        """Read the ranges, blocking."""
+        with self._opened(identity) as (fd, stat):
+            buffers = [_pread(fd, start, stop) for start, stop in ranges]
+            self._unchanged(fd, stat)
+        return Reply(buffers, stat)
+
+    async def read_ranges_async(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
+        """Read the ranges: from the page cache at once, from the disk on a worker thread."""
+        with self._opened(identity) as (fd, stat):
+            buffers: list[Buffer] = []
+            for start, stop in ranges:
+                data = _pread_cached(fd, start, min(stop, stat.size))
+                if start + len(data) < min(stop, stat.size):
+                    # Short is not the end: only a part was in memory.
+                    data += await _in_thread(fd, start + len(data), min(stop, stat.size))
+                buffers.append(data)
+            self._unchanged(fd, stat)
+        return Reply(buffers, stat)
+
+    def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
+        """Answer an `ItemChain` with the file opened once."""
+        with self._opened(identity) as (fd, stat):
+            answer = follow_items(lambda start, stop: _pread(fd, start, stop), chain)
+            self._unchanged(fd, stat)
+        return answer
+
+    def _opened(self, identity: Identity | None) -> "_OpenFile":
+        return _OpenFile(self, identity)
+
+    def _unchanged(self, fd: int, stat: ObjectStat) -> None:
+        """Compare after the read too: a file written over while it is read gives a mixture."""
+        if _object_stat(os.fstat(fd)) != stat:
+            raise SourceChanged(f"{self.path} changed while it was read")
+
+    def _error(self, error: OSError) -> SourceError:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return SourceNotFound(f"{self.path}: no such file")
+        return SourceError(f"{self.path}: {error.strerror or 'cannot be read'}")
+
+
+class _OpenFile:
+    """An open descriptor and the stat that came with it; every way out closes it, every OSError leaves as ours."""
+
+    __slots__ = ("_fd", "_identity", "_source")
+
+    def __init__(self, source: FileSource, identity: Identity | None) -> None:
+        self._source = source
+        self._identity = identity
+
+    def __enter__(self) -> tuple[int, ObjectStat]:
+        try:
+            # O_NONBLOCK: opening a named pipe must not wait for a writer.
+            self._fd = os.open(self._source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise self._source._error(error) from None
+        try:
+            stat = _object_stat(os.fstat(self._fd))
+            if self._identity is not None and stat.identity != self._identity:
+                raise SourceChanged(f"{self._source.path} is not the file it was: it was replaced or written to")
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return self._fd, stat
+
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        os.close(self._fd)
+        if isinstance(error, OSError) and not isinstance(error, SourceError):
+            raise self._source._error(error) from None
+
+
+def _object_stat(s: os.stat_result) -> ObjectStat:
+    return ObjectStat(s.st_size, (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+
+
+def _pread(fd: int, start: int, stop: int) -> bytes:
+    data = os.pread(fd, max(0, stop - start), start)
+    if len(data) < stop - start and data:  # a signal or the end; one more read tells
+        more = os.pread(fd, stop - start - len(data), start + len(data))
+        while more:
+            data += more
+            more = os.pread(fd, stop - start - len(data), start + len(data))
+    return data
+
+
+def _pread_cached(fd: int, start: int, stop: int) -> bytearray:
+    """Read what the page cache holds, waiting for no disk."""
+    data = bytearray(max(0, stop - start))
+    if not data or not _NOWAIT:
+        return bytearray()
+    try:
+        got = os.preadv(fd, [data], start, _NOWAIT)
+    except BlockingIOError:
+        got = 0
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL):
+            raise
+        got = 0  # a file system that cannot say: the thread reads
+    if got < len(data):
+        del data[got:]
+    return data
+
+
+async def _in_thread(fd: int, start: int, stop: int) -> bytes:
+    """Read on a worker thread; a cancelled caller must not close the descriptor under the reader."""
+    reading = asyncio.get_running_loop().run_in_executor(None, _pread, fd, start, stop)
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait([reading])
+        raise
+
+
+def _ranges_of(asked: Sequence[ByteRange | ItemChain]) -> list[ByteRange]:
+    return [a for a in asked if isinstance(a, ByteRange)]
+
+
+def _cost(asked: Sequence[ByteRange | ItemChain]) -> int:
+    """Bytes that answering may hold."""
+    return sum(a.size if isinstance(a, ByteRange) else a.limit * ITEM_RECORD for a in asked)
+
+
+def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | None) -> bytes:
+    if isinstance(source, ItemReader):
+        return source.read_items(chain, identity=identity)
+
+    def read(start: int, stop: int) -> bytes:
+        return bytes(source.read_ranges([ByteRange(start, stop)], identity=identity).buffers[0])
+
+    return follow_items(read, chain)
+
+
+def _merged(asked: Sequence[ByteRange | ItemChain], ranges: Sequence[Buffer], chains: Sequence[bytes]) -> list[Buffer]:
+    r, c = iter(ranges), iter(chains)
+    return [next(r) if isinstance(a, ByteRange) else next(c) for a in asked]
+
+
+def run[T](
+    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None
+) -> T:
+    """Run a plan to its end, blocking.
+
+    Parameters
+    ----------
+    identity : tuple, optional
+        The object the plan is about; another one raises `SourceChanged`.
+    budget : MemoryBudget, optional
+        Where what is read is entered until the plan asks on.
+
+    Examples
+    --------
+    >>> def first_bytes(n):
+    ...     (data,) = yield [ByteRange(0, n)]
+    ...     return bytes(data)
+    >>> import multiframe.source
+    >>> run(first_bytes(3), FileSource(multiframe.source.__file__))
+    b'\"\"\"'
+    """
+    answers: Sequence[Buffer] | None = None
+    lease = None
+    try:
+        while True:
+            asked = next(plan) if answers is None else plan.send(answers)
+            if lease is not None:
+                lease.release()
+            lease = budget.acquire(min(_cost(asked), budget.limit), timeout=30) if budget is not None else None
+            ranges = _ranges_of(asked)
+            buffers = source.read_ranges(ranges, identity=identity).buffers if ranges else ()
+            chains = [_answer_chain(source, a, identity) for a in asked if isinstance(a, ItemChain)]
+            answers = _merged(asked, buffers, chains)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        plan.close()
+        if lease is not None:
+            lease.release()
+
+
+async def run_async[T](
+    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None
+) -> T:
+    """Run a plan to its end on the event loop, as `run` does."""
+    answers: Sequence[Buffer] | None = None
+    lease = None
+    try:
+        while True:
+            asked = next(plan) if answers is None else plan.send(answers)
+            if lease is not None:
+                lease.release()
+            lease = (
+                await budget.acquire_async(min(_cost(asked), budget.limit), timeout=30) if budget is not None else None
+            )
+            ranges = _ranges_of(asked)
+            buffers = (await source.read_ranges_async(ranges, identity=identity)).buffers if ranges else ()
+            chains = [
+                await asyncio.to_thread(_answer_chain, source, a, identity) for a in asked if isinstance(a, ItemChain)
+            ]
+            answers = _merged(asked, buffers, chains)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        plan.close()
+        if lease is not None:
+            lease.release()

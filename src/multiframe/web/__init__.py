@@ -1,0 +1,1 @@
+"""DICOMweb over a catalog: the only room that knows HTTP."""

@@ -1,0 +1,259 @@
+"""The application: routes, who may ask, and which error is which status.
+
+`create_app` builds; ``serve.py`` runs. It must not know how anything is read. A new error is one row in `STATUS`, a new
+endpoint one row in the ROUTES of its module.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from multiframe import errors
+from multiframe.catalog import Catalog
+from multiframe.instance import Instance
+from multiframe.memory import MemoryBudget
+from multiframe.settings import Settings
+from multiframe.web import retrieve, search
+
+__all__ = ["STATUS", "create_app"]
+
+log = logging.getLogger("multiframe.web")
+
+STATUS: dict[type[Exception], int] = {
+    retrieve.BadRequest: 400,
+    errors.FrameNotFound: 404,
+    errors.InstanceNotFound: 404,
+    errors.NotFramewise: 404,
+    errors.NoPixelData: 404,
+    errors.SourceNotFound: 404,
+    errors.NotAcceptable: 406,
+    errors.UnknownSyntax: 406,
+    errors.CodecMissing: 406,
+    errors.FormatError: 500,
+    errors.CodecError: 500,
+    errors.SourceError: 502,
+    errors.SourceChanged: 503,
+    errors.OverBudget: 503,
+    errors.MultiframeError: 500,
+}
+"""The nearest class counts."""
+
+_UNSAID: dict[type[Exception], str] = {
+    errors.SourceNotFound: "the file of this instance is gone",
+    errors.SourceChanged: "the file of this instance keeps changing: ask again when it is at rest",
+    errors.SourceError: "the file of this instance cannot be read",
+}
+"""What is said in place of a message that names a path: a path can hold a patient's name."""
+
+_EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
+
+_CSP = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
+    "img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; "
+    "frame-ancestors 'self'"
+)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    nearest = next(c for c in type(error).__mro__ if c in STATUS)
+    status = STATUS[nearest]
+    message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), str(error))
+    if status >= 500:
+        log.warning("%s %s: %s", status, type(error).__name__, request.path_params.get("instance", "-"))
+    headers = {"retry-after": "2"} if status == 503 else None
+    return JSONResponse({"error": type(error).__name__, "message": message}, status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail if error.status_code != 404 else "there is nothing at this address"
+    return JSONResponse({"error": "HTTPError", "message": message}, error.status_code, error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    message = "an error nobody foresaw; the server's log has more"
+    return JSONResponse({"error": type(error).__name__, "message": message}, 500)
+
+
+class _HostCheck:
+    """Refuse names that are not ours: a page elsewhere could point its own name at this machine (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._names = {name.lower() for name in settings.hosts}
+        if settings.public_url:
+            self._names.add((urlsplit(settings.public_url).hostname or "").lower())
+        # Bound to every address, any of them may be asked for by number: a number cannot be pointed elsewhere.
+        self._any_address = not self._names.isdisjoint({"0.0.0.0", "::", "[::]"})  # noqa: S104
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._known(Headers(scope=scope).get("host", "")):
+            answer = JSONResponse(
+                {"error": "MisdirectedRequest",
+                 "message": "this server is not known by that name: start it with --public-url to make it so"},
+                421,
+            )  # fmt: skip
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _known(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._names or f"[{name}]" in self._names:
+            return True
+        if not self._any_address:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+class Indexer:
+    """Completes indexes behind the answers: the first frame waits for nothing, the next start for no walk."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._busy: set[str] = set()
+
+    def complete(self, instance: Instance) -> None:
+        """See to it that the index becomes complete and is kept."""
+        known, uid = instance.known, instance.header.sop_instance_uid
+        if uid in self._busy or (known is not None and known.complete and self._catalog.has_index(instance)):
+            return
+        self._busy.add(uid)
+        asyncio.get_running_loop().run_in_executor(self._pool, self._work, instance, uid)
+
+    def _work(self, instance: Instance, uid: str) -> None:
+        try:
+            instance.grow(None)
+            self._catalog.keep_index(instance)
+        except errors.MultiframeError as error:
+            # Whoever asks for a frame that this concerns is told; here there is nobody to tell.
+            log.info("instance %s: index not completed: %s", uid, type(error).__name__)
+        except Exception:
+            log.exception("instance %s: index not completed", uid)
+        finally:
+            self._busy.discard(uid)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _status(request: Request) -> Response:
+    """``/api/status``: how far the scan is."""
+    from multiframe import __version__
+
+    status = await asyncio.to_thread(request.app.state.catalog.status)
+    return JSONResponse(
+        {"scanning": status.running, "found": status.found, "registered": status.registered, "failed": status.failed,
+         "version": __version__},
+        headers={"cache-control": "no-store"},
+    )  # fmt: skip
+
+
+def viewer_folder() -> Path | None:
+    """Where the built viewer lies: in the package, or in the checkout it is developed in."""
+    here = Path(str(files("multiframe.web")))
+    candidates = (here / "viewer", here.parents[2] / "viewer" / "dist")
+    return next((c for c in candidates if (c / "index.html").is_file()), None)
+
+
+class _Viewer(StaticFiles):
+    """The viewer's files: what is named after its content may be kept, the page itself is asked for anew."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        answer = await super().get_response(path, scope)
+        named = path.startswith("assets")
+        answer.headers["cache-control"] = "public, max-age=31536000, immutable" if named else "no-cache"
+        answer.headers["content-security-policy"] = _CSP
+        answer.headers["x-content-type-options"] = "nosniff"
+        answer.headers["referrer-policy"] = "same-origin"
+        return answer
+
+
+async def _no_viewer(request: Request) -> Response:
+    return PlainTextResponse("The viewer is not built (make viewer). DICOMweb answers at /dicom-web.\n", 404)
+
+
+def create_app(catalog: Catalog, settings: Settings = Settings(), *, budget: MemoryBudget | None = None) -> Starlette:  # noqa: B008
+    """Build the application over a catalog.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        What is served; the caller closes it.
+    settings : Settings
+        How.
+    budget : MemoryBudget, optional
+        Where all held bytes are entered; by default one of `settings.memory`.
+
+    Returns
+    -------
+    Starlette
+        To be run by any ASGI server.
+    """
+    web = [Route("/dicom-web" + path, endpoint, methods=["GET"]) for path, endpoint in retrieve.ROUTES + search.ROUTES]
+    own: list[BaseRoute] = [
+        Route("/api/status", _status),
+        Route("/api/instances/{instance}", retrieve.facts),
+    ]
+    folder = viewer_folder()
+    page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.indexer = Indexer(catalog)
+        yield
+        app.state.indexer.close()
+
+    everybody = "*" in settings.allow_origins
+    app = Starlette(
+        routes=[*web, *own, page],
+        lifespan=lifespan,
+        exception_handlers={
+            errors.MultiframeError: _refused,
+            retrieve.BadRequest: _refused,
+            HTTPException: _http_error,
+            Exception: _unforeseen,
+        },
+        middleware=[
+            Middleware(_HostCheck, settings=settings),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"] if everybody else list(settings.allow_origins),
+                allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
+                allow_methods=["GET", "HEAD", "OPTIONS"],
+                allow_headers=["Accept", "Authorization", "Range", "If-None-Match", "If-Range"],
+                expose_headers=_EXPOSED,
+                max_age=86400,
+            ),
+        ],
+    )
+    app.state.catalog = catalog
+    app.state.settings = settings
+    app.state.budget = budget or MemoryBudget(settings.memory)
+    return app

@@ -1,0 +1,305 @@
+"""Accept, Range and multipart: what HTTP headers mean and how bodies are put together. Pure.
+
+It knows PS3.18 8.7 and RFC 9110 / 2046 as text and numbers. It must not know Starlette, files or instances.
+HTTP's inclusive byte ranges live only here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from multiframe.errors import NotAcceptable
+from multiframe.ranges import ByteRange
+from multiframe.rope import Rope, Stored
+from multiframe.syntaxes import TransferSyntax
+
+__all__ = [
+    "Choice",
+    "MediaRange",
+    "RangeNotSatisfiable",
+    "accepts_json",
+    "choose_frames",
+    "content_range",
+    "etag_matches",
+    "multipart",
+    "parse_accept",
+    "parse_range",
+]
+
+OCTETS = "application/octet-stream"
+
+_ALIASES = {
+    "image/dicom+jpeg": "image/jpeg",
+    "image/dicom-jpeg": "image/jpeg",
+    "image/x-jls": "image/jls",
+    "image/dicom+jpeg-ls": "image/jls",
+    "image/x-dicom-rle": "image/dicom-rle",
+    "image/dicom+rle": "image/dicom-rle",
+    "image/j2k": "image/jp2",
+    "image/dicom+jp2": "image/jp2",
+    "image/dicom+jpx": "image/jpx",
+    "image/jhc": "image/jphc",
+    "image/jph": "image/jphc",
+}
+"""Names that clients use for what the standard calls otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One entry of an Accept header.
+
+    Attributes
+    ----------
+    type : str
+        Lower case, such as ``multipart/related`` or ``*/*``.
+    parameters : tuple of (str, str)
+        Names in lower case, values unquoted; a name may come twice (OHIF sends transfer-syntax so).
+    q : float
+        Its weight, 0 to 1.
+    """
+
+    type: str
+    parameters: tuple[tuple[str, str], ...] = ()
+    q: float = 1.0
+
+    def values(self, name: str) -> list[str]:
+        """All values given for a parameter."""
+        return [v for n, v in self.parameters if n == name]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside of quoted strings (RFC 9110 5.6.4)."""
+    out, start, quoted, skip = [], 0, False, False
+    for i, c in enumerate(text):
+        if skip:
+            skip = False
+        elif quoted and c == "\\":
+            skip = True
+        elif c == '"':
+            quoted = not quoted
+        elif c == separator and not quoted:
+            out.append(text[start:i])
+            start = i + 1
+    out.append(text[start:])
+    return [part.strip() for part in out]
+
+
+def parse_accept(header: str) -> list[MediaRange]:
+    """Read an Accept header; what cannot be understood is left out.
+
+    Examples
+    --------
+    >>> (entry,) = parse_accept('multipart/related; type="image/jls"; transfer-syntax=1.2; transfer-syntax="*"')
+    >>> entry.type, entry.values("type"), entry.values("transfer-syntax")
+    ('multipart/related', ['image/jls'], ['1.2', '*'])
+
+    References
+    ----------
+    RFC 9110 12.5.1; PS3.18 8.7.5.
+    """
+    entries = []
+    for text in _split(header, ","):
+        name, *rest = _split(text, ";")
+        kind, slash, subtype = name.lower().partition("/")
+        if not (kind and slash and subtype):
+            continue
+        parameters, q = [], 1.0
+        for parameter in rest:
+            key, equals, value = parameter.partition("=")
+            key, value = key.strip().lower(), value.strip()
+            if len(value) >= 2 and value[0] == value[-1] == '"':
+                value = value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+            if key == "q":
+                try:
+                    q = min(1.0, max(0.0, float(value)))
+                except ValueError:
+                    q = 0.0
+            elif equals:
+                parameters.append((key, value))
+        entries.append(MediaRange(name.lower(), tuple(parameters), q))
+    return entries
+
+
+class Choice(NamedTuple):
+    """How frames are sent.
+
+    Attributes
+    ----------
+    multipart : bool
+        In parts, or one frame as the whole body.
+    media_type : str
+        Of a part, without the transfer-syntax parameter.
+    """
+
+    multipart: bool
+    media_type: str
+
+
+def choose_frames(accept: Sequence[MediaRange], syntax: TransferSyntax, *, count: int) -> Choice:
+    """Choose how `count` frames of a syntax are sent, as stored.
+
+    Parameters
+    ----------
+    accept : sequence of MediaRange
+        What the client takes; empty: anything.
+    syntax : TransferSyntax
+        What the frames are.
+
+    Raises
+    ------
+    NotAcceptable
+        Nothing the client takes can be given.
+
+    References
+    ----------
+    PS3.18 8.7.3.3, 8.7.5, 10.4.
+
+    Examples
+    --------
+    >>> from multiframe.syntaxes import syntax_of
+    >>> jpeg = syntax_of("1.2.840.10008.1.2.4.50")
+    >>> choose_frames(parse_accept("multipart/related; type=application/octet-stream; transfer-syntax=*"), jpeg, count=1)
+    Choice(multipart=True, media_type='application/octet-stream')
+    >>> choose_frames(parse_accept("image/jpeg"), jpeg, count=1)
+    Choice(multipart=False, media_type='image/jpeg')
+    """
+    for entry in sorted(accept or (MediaRange("*/*"),), key=lambda e: -e.q):
+        in_parts = entry.type in ("*/*", "multipart/*", "multipart/related")
+        if entry.q == 0 or not (in_parts or count == 1):
+            continue
+        wanted = set(entry.values("transfer-syntax"))
+        if wanted and not wanted & {"*", syntax.uid}:
+            continue
+        types = entry.values("type") or ["*/*"] if in_parts else [entry.type]
+        for name in types:
+            media_type = _matched(name.lower(), syntax)
+            if media_type:
+                return Choice(in_parts, media_type)
+    given = f"{syntax.media_type}; transfer-syntax={syntax.uid}"
+    form = "" if count == 1 else " in multipart/related"
+    raise NotAcceptable(f"these frames are stored as {syntax} and can be given as {given}{form}: not what Accept names")
+
+
+def _matched(name: str, syntax: TransferSyntax) -> str | None:
+    """Give the media type to answer with, where `name` takes the syntax."""
+    if name in ("*/*", syntax.media_type, syntax.media_type.split("/")[0] + "/*"):
+        return syntax.media_type
+    if name in (OCTETS, "application/*"):
+        return OCTETS
+    if _ALIASES.get(name) == syntax.media_type:
+        return name
+    return None
+
+
+def accepts_json(accept: Sequence[MediaRange]) -> bool:
+    """Whether DICOM JSON may be sent: most clients say so, ePAD's asks for plain JSON, browsers for anything.
+
+    Examples
+    --------
+    >>> accepts_json(parse_accept("application/json, text/plain, */*")), accepts_json(parse_accept("application/dicom+xml"))
+    (True, False)
+    """
+    good = ("application/dicom+json", "application/json", "application/*", "*/*")
+    return not accept or any(e.type in good and e.q > 0 for e in accept)
+
+
+def multipart(parts: Sequence[tuple[str, Sequence[Stored]]], *, identity: str) -> tuple[Rope, str]:
+    """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
+
+    Parameters
+    ----------
+    parts : sequence of (str, sequence of Stored)
+        Content type and payload of each.
+    identity : str
+        What the payloads are of.
+
+    Returns
+    -------
+    Rope, str
+        The body and its boundary.
+
+    References
+    ----------
+    RFC 2046 5.1; PS3.18 8.7.3.5.1. The part's header is spelled ``Content-Type`` exactly: cornerstone looks for that.
+    """
+    digest = sha256(f"{identity} {parts!r}".encode()).hexdigest()[:32]
+    boundary = f"multiframe-{digest}"
+    pieces: list[bytes | Stored] = []
+    for i, (content_type, payload) in enumerate(parts):
+        before = "\r\n" if i else ""
+        pieces.append(f"{before}--{boundary}\r\nContent-Type: {content_type}\r\n\r\n".encode())
+        pieces.extend(payload)
+    pieces.append(f"\r\n--{boundary}--\r\n".encode())
+    return Rope(pieces, identity=identity), boundary
+
+
+class RangeNotSatisfiable(Exception):
+    """The range asked for lies beyond the end (RFC 9110 15.5.17)."""
+
+
+def parse_range(header: str | None, size: int) -> ByteRange | None:
+    """Read a Range header that asks for one stretch of bytes.
+
+    Returns
+    -------
+    ByteRange or None
+        None: send everything; there is no range, it is no byte range, or there are several.
+
+    Raises
+    ------
+    RangeNotSatisfiable
+        It begins behind the end.
+
+    References
+    ----------
+    RFC 9110 14.1.2, 14.2.
+
+    Examples
+    --------
+    >>> parse_range("bytes=10-19", 100), parse_range("bytes=-5", 100), parse_range("bytes=90-", 100)
+    (ByteRange(start=10, stop=20), ByteRange(start=95, stop=100), ByteRange(start=90, stop=100))
+    """
+    unit, equals, spec = (header or "").partition("=")
+    if unit.strip().lower() != "bytes" or not equals or "," in spec:
+        return None
+    first, dash, last = (part.strip() for part in spec.partition("-"))
+    if not dash or not all(p.isascii() and (p.isdecimal() or not p) and len(p) < 20 for p in (first, last)):
+        return None
+    if not first:
+        if not last:
+            return None
+        if last == "0" or not size:
+            raise RangeNotSatisfiable
+        return ByteRange(max(0, size - int(last)), size)
+    start = int(first)
+    if last and int(last) < start:
+        return None
+    if start >= size:
+        raise RangeNotSatisfiable
+    return ByteRange(start, min(int(last) + 1, size) if last else size)
+
+
+def content_range(part: ByteRange | None, size: int) -> str:
+    """Write Content-Range for a part, or for none that could be had.
+
+    Examples
+    --------
+    >>> content_range(ByteRange(10, 20), 100), content_range(None, 100)
+    ('bytes 10-19/100', 'bytes */100')
+    """
+    return f"bytes */{size}" if part is None else f"bytes {part.start}-{part.stop - 1}/{size}"
+
+
+def etag_matches(header: str | None, etag: str) -> bool:
+    """Whether a list of entity tags, as in If-None-Match, names this one (weak comparison, RFC 9110 8.8.3.2).
+
+    Examples
+    --------
+    >>> etag_matches('"a", W/"b"', '"b"'), etag_matches("*", '"b"'), etag_matches(None, '"b"')
+    (True, True, False)
+    """
+    if header is None:
+        return False
+    tags = [t.strip() for t in header.split(",")]
+    return "*" in tags or any(t.removeprefix("W/") == etag for t in tags)

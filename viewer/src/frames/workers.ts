@@ -1,0 +1,54 @@
+/**
+ * Knows one fault of the decoder workers and keeps it from mattering: the HTJ2K decoder of
+ * dicom-image-loader 5.14 allocates a fresh decoder for every frame and never frees it, so a
+ * worker's 2 GB WebAssembly heap is full after some hundreds of frames and every later frame fails.
+ *
+ * What leaks is about a frame's decoded and encoded size. Once that adds up, new decodes wait
+ * until none is under way, and the workers are replaced by fresh ones.
+ */
+
+import { getWebWorkerManager } from '@cornerstonejs/core';
+
+const POOL = 'dicomImageLoader';
+const LEAK_ALLOWED = 128 * 2 ** 20;
+const LEAKY = new Set([
+  '1.2.840.10008.1.2.4.201',
+  '1.2.840.10008.1.2.4.202',
+  '1.2.840.10008.1.2.4.203',
+]);
+
+let leaked = 0;
+let running = 0;
+let drained: (() => void)[] = [];
+let replacing: Promise<void> | undefined;
+
+export async function inFreshWorker<T extends { sizeInBytes: number }>(
+  syntax: string,
+  encodedBytes: number,
+  decode: () => Promise<T>,
+): Promise<T> {
+  while (replacing) await replacing;
+  if (leaked > LEAK_ALLOWED) {
+    replacing = replaceWorkers();
+    await replacing;
+  }
+  running++;
+  try {
+    const image = await decode();
+    if (LEAKY.has(syntax)) leaked += image.sizeInBytes + encodedBytes;
+    return image;
+  } finally {
+    running--;
+    if (running === 0) {
+      for (const tell of drained) tell();
+      drained = [];
+    }
+  }
+}
+
+async function replaceWorkers(): Promise<void> {
+  if (running > 0) await new Promise<void>((resolve) => drained.push(resolve));
+  (getWebWorkerManager() as { terminate(name: string): void }).terminate(POOL);
+  leaked = 0;
+  replacing = undefined;
+}

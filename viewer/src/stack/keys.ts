@@ -1,0 +1,88 @@
+/** Knows the keyboard of the stack page: which key does what, and the list shown as help. */
+
+export interface KeyActions {
+  togglePlay(): void;
+  step(frames: number): void;
+  goto(frame: number): void;
+  askFrame(): void;
+  reset(): void;
+  invert(): void;
+  zoom(factor: number): void;
+  help(): void;
+  back(): void;
+}
+
+export const KEY_HELP: [keys: string, action: string][] = [
+  ['Space', 'Play or pause'],
+  ['← →', 'One frame back or on'],
+  ['Shift + ← →', 'Ten frames back or on'],
+  ['Home End', 'First or last frame'],
+  ['G', 'Go to frame number'],
+  ['+ −', 'Zoom in or out'],
+  ['I', 'Invert'],
+  ['R', 'Reset window, zoom and position'],
+  ['?', 'This list'],
+  ['Esc', 'Back'],
+];
+
+export const POINTER_HELP: [gesture: string, action: string][] = [
+  ['Left drag · one finger', 'Window width and centre'],
+  ['Right drag · pinch', 'Zoom'],
+  ['Middle or Ctrl drag · two fingers', 'Pan'],
+  ['Wheel', 'Scroll frames'],
+  ['Ctrl + wheel', 'Zoom at the pointer'],
+  ['Double click · double tap', 'Reset'],
+];
+
+export function attachKeys(actions: KeyActions, last: () => number): () => void {
+  const listener = (event: KeyboardEvent): void => {
+    if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.target instanceof Element && event.target.closest('input, select, dialog')) return;
+    // Space and Enter on a focused button press that button.
+    if (event.key === ' ' && event.target instanceof HTMLButtonElement) return;
+    const act = actionOf(event, actions, last);
+    if (!act) return;
+    event.preventDefault();
+    act();
+  };
+  window.addEventListener('keydown', listener);
+  return () => window.removeEventListener('keydown', listener);
+}
+
+function actionOf(event: KeyboardEvent, actions: KeyActions, last: () => number): (() => void) | undefined {
+  const step = event.shiftKey ? 10 : 1;
+  switch (event.key) {
+    case ' ':
+      return () => actions.togglePlay();
+    case 'ArrowRight':
+    case 'ArrowDown':
+      return () => actions.step(step);
+    case 'ArrowLeft':
+    case 'ArrowUp':
+      return () => actions.step(-step);
+    case 'Home':
+      return () => actions.goto(1);
+    case 'End':
+      return () => actions.goto(last());
+    case 'g':
+    case 'G':
+      return () => actions.askFrame();
+    case 'r':
+    case 'R':
+      return () => actions.reset();
+    case 'i':
+    case 'I':
+      return () => actions.invert();
+    case '+':
+    case '=':
+      return () => actions.zoom(1.25);
+    case '-':
+      return () => actions.zoom(0.8);
+    case '?':
+      return () => actions.help();
+    case 'Escape':
+      return () => actions.back();
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,28 @@
+/** Knows how the viewer is bundled: relative addresses, so that any folder can host it. */
+
+import { defineConfig } from 'vite';
+import { notices } from './build/notices';
+
+const licences = notices();
+
+export default defineConfig({
+  base: './',
+  plugins: [licences.bundle()],
+  build: {
+    target: 'es2022',
+    chunkSizeWarningLimit: 3000,
+    // An inlined file would be a data: URL, which a strict content policy refuses.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+  },
+  worker: {
+    format: 'es',
+    plugins: () => [licences.worker()],
+  },
+  server: {
+    proxy: {
+      '/dicom-web': 'http://127.0.0.1:8042',
+      '/api': 'http://127.0.0.1:8042',
+    },
+  },
+});

@@ -37,8 +37,19 @@ if TYPE_CHECKING:
 
     type Floats = NDArray[np.floating[Any]]
 
-__all__ = ["JPEG_BASELINE", "NUMBER_CODE", "CountingSource", "Layout", "NumberCode", "Written", "cine", "part10"]
-__all__ += ["read_number"]
+__all__ = [
+    "FRAMES_PER_SECOND",
+    "JPEG_BASELINE",
+    "NUMBER_CODE",
+    "PHASES",
+    "CountingSource",
+    "Layout",
+    "NumberCode",
+    "Written",
+    "cine",
+    "part10",
+    "read_number",
+]
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
@@ -600,7 +611,7 @@ class _Film:
         heart = _Heart(rows, columns, self.band, seed)
         self.depth = heart.depth
         self._title = _title(self.band, columns, rows)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the GIL, the encoder too
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the GIL
             self._around = list(pool.map(lambda phase: self._split(heart.picture(phase)), range(phases)))
 
     def mean_size(self, frames: int) -> float:

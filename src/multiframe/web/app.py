@@ -140,8 +140,8 @@ class Indexer:
 
     def complete(self, instance: Instance) -> None:
         """See to it that the index becomes complete and is kept."""
-        known, uid = instance.known, instance.header.sop_instance_uid
-        if uid in self._busy or (known is not None and known.complete and self._catalog.has_index(instance)):
+        uid = instance.header.sop_instance_uid
+        if uid in self._busy:
             return
         self._busy.add(uid)
         asyncio.get_running_loop().run_in_executor(self._pool, self._work, instance, uid)

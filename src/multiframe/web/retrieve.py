@@ -177,6 +177,7 @@ async def frames(request: Request) -> Response:
         indices = _indices(request.path_params["frames"], instance.header.declared_frames or 1)
         syntax = instance.frame_syntax
         choice = choose_frames(parse_accept(_accept(request)), syntax, count=len(indices))
+        known = instance.known
         index = await instance.grow_async(max(indices))
         content_type = f"{choice.media_type}; transfer-syntax={syntax.uid}"
         identity = repr(instance.stat.identity)
@@ -187,7 +188,8 @@ async def frames(request: Request) -> Response:
         else:
             rope = Rope(payloads[0], identity=f"{identity} {content_type}")
         answer = await _rope_answer(request, instance, rope, {"content-type": content_type})
-        request.app.state.indexer.complete(instance)
+        if known is None or not known.complete:
+            request.app.state.indexer.complete(instance)
         return answer
 
     return await _with_fresh(request, study, series, uid, use)

@@ -91,7 +91,7 @@ export class StudiesPage {
     return h(
       'form',
       { class: 'search', attrs: { role: 'search' }, on: { submit: (event) => event.preventDefault() } },
-      field('name', 'Patient name', 'search', 'Any; * and ? match'),
+      field('name', 'Patient name', 'search', 'Family, given'),
       field('id', 'Patient ID', 'search'),
       field('from', 'From', 'date'),
       field('to', 'To', 'date'),
@@ -206,13 +206,15 @@ function row(study: DicomJson): HTMLTableRowElement {
     ['date', [date(text(study, 'StudyDate')), time(text(study, 'StudyTime'))].filter(Boolean).join('  ')],
     ['description', text(study, 'StudyDescription')],
     ['modality', texts(study, 'ModalitiesInStudy').join(' ')],
-    ['images', count === undefined ? '' : String(count)],
   ];
+  const images = h('td', { class: 'images' });
+  if (count !== undefined) images.append(String(count), h('span', {}, count === 1 ? ' image' : ' images'));
   const line = h(
     'tr',
     {},
     h('td', { class: 'name' }, h('a', { href }, personName(text(study, 'PatientName')) || 'No name')),
     ...cells.map(([className, content]) => h('td', { class: className }, content)),
+    images,
   );
   line.addEventListener('click', (event) => {
     if (!(event.target as Element).closest('a') && !getSelection()?.toString()) location.hash = href;

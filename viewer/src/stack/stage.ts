@@ -146,6 +146,7 @@ export class Stage {
     this.overlay.describe(metadata, pace);
     const view = new StackView(this.picture, renderer);
     this.view = view;
+    view.describe(metadata, Array.from({ length: this.count }, (_, index) => feed.imageId(index + 1)));
     feed.open(this.count, pace.rate, view.usesCpu);
     feed.onChange = () => this.scrubber?.refresh();
     this.controls(pace);
@@ -153,8 +154,8 @@ export class Stage {
     view.onChanged = () => this.refresh();
     feed.steer(this.head(), false, [this.asked_]);
     this.refresh();
-    const imageIds = Array.from({ length: this.count }, (_, index) => feed.imageId(index + 1));
-    await view.open(metadata, imageIds, this.asked_, (frame) => feed.ready(frame));
+    await feed.ready(this.asked_);
+    await view.open(this.asked_);
   }
 
   private openFailed(error: Error): void {
@@ -309,6 +310,11 @@ export class Stage {
     return this.player?.head ?? { frame: this.asked_, direction: 1 as const, loop: false };
   }
 
+  /** While a cine runs freely the next frame is always asked for: that is not worth telling. */
+  private inStep(): boolean {
+    return !!this.player?.playing && !this.player.waiting && this.options.feed.state(this.asked_) === 'decoded';
+  }
+
   private steer(): void {
     const pinned = this.painted_ === null ? [this.asked_] : [this.asked_, this.painted_];
     this.options.feed.steer(this.head(), this.player?.playing ?? false, pinned);
@@ -329,7 +335,7 @@ export class Stage {
     const { feed } = this.options;
     this.overlay.read({
       painted: this.painted_,
-      asked: this.asked_,
+      asked: this.inStep() ? (this.painted_ ?? this.asked_) : this.asked_,
       count: this.count,
       window: this.painted_ === null ? undefined : this.view?.window,
       zoom: this.painted_ === null ? 1 : (this.view?.zoom ?? 1),

@@ -57,7 +57,8 @@ export class StackView {
   private readonly frameOf = new Map<string, number>();
   private window_: Window | undefined;
   private inverted = false;
-  private fitted = 1;
+  /** Magnification at which the whole picture fits; 0 before there is one. */
+  private fitted = 0;
 
   constructor(
     private readonly element: HTMLDivElement,
@@ -78,24 +79,21 @@ export class StackView {
     this.resizing.observe(element);
   }
 
-  /** Puts the metadata where image loader and renderer look for it, then makes the stack. */
-  async open(
-    metadata: DicomJson,
-    imageIds: string[],
-    first: number,
-    ready: (frame: number) => Promise<void>,
-  ): Promise<void> {
+  /** Puts the metadata where image loader and renderer look for it: before anything is decoded. */
+  describe(metadata: DicomJson, imageIds: string[]): void {
     this.imageIds = imageIds;
     imageIds.forEach((imageId, index) => this.frameOf.set(imageId, index + 1));
     // Of a multi-frame instance only frame 1 is entered: the loader derives the others from it.
     dicomImageLoader.wadors.metaDataManager.add(imageIds[0] ?? '', metadata as never);
     imageLoader.registerImageLoader('wadors', (imageId: string) => ({
-      promise: Promise.reject(new Error(`${imageId} was shown before it was ready.`)),
+      promise: Promise.reject(new Error(`${imageId} was to be shown before it was ready.`)),
     }));
-    await ready(first);
-    await this.viewport.setStack(imageIds, first - 1);
-    this.fitted = this.viewport.getCamera().parallelScale ?? 1;
-    this.viewport.render();
+  }
+
+  /** The first frame must be decoded. */
+  async open(first: number): Promise<void> {
+    await this.viewport.setStack(this.imageIds, first - 1);
+    this.resized();
   }
 
   /** The frame must be decoded. `onPainted` tells when it is on the screen. */
@@ -114,9 +112,11 @@ export class StackView {
   /** CSS pixels an image pixel takes. */
   get zoom(): number {
     const image = this.viewport.getCornerstoneImage() as Types.IImage | undefined;
-    const { parallelScale } = this.viewport.getCamera();
-    if (!image || !parallelScale) return 1;
-    return (this.element.clientHeight * (image.rowPixelSpacing || 1)) / (2 * parallelScale);
+    if (!image) return 1;
+    const from = this.viewport.canvasToWorld([0, 0]);
+    const to = this.viewport.canvasToWorld([0, 100]);
+    const pixels = Math.hypot(to[0] - from[0], to[1] - from[1], to[2] - from[2]) / (image.rowPixelSpacing || 1);
+    return pixels > 0 ? 100 / pixels : 1;
   }
 
   moveWindow(dx: number, dy: number): void {
@@ -129,21 +129,17 @@ export class StackView {
   }
 
   zoomBy(factor: number, at?: Types.Point2): void {
-    const { parallelScale = 1 } = this.viewport.getCamera();
-    const next = Math.min(
-      this.fitted / ZOOM_LIMITS.least,
-      Math.max(this.fitted / ZOOM_LIMITS.most, parallelScale / factor),
-    );
-    const point = at ?? [this.element.clientWidth / 2, this.element.clientHeight / 2];
+    const wanted = this.magnification * factor;
+    const next = Math.min(ZOOM_LIMITS.most, Math.max(ZOOM_LIMITS.least, wanted / this.fitted));
+    const point = at ?? this.middle();
     const before = this.viewport.canvasToWorld(point);
-    this.viewport.setCamera({ parallelScale: next });
-    const after = this.viewport.canvasToWorld(point);
-    this.shift(before, after);
+    this.magnification = next * this.fitted;
+    this.shift(before, this.viewport.canvasToWorld(point));
   }
 
   /** Moves the picture by CSS pixels. */
   pan(dx: number, dy: number): void {
-    const middle: Types.Point2 = [this.element.clientWidth / 2, this.element.clientHeight / 2];
+    const middle = this.middle();
     const from = this.viewport.canvasToWorld(middle);
     const to = this.viewport.canvasToWorld([middle[0] + dx, middle[1] + dy]);
     this.shift(from, to);
@@ -161,7 +157,7 @@ export class StackView {
     const own = this.ownWindow();
     this.viewport.setProperties({ invert: false });
     if (own) this.viewport.setProperties({ voiRange: rangeOf(own) });
-    this.viewport.resetCamera();
+    this.fit();
     this.redraw();
   }
 
@@ -205,11 +201,49 @@ export class StackView {
     this.onChanged();
   }
 
+  private middle(): Types.Point2 {
+    return [this.element.clientWidth / 2, this.element.clientHeight / 2];
+  }
+
+  /**
+   * Proportional to the size on the screen. The CPU renderer keeps a scale in device pixels; what
+   * it calls parallelScale is off by the device's pixel ratio, so it is not used there.
+   */
+  private get magnification(): number {
+    return this.usesCpu ? this.viewport.getZoom() : 1 / (this.viewport.getCamera().parallelScale ?? 1);
+  }
+
+  private set magnification(value: number) {
+    if (this.usesCpu) this.viewport.setZoom(value);
+    else this.viewport.setCamera({ parallelScale: 1 / value });
+  }
+
+  private fit(): void {
+    this.viewport.resetCamera();
+    this.fitted = this.magnification;
+  }
+
+  /** The picture is fitted anew, but a zoom that was chosen stays. */
   private resized(): void {
-    if (this.element.clientWidth === 0 || this.imageIds.length === 0) return;
-    this.engine.resize(true, false);
-    this.fitted = this.viewport.getCamera().parallelScale ?? 1;
-    this.onChanged();
+    if (this.element.clientWidth === 0 || !this.viewport.getCornerstoneImage()) return;
+    const chosen = this.fitted > 0 ? this.magnification / this.fitted : 1;
+    if (this.usesCpu) this.resizeCpuCanvas();
+    else this.engine.resize(true, false);
+    this.fit();
+    if (Math.abs(chosen - 1) > 0.01) this.zoomBy(chosen);
+    this.redraw();
+  }
+
+  /** cornerstone's own CPU resize makes the canvas one device pixel for each CSS pixel: blurred. */
+  private resizeCpuCanvas(): void {
+    const canvas = this.viewport.getCanvas();
+    const ratio = window.devicePixelRatio || 1;
+    const width = Math.round(this.element.clientWidth * ratio);
+    const height = Math.round(this.element.clientHeight * ratio);
+    if (canvas.width === width && canvas.height === height) return;
+    canvas.width = width;
+    canvas.height = height;
+    canvas.style.aspectRatio = 'auto';
   }
 
   /** Asks the renderer for the image it has drawn: the index may already be one further. */

@@ -44,7 +44,7 @@ export const ICON = {
   last: 'M16 6h2v12h-2zM5 6.5v11l9.5-5.5z',
   previous: 'M15.5 6v12L7 12z',
   next: 'M8.5 6v12l8.5-6z',
-  loop: 'M7 7h9V4l5 4-5 4V9H9v4H7zM17 17H8v3l-5-4 5-4v3h7v-4h2z',
+  loop: 'M7 7h10v3l4-4-4-4v3H5v6h2V7zm10 10H7v-3l-4 4 4 4v-3h12v-6h-2v4z',
   back: 'M14.5 5.5 16 7l-5 5 5 5-1.5 1.5L8 12z',
   reset: 'M12 5V2L7.5 6 12 10V7a5 5 0 1 1-5 5H5a7 7 0 1 0 7-7z',
   invert: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zm0 2v14a7 7 0 0 1 0-14z',

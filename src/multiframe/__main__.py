@@ -1,0 +1,5 @@
+"""``python -m multiframe`` is the ``multiframe`` command."""
+
+from multiframe.cli import main
+
+main()

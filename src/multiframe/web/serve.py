@@ -1,0 +1,305 @@
+"""Running it: one process that watches over the others, workers that answer, one that scans.
+
+The parent binds the port, starts the children and restarts a worker that dies; it reads nothing. Children are this
+module run again with their orders as JSON, and they end when the parent's end of their standard input closes, however
+the parent ended. It must not know what is served.
+"""
+
+import asyncio
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from multiframe.settings import Settings
+
+__all__ = ["Served", "serve"]
+
+log = logging.getLogger("multiframe.serve")
+
+_RESTARTS = 5
+"""A worker that dies more often than this within a minute is not started again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What is served, and where.
+
+    Attributes
+    ----------
+    roots : sequence of Path
+        Files and folders.
+    database : Path
+        Where headers and indexes are kept.
+    host, port
+        What to bind; port 0 is any that is free.
+    workers : int
+        Processes that answer; they share the memory out among them.
+    """
+
+    roots: Sequence[Path]
+    database: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+
+
+def serve(served: Served, settings: Settings = Settings(), *, ready: Callable[[str], None]) -> int:  # noqa: B008
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    served : Served
+        What and where.
+    settings : Settings
+        How; `memory` is for all workers together.
+    ready : callable
+        Given the URL, once requests are answered.
+
+    Returns
+    -------
+    int
+        The signal that ended it.
+
+    Raises
+    ------
+    OSError
+        The port cannot be bound.
+    RuntimeError
+        Workers die as soon as they are started.
+    """
+    listener = _bind(served.host, served.port)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        settings = dataclasses.replace(
+            settings, memory=max(1, settings.memory // served.workers), hosts=(*settings.hosts, served.host, host)
+        )
+        shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
+        orders = {
+            "database": str(served.database),
+            "roots": [str(root) for root in served.roots],
+            "settings": dataclasses.asdict(settings),
+            "listener": listener.fileno(),
+        }
+        return _Parent(orders, listener, served.workers).run(lambda: ready(f"http://{shown}:{port}/"))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+class _Parent:
+    """Starts children, waits for signals, restarts what died."""
+
+    def __init__(self, orders: dict[str, Any], listener: socket.socket, workers: int) -> None:
+        self._orders = orders
+        self._listener = listener
+        self._wanted = workers
+        self._ended = 0
+        self._deaths: list[float] = []
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        self._ready_r, self._ready_w = os.pipe()
+        os.set_inheritable(self._ready_w, True)
+
+    def run(self, ready: Callable[[], None]) -> int:
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        # Any child's end wakes us too.
+        handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        waker = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        children: list[subprocess.Popen[bytes]] = []
+        try:
+            # The database is made by the first worker that opens it: the scan comes after.
+            children += [self._start("worker") for _ in range(self._wanted)]
+            scanner: subprocess.Popen[bytes] | None = None
+            announced = False
+            while not self._ended:
+                readable, _, _ = select.select([self._wake_r, self._ready_r][: 1 if announced else 2], [], [])
+                if self._ready_r in readable:
+                    announced = True
+                    ready()
+                    scanner = self._start("scan")
+                if self._wake_r in readable:
+                    os.read(self._wake_r, 512)
+                if scanner is not None and scanner.poll() is not None and scanner.stdin:
+                    scanner.stdin.close()
+                for dead in [c for c in children if c.poll() is not None and not self._ended]:
+                    children.remove(dead)
+                    self._count_death()
+                    log.warning("a worker ended with %s: starting another", dead.returncode)
+                    children.append(self._start("worker"))
+            return self._ended
+        finally:
+            signal.set_wakeup_fd(waker)
+            _stop(children + ([scanner] if scanner is not None else []))
+            for s, handler in handlers.items():
+                signal.signal(s, handler)
+            for fd in (self._wake_r, self._wake_w, self._ready_r, self._ready_w):
+                os.close(fd)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self._ended = number
+
+    def _count_death(self) -> None:
+        now = time.monotonic()
+        self._deaths = [t for t in self._deaths if now - t < 60] + [now]
+        if len(self._deaths) > _RESTARTS:
+            raise RuntimeError("workers die as soon as they are started: see what they said above")
+
+    def _start(self, role: str) -> subprocess.Popen[bytes]:
+        orders = json.dumps({**self._orders, "ready": self._ready_w})
+        return subprocess.Popen(
+            [sys.executable, "-m", "multiframe.web.serve", role, orders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[self._listener.fileno(), self._ready_w],
+            # A Ctrl-C is ours to pass on: children end in order, not each on its own.
+            start_new_session=True,
+        )
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + 10
+    for child in children:
+        try:
+            child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        if child.stdin:
+            child.stdin.close()
+
+
+def _when_orphaned(then: Callable[[], None]) -> None:
+    """Call `then` when the parent's end of our standard input closes."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        then()
+
+    threading.Thread(target=wait, name="orphan", daemon=True).start()
+
+
+def _work(orders: dict[str, Any], settings: Settings) -> None:
+    import uvicorn
+
+    from multiframe.catalog import Catalog
+    from multiframe.memory import MemoryBudget
+    from multiframe.web.app import create_app
+
+    budget = MemoryBudget(settings.memory)
+    catalog = Catalog(Path(orders["database"]), settings=settings, budget=budget)
+    config = uvicorn.Config(
+        create_app(catalog, settings, budget=budget),
+        fd=orders["listener"],
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=8,
+        # Below this much unsent a connection counts as drained; more would be memory outside the budget.
+        ws="none",
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            os.write(orders["ready"], b".")
+
+    server = Server(config)
+    loop_stop = threading.Event()
+
+    def orphaned() -> None:
+        if not loop_stop.is_set():
+            server.should_exit = True
+
+    _when_orphaned(orphaned)
+    listener = socket.socket(fileno=orders["listener"])
+    try:
+        asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
+    finally:
+        loop_stop.set()
+        catalog.close()
+
+
+def _scan(orders: dict[str, Any], settings: Settings) -> None:
+    from multiframe.catalog import Catalog, ScanStatus
+
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    _when_orphaned(stopped.set)
+    os.nice(5)  # who waits for a picture goes before who makes the list longer
+    database = Path(orders["database"])
+    with open(f"{database}.scan", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return  # another server scans the same folders into the same database
+        tty = sys.stderr.isatty()
+        begun = shown = time.monotonic()
+
+        def progress(status: ScanStatus) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown >= (0.2 if tty else 5):
+                shown = now
+                _say(f"reading headers: {status.found:,} files, {status.registered:,} instances", live=tty)
+
+        catalog = Catalog(database, settings=settings)
+        try:
+            status = catalog.scan([Path(r) for r in orders["roots"]], progress=progress, stop=stopped.is_set)
+        finally:
+            catalog.close()
+        if not stopped.is_set():
+            fresh = f"{status.registered:,} read, {status.unchanged:,} unchanged"
+            bad = f", {status.failed:,} could not be read" if status.failed else ""
+            gone = f", {status.vanished:,} gone" if status.vanished else ""
+            seconds = time.monotonic() - begun
+            _say(f"{status.found:,} files in {seconds:.1f} s: {fresh}{bad}{gone}, {status.ignored:,} not DICOM\n", live=tty)
+
+
+def _say(text: str, *, live: bool) -> None:
+    sys.stderr.write(f"\r\x1b[K{text}" if live else text if text.endswith("\n") else text + "\n")
+    sys.stderr.flush()
+
+
+def _settings(facts: dict[str, Any]) -> Settings:
+    tuples = {k: tuple(v) for k, v in facts.items() if isinstance(v, list)}
+    return Settings(**{**facts, **tuples})
+
+
+def main() -> None:
+    """Be a child: the role and the orders are the arguments."""
+    role, text = sys.argv[1:3]
+    orders = json.loads(text)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    {"worker": _work, "scan": _scan}[role](orders, _settings(orders["settings"]))
+
+
+if __name__ == "__main__":
+    main()

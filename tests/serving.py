@@ -1,0 +1,91 @@
+"""A real server for tests: the real command in a process of its own, on a free port."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+
+class Server:
+    """A running ``multiframe serve`` and a client for it."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=30)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.client.get(path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    def wait_scanned(self, seconds: float = 30) -> dict[str, object]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = self.get("api/status").json()
+            if not status["scanning"] and status["found"]:
+                return status
+            time.sleep(0.02)
+        raise TimeoutError("the scan did not end")
+
+    def rss(self) -> int:
+        """Resident bytes of all its processes together."""
+        parent = psutil.Process(self.process.pid)
+        total = 0
+        for p in [parent, *parent.children(recursive=True)]:
+            try:
+                total += p.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def worker(self) -> psutil.Process:
+        for p in psutil.Process(self.process.pid).children():
+            if "worker" in p.cmdline():
+                return p
+        raise LookupError("no worker")
+
+
+@contextmanager
+def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the command until the block ends; gives the process and the URL it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "multiframe", *map(os.fspath, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"Serving (http://\S+/)\n", line)
+        if not found:
+            process.kill()
+            raise RuntimeError(f"it said {line!r} and {process.communicate()[1]!r}")
+        yield process, found[1]
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+@contextmanager
+def serving(paths: Sequence[Path], *options: str, cache: Path, wait: bool = True) -> Iterator[Server]:
+    """Serve files until the block ends."""
+    with command("serve", *paths, "--port", "0", *options, cache=cache) as (process, url):
+        server = Server(process, url)
+        with server.client:
+            if wait:
+                server.wait_scanned()
+            yield server

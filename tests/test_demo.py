@@ -11,7 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from multiframe import demo, testing
+from multiframe import demo, settings, testing
 from multiframe.errors import SourceError
 
 
@@ -42,18 +42,18 @@ def names(folder):
     ],
 )
 def test_sizes_are_read(text, size):
-    assert demo.parse_size(text) == size
+    assert settings.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0", "0.1", "-1MB", "1,5GB", "1e9", "5 apples", "1.GB", "nan", "٣MB"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(ValueError, match=r"is not a size.*as in 1\.5GB"):
-        demo.parse_size(text)
+        settings.parse_size(text)
 
 
 def test_sizes_are_written():
     sizes = [1, 999, 1000, 999_500, 185_000, 1_500_000_000, 2_250_000_000_000]
-    assert list(map(demo.format_size, sizes)) == ["1 B", "999 B", "1 kB", "1 MB", "185 kB", "1.5 GB", "2.25 TB"]
+    assert list(map(settings.format_size, sizes)) == ["1 B", "999 B", "1 kB", "1 MB", "185 kB", "1.5 GB", "2.25 TB"]
 
 
 def test_directory(monkeypatch, tmp_path):

@@ -110,16 +110,18 @@ def _each_value(
                 low, high = min(low, least), max(high, least + (1 << bits) - 1)
             if high - low < _MOST_SHADES:
                 table = shades(np.arange(low, high + 1, dtype=np.float64))
-                return table.take(np.subtract(pixels, low, dtype=np.intp), axis=0)
+                picture: NDArray[np.uint8] = table.take(np.subtract(pixels, low, dtype=np.intp), axis=0)
+                return picture
         return shades(pixels.astype(np.float64))
 
 
 def _eight_bits(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
     full = (1 << _bits_stored(dataset, pixels)) - 1
-    if full == 255:
-        return np.clip(pixels, 0, 255).astype(np.uint8)
+    if full == 255 and pixels.dtype == np.uint8:
+        return pixels.copy()
     light: _Values = np.clip(pixels / full, 0, 1)
-    return np.floor(light * 255 + 0.5).astype(np.uint8)
+    shades: _Values = np.floor(light * 255 + 0.5)
+    return shades.astype(np.uint8)
 
 
 def _steps(dataset: Dataset, index: int, *, signed: bool) -> list[_Step]:
@@ -223,7 +225,8 @@ class _Lut:
 
     def entries(self, values: _Values) -> NDArray[np.uint16]:
         place = np.clip(np.rint(np.nan_to_num(values)) - self.first, 0, len(self.table) - 1)
-        return self.table.take(place.astype(np.intp))
+        found: NDArray[np.uint16] = self.table.take(place.astype(np.intp))
+        return found
 
 
 def _lut(dataset: Dataset, sequence: str, *, signed: bool) -> _Lut | None:

@@ -3,9 +3,11 @@
 It is handed in, never looked up: whoever needs a knob is given the settings or the number.
 """
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 
-__all__ = ["KIB", "MIB", "Settings"]
+__all__ = ["KIB", "MIB", "Settings", "format_size", "parse_size"]
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -54,3 +56,44 @@ class Settings:
     public_url: str | None = None
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     page_limit: int = 1000
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes as people write it.
+
+    Raises
+    ------
+    ValueError
+        It is no size, or none greater than zero.
+
+    Examples
+    --------
+    >>> parse_size("1.5GB"), parse_size("64 MiB"), parse_size("4096")
+    (1500000000, 67108864, 4096)
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    unit = _UNITS.get(found[2].lower()) if found else None
+    size = int(Decimal(found[1]) * unit) if found and unit else 0
+    if size <= 0:
+        raise ValueError(
+            f"{text!r} is not a size: write a number and kB, MB, GB, TB, KiB, MiB, GiB or TiB, as in 1.5GB"
+        )
+    return size
+
+
+def format_size(size: float) -> str:
+    """Write a number of bytes for people, in decimal units.
+
+    Examples
+    --------
+    >>> format_size(1_500_000_000), format_size(999_999), format_size(12)
+    ('1.5 GB', '1 MB', '12 B')
+    """
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= 0.9995 * factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"

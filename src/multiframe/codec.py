@@ -78,7 +78,9 @@ class PixelSpec:
 
         if self.kind == "float":
             return np.dtype(f"f{self.bits_allocated // 8}")
-        return np.dtype(f"{'i' if self.signed else 'u'}{max(1, self.bits_allocated // 8)}")
+        if self.bits_allocated == 1:
+            return np.dtype("u1")
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
 
 
 @runtime_checkable

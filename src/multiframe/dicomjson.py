@@ -200,8 +200,8 @@ class _Writer:
         width = struct.calcsize("=" + code)
         n = len(data) // width
         numbers = struct.unpack(f"{self.order}{n}{code}", data[: n * width])
-        if code in "fd":
-            return ",".join([repr(x) if math.isfinite(x) else f'"{_not_finite(x)}"' for x in numbers])
+        if code in "fd":  # JSON has no number for NaN and the infinities, F.2.3 allows no text: null, a value not there
+            return ",".join([repr(x) if math.isfinite(x) else "null" for x in numbers])
         if vr in ("UV", "SV"):  # JavaScript has no integers beyond 2**53
             return ",".join([str(x) if -(2**53) <= x <= 2**53 else f'"{x}"' for x in numbers])
         return ",".join(map(str, numbers))
@@ -214,10 +214,6 @@ class _Writer:
         words = array({2: "H", 4: "I", 8: "Q"}[word], data[:whole])
         words.byteswap()
         return words.tobytes() + data[whole:]
-
-
-def _not_finite(x: float) -> str:
-    return "NaN" if math.isnan(x) else "inf" if x > 0 else "-inf"
 
 
 def _integer(text: str) -> str:

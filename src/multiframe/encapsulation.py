@@ -7,19 +7,22 @@ Items hands in the function that reads.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multiframe.elements import ITEM, SEQUENCE_END, UNDEFINED
 from multiframe.errors import FragmentError
-from multiframe.ranges import ITEM_RECORD, Buffer, ItemChain
+from multiframe.ranges import Buffer, ItemChain
 
 __all__ = ["END_OF_ITEMS", "Items", "encapsulate", "follow_items", "item_header", "read_table", "records"]
 
 _HEADER = Struct("<HHI")
-_RECORD = np.dtype([("tail", "u1", 8), ("group", "<u2"), ("element", "<u2"), ("length", "<u4"), ("head", "u1", 16)])
+_WORDS = Struct("<II")
+_ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
+_END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
+_ITEM_BYTES = _ITEM_WORD.to_bytes(4, "little")
 
 _NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""
@@ -44,27 +47,63 @@ def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     bytes
         The records that `ItemChain` describes.
     """
-    at, stop, limit = chain
+    at, stop, limit, head = chain
+    record = chain.record
     out: list[bytes] = []
-    window, base = b"", 0
-    stride = _NEAR
-    unpack = _HEADER.unpack_from
-    while len(out) < limit and at < stop:
-        i = at - 8 - base
-        if i < 0 or i + ITEM_RECORD > len(window):
-            base = at - 8
-            window = read(base, min(stop, base + (ITEM_RECORD if stride >= _NEAR else _WINDOW)))
-            i = 0
-        record = window[i : i + ITEM_RECORD]
-        out.append(record)
-        if len(record) < 16:
+    add, words, far = out.append, _WORDS.unpack_from, stop - 8 - head
+    stride = _NEAR  # what lies from Item to Item, lately
+    while limit > 0 and at <= stop:
+        if stride < _NEAR:
+            window = read(at - 8, min(stop, at - 8 + _WINDOW))
+            found, i = _hops(window, record, limit)
+            if found:
+                add(_gathered(window, found, record))
+                limit -= len(found)
+                at += i - 8
+                if found[-1] == i:  # no Item: the chain ends here
+                    break
+                stride = (i - 8) // len(found)
+                continue
+        one = read(at - 8, at + 8 + head if at <= far else stop)
+        limit -= 1
+        if len(one) < 16:
+            add(one)
             break
-        group, element, length = unpack(record, 8)
-        if group != 0xFFFE or element != 0xE000 or length == UNDEFINED:
-            break
-        stride += (length - stride) // 4 + 1  # what lies between Items lately
+        tag, length = words(one, 8)
         at += 8 + length
+        add(one if len(one) == record or at > stop else one.ljust(record, b"\0"))
+        if tag != _ITEM_WORD or length == UNDEFINED:
+            break
+        stride += (length - stride) // 4
     return b"".join(out)
+
+
+def _hops(window: bytes, record: int, limit: int) -> tuple[list[int], int]:
+    """Hop from Item to Item inside a window: where their tags lie, and where the next one does.
+
+    Only Items whose whole record lies in the window are listed; whatever is no Item is the last one, and is "next" too.
+    """
+    found: list[int] = []
+    add, words = found.append, _WORDS.unpack_from
+    i, last = 8, len(window) - record + 8
+    while i <= last:
+        tag, length = words(window, i)
+        add(i)
+        if tag != _ITEM_WORD or length == UNDEFINED:
+            break
+        i += 8 + length
+    if len(found) > limit:
+        i = found[limit]
+        del found[limit:]
+    return found, i
+
+
+def _gathered(window: bytes, tags: list[int], record: int) -> bytes:
+    """Cut the records of the Items whose tags lie at `tags` out of a window."""
+    if record > 64:
+        return b"".join([window[i - 8 : i - 8 + record] for i in tags])
+    every = np.lib.stride_tricks.sliding_window_view(np.frombuffer(window, np.uint8), record)
+    return every[np.array(tags) - 8].tobytes()
 
 
 class Items(NamedTuple):
@@ -74,10 +113,11 @@ class Items(NamedTuple):
     ----------
     at, length : ndarray of uint64
         Offset of each Item's tag, and bytes of its value.
-    head : ndarray of uint8, shape (n, 16)
+    head : ndarray of uint8, shape (n, ItemChain.head)
         The first bytes of each value (of what follows it, where the value is shorter).
-    tail : ndarray of uint8, shape (n, 8)
-        The bytes before each Item's end; zeros where they were not read.
+    tail : ndarray of uint8, shape (n + 1, 8)
+        The bytes before each Item, and before `next_at`: the end of the value before. The last are zeros where they
+        were not read.
     next_at : int
         Where the chain goes on, or where it ended.
     end : str
@@ -90,7 +130,7 @@ class Items(NamedTuple):
     head: NDArray[np.uint8]
     tail: NDArray[np.uint8]
     next_at: int
-    end: str
+    end: Literal["more", "delimiter", "eof", "cut", "junk"]
 
 
 def records(answer: Buffer, chain: ItemChain) -> Items:
@@ -104,35 +144,29 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     >>> items.at.tolist(), items.length.tolist(), items.end
     ([8, 16, 26], [0, 2, 4], 'delimiter')
     """
-    short = -len(answer) % ITEM_RECORD
-    table = np.frombuffer(bytes(answer) + bytes(short), _RECORD)
-    is_item = (table["group"] == 0xFFFE) & (table["element"] == 0xE000) & (table["length"] != UNDEFINED)
-    count = len(table)
-    whole = len(answer) // ITEM_RECORD if short > ITEM_RECORD - 16 else count  # is the last header whole?
-    n = int(is_item[:whole].sum())
-    length = table["length"][:n].astype(np.uint64)
+    count, over = divmod(len(answer), chain.record)
+    table = np.frombuffer(bytes(answer) + bytes(-over % chain.record), np.uint8).reshape(-1, chain.record)
+    headers = np.ascontiguousarray(table[: count + (over >= 16), 8:16]).view("<u4")
+    is_item = (headers[:, 0] == _ITEM_WORD) & (headers[:, 1] != UNDEFINED)
+    n = int(is_item.sum())
+    length = headers[:n, 1].astype(np.uint64)
     at = np.empty(n + 1, np.uint64)
     at[0] = chain.start
     np.cumsum(length + np.uint64(8), out=at[1:])
     at[1:] += np.uint64(chain.start)
     next_at = int(at[n])
-    end = "more"
-    if n < count:
-        if n >= whole:
-            end = "eof" if chain.stop - next_at < 8 else "more"
-        elif (table["group"][n], table["element"][n]) == (0xFFFE, 0xE0DD):
-            end = "delimiter"
-        else:
-            end = "junk"
-    elif next_at > chain.stop:
+    end: Literal["more", "delimiter", "eof", "cut", "junk"] = "more"
+    if n < len(headers):
+        tag, size = headers[n].tolist()
+        end = "delimiter" if (tag, size) == (_END_WORD, 0) else "junk"
+    elif n and next_at > chain.stop:
         end, n = "cut", n - 1
         next_at = int(at[n])
-    elif next_at >= chain.stop:
+    elif chain.stop - next_at < 8:
         end = "eof"
-    tail = np.zeros((n, 8), np.uint8)
-    known = min(n, count - 1)  # the tail of an Item is read with the header of the next
-    tail[:known] = table["tail"][1 : known + 1]
-    return Items(at[:n], length[:n], table["head"][:n], tail, next_at, end)
+    tail = np.zeros((n + 1, 8), np.uint8)
+    tail[: len(table)] = table[: n + 1, :8]
+    return Items(at[:n], length[:n], table[:n, 16:], tail, next_at, end)
 
 
 def read_table(data: Buffer, *, width: int) -> NDArray[np.uint64]:
@@ -177,7 +211,7 @@ def encapsulate(
     Examples
     --------
     >>> encapsulate([b"ab"]).hex(" ", 4)
-    'feff00e0 00000000 feff00e0 02000000 6162feff dde00000 0000'
+    'feff 00e00000 0000feff 00e00200 00006162 feffdde0 00000000'
     """
     padded = [f + b"\0" if len(f) % 2 else f for f in fragments]
     if first_of is not None:

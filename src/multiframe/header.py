@@ -162,7 +162,7 @@ class Header:
         )
         if not (spec.rows and spec.columns and spec.samples):
             raise FormatError("Rows, Columns or Samples per Pixel is missing or zero", data.at)
-        if allocated != 1 and (allocated % 8 or not 8 <= allocated <= 64):
+        if allocated not in (1, 8, 16, 32, 64):
             raise FormatError(f"Bits Allocated is {allocated}", data.at)
         return spec
 

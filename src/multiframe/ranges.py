@@ -8,13 +8,9 @@ It must not know where bytes lie: no files, no sockets, no event loop.
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["ITEM_RECORD", "Buffer", "ByteRange", "Group", "ItemChain", "Plan", "coalesce"]
+__all__ = ["Buffer", "ByteRange", "Group", "ItemChain", "Plan", "coalesce"]
 
 type Buffer = bytes | bytearray | memoryview
-
-ITEM_RECORD = 32
-"""Bytes of one record in the answer to an `ItemChain`."""
-
 
 class ByteRange(NamedTuple):
     """A half-open range of bytes, counted from the file's first byte.
@@ -37,17 +33,33 @@ class ByteRange(NamedTuple):
 class ItemChain(NamedTuple):
     """A question to a driver: "follow the Item headers from here" (PS3.5 A.4, 7.5).
 
-    The answer is one buffer of 32-byte records, one for each Item met:
-    the 8 bytes before the Item tag, the 8 bytes of tag and length, the first 16 bytes of its value.
-    The record of whatever is not an Item (the Sequence Delimitation Item, or junk) is the last one.
-    Bytes beyond the end of the file read as nothing: the last record may be shorter.
+    The answer is one buffer of records, one for each Item met, each of `record` bytes:
+    the 8 bytes before the Item tag, the 8 bytes of tag and length, the first `head` bytes of its value.
+    The record of whatever is not an Item (the Sequence Delimitation Item, or junk) is the last one; where the last
+    Item ends exactly at `stop`, the last record is the 8 bytes before. Bytes beyond `stop` read as nothing: the last
+    record may be shorter than the others.
 
     It is a question of its own because a generator step an Item is several times too slow.
+
+    Attributes
+    ----------
+    start, stop : int
+        Offset of the first Item's tag; the end of the file.
+    limit : int
+        Most records wanted.
+    head : int
+        How much of each value is wanted.
     """
 
     start: int
     stop: int
     limit: int
+    head: int = 16
+
+    @property
+    def record(self) -> int:
+        """Bytes of one record."""
+        return 16 + self.head
 
 
 type Plan[T] = Generator[Sequence[ByteRange | ItemChain], Sequence[Buffer], T]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from multiframe.encapsulation import follow_items
 from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.memory import MemoryBudget
-from multiframe.ranges import ITEM_RECORD, Buffer, ByteRange, ItemChain, Plan, coalesce
+from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan, coalesce
 
 __all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "run", "run_async"]
 
@@ -217,7 +217,7 @@ def _ranges_of(asked: Sequence[ByteRange | ItemChain]) -> list[ByteRange]:
 
 def _cost(asked: Sequence[ByteRange | ItemChain]) -> int:
     """Bytes that answering may hold."""
-    return sum(a.size if isinstance(a, ByteRange) else a.limit * ITEM_RECORD for a in asked)
+    return sum(a.size if isinstance(a, ByteRange) else a.limit * a.record for a in asked)
 
 
 def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | None) -> bytes:

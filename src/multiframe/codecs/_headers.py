@@ -91,11 +91,14 @@ class Jpeg2000Header(Header):
         Where the codestream begins: behind the boxes, when some writer left a JP2 file.
     reversible, high_throughput : bool
         Every component is coded by the 5/3 transform; by the HT block coder alone.
+    whole : bool
+        The tile-parts are all there, and EOC behind them.
     """
 
     start: int
     reversible: bool
     high_throughput: bool
+    whole: bool
 
 
 def jpeg(data: bytes) -> JpegHeader:
@@ -189,6 +192,7 @@ def jpeg2000(data: bytes) -> Jpeg2000Header:
         reversible=bool(transforms) and all(t == 1 for t in transforms),
         # Code-block style 01...... is HT only; 11...... mixes both block coders.
         high_throughput=bool(styles) and all(s >> 6 == 0b01 for s in styles),
+        whole=_reaches_eoc(data, at),
     )
 
 
@@ -268,6 +272,16 @@ def _behind_boxes(data: bytes, wanted: bytes) -> int:
         if length < content - at:
             raise DecodeError(f"the file format's boxes hold no {wanted.decode()}")
         at += length
+
+
+def _reaches_eoc(data: bytes, at: int) -> bool:
+    """Go from tile-part to tile-part by their lengths (ISO/IEC 15444-1 A.4.2)."""
+    while data[at : at + 2] == b"\xff\x90" and at + 12 <= len(data):
+        (length,) = unpack_from(">I", data, at + 6)
+        if length < 12:  # 0: to the end, wherever that is
+            return length == 0 and data.rfind(b"\xff\xd9") > at
+        at += length
+    return data[at : at + 2] == b"\xff\xd9"
 
 
 def _jxl_codestream(data: bytes) -> int:

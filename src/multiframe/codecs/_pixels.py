@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGECODECS", "agree", "cell", "fit", "rgb", "shielded"]
 
-IMAGECODECS = ("imagecodecs",)
+IMAGECODECS: tuple[str, ...] = ("imagecodecs",)
 """What `Codec.requires` says of all codecs but the native one."""
 
 _RETIRED = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420")

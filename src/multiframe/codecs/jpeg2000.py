@@ -1,7 +1,8 @@
 """JPEG 2000 and High-Throughput JPEG 2000, by OpenJPEG and OpenJPH (PS3.5 8.2.4, A.4.4).
 
-Two decoders, because neither will do alone. OpenJPH is several times faster on HT, but where a lossy picture
-overshoots black or white it wraps instead of clamping (measured): it is given lossless streams only.
+Two decoders, because neither will do alone. OpenJPH is several times faster on HT, but as imagecodecs drives it, it
+wraps where a lossy picture overshoots black or white, and makes up what a cut stream lacks (both measured):
+it is given whole lossless streams only.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Jpeg2000Codec:
         agree(self.name, header, spec)
         # Without its boxes: palettes and colour spaces in there are not DICOM's (PS3.5 A.4.4).
         stream = stream[header.start :]
-        openjph = header.high_throughput and header.reversible and not syntax.lossy
+        openjph = header.whole and header.high_throughput and header.reversible and not syntax.lossy
         if not openjph and header.precision > _OPENJPEG_EXACT:
             raise DecodeError(f"samples of {header.precision} bits are not decoded exactly by OpenJPEG: refused")
         with shielded(self.name) as ic:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RleCodec"]
 
-_LONGEST_RUN = 128
-
 
 class RleCodec:
     """Decodes RLE Lossless, 8 to 64 bits allocated, up to 15 segments.
@@ -53,8 +51,8 @@ class RleCodec:
         planes = pixels.view(np.uint8).reshape(count, spec.samples, size)
         for i, (start, stop) in enumerate(segments):
             with shielded(self.name) as ic:
-                # A last run may overshoot: the writer's fault, and harmless.
-                plane = ic.packbits_decode(stream[start:stop], out=count + _LONGEST_RUN)
+                # Some writers pad a plane to even length. More would be the plane of another picture.
+                plane = ic.packbits_decode(stream[start:stop], out=count + 1)
             if len(plane) < count:
                 raise DecodeError(f"RLE segment {i} gives {len(plane)} of the {count} bytes of its plane")
             # Most significant byte first (PS3.5 G.2).

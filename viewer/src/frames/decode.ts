@@ -40,10 +40,27 @@ export async function decodeFrame(imageId: string, part: FramePart, rgba: boolea
   return lean(image, rgba);
 }
 
-/** Gives the samples' memory back now. The image must not be on the screen. */
+/**
+ * Gives the samples' memory back now. The image must not be on the screen.
+ *
+ * A message to a port that nobody holds is dropped, and what was transferred with it is freed at
+ * once. `ArrayBuffer.transfer(0)`, which looks meant for this, is not: in Chromium it keeps the
+ * memory until the next collection and hides it from the collector's accounts (measured: 3 MB a
+ * frame, 2 GB after 600 frames).
+ */
 export function release(image: Image): void {
   const { buffer } = image.voxelManager?.getScalarData() ?? image.getPixelData();
-  (buffer as { transfer?: (length: number) => unknown }).transfer?.(0);
+  if (buffer instanceof ArrayBuffer && buffer.byteLength > 0) nowhere().postMessage(buffer, [buffer]);
+}
+
+let port: MessagePort | undefined;
+
+function nowhere(): MessagePort {
+  if (port) return port;
+  const channel = new MessageChannel();
+  channel.port2.close();
+  port = channel.port1;
+  return port;
 }
 
 // ---------------------------------------------------------------- colour JPEG Baseline

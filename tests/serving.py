@@ -73,11 +73,11 @@ def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[s
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-            try:
-                process.communicate(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 @contextmanager

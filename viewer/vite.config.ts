@@ -1,7 +1,7 @@
 /** Knows how the viewer is bundled: relative addresses, so that any folder can host it. */
 
 import { defineConfig } from 'vite';
-import { notices } from './build/notices';
+import { notices } from './build/notices.ts';
 
 const licences = notices();
 

@@ -718,7 +718,7 @@ class _Scan:
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         query = sa.select(_objects.c.path, _objects.c.identity).where(_objects.c.path.in_(paths))
         with self.catalog._transaction() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {path: identity for path, identity in connection.execute(query)}
 
     def _meet(self, path: bytes, stat: ObjectStat, known: str | None) -> None:
         self._count("found")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from multiframe.syntaxes import Family
 
-__all__ = ["HEAD", "Codestream", "Evidence", "Headers", "evidence", "is_padding", "measure_headers", "rle_ends"]
+__all__ = ["HEAD", "KNOWN", "NONE", "OPEN", "Codestream", "Evidence", "Headers", "evidence", "is_padding"]
+__all__ += ["measure_headers", "rle_ends"]
 
 type Bytes = NDArray[np.uint8]
 type Flags = NDArray[np.bool_]
@@ -53,7 +54,7 @@ def _ends_with_eoi(tail: Bytes) -> Flags:
 
 
 def _rle_header(head: Bytes, length: NDArray[np.uint64], segments: int) -> Flags:
-    """The number of segments and up to 15 rising offsets, the first right behind the header (PS3.5 G.5)."""
+    """Find the number of segments and up to 15 rising offsets, the first right behind the header (PS3.5 G.5)."""
     words = np.ascontiguousarray(head[:, :64]).view("<u4").astype(np.int64)
     count, offsets = words[:, :1], words[:, 1:]
     used = np.arange(15) < count
@@ -74,7 +75,7 @@ _JPEGXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 def evidence(
     family: Family, head: Bytes, tail: Bytes, length: NDArray[np.uint64], *, segments: int = 0
 ) -> Evidence | None:
-    """Say which fragments begin and which end a codestream.
+    r"""Say which fragments begin and which end a codestream.
 
     Parameters
     ----------
@@ -93,8 +94,8 @@ def evidence(
 
     Examples
     --------
-    >>> head = np.frombuffer(b"\\xff\\xd8\\xff\\xdb" + bytes(12), np.uint8).reshape(1, 16)
-    >>> tail = np.frombuffer(bytes(5) + b"\\xff\\xd9\\x00", np.uint8).reshape(1, 8)
+    >>> head = np.frombuffer(b"\xff\xd8\xff\xdb" + bytes(12), np.uint8).reshape(1, 16)
+    >>> tail = np.frombuffer(bytes(5) + b"\xff\xd9\x00", np.uint8).reshape(1, 8)
     >>> found = evidence("jpeg", head, tail, np.array([900], np.uint64))
     >>> found.begins.tolist(), found.ends.tolist()
     ([True], [True])
@@ -179,9 +180,10 @@ def measure_headers(family: Family, head: Bytes, length: NDArray[np.uint64], beg
 
 def _standalone(marker: Bytes, *, j2k: bool) -> Flags:
     """Markers that a header cannot hold: they have no segment, or belong elsewhere."""
+    found: Flags = (marker < 0x02) | ((marker >= 0xD0) & (marker <= 0xD9))
     if j2k:
-        return (marker < 0x50) | (marker == 0x93) | (marker == 0xD9)
-    return (marker < 0x02) | ((marker >= 0xD0) & (marker <= 0xD9))
+        found = (marker < 0x50) | (marker == 0x93) | (marker == 0xD9)
+    return found
 
 
 _MARK = {
@@ -245,7 +247,7 @@ class Codestream:
         if self._scanned and marker == 0xD9:
             self.state = "ended"
             return 2
-        if self._scanned and marker == 0xD8 and self._family != "jpeg2000":
+        if self._scanned and marker == (0x4F if self._family == "jpeg2000" else 0xD8):
             self.state = "begins"
             return 0
         if len(data) - i < (12 if self._family == "jpeg2000" else 4):
@@ -286,23 +288,23 @@ class Codestream:
 
 
 def is_padding(data: bytes) -> bool:
-    """Tell whether what follows an end mark is padding: zeros and FF, or one byte of anything.
+    r"""Tell whether what follows an end mark is padding: zeros and FF, or one byte of anything.
 
     Examples
     --------
-    >>> is_padding(b"\\x00\\xff"), is_padding(b" "), is_padding(b"more")
+    >>> is_padding(b"\x00\xff"), is_padding(b" "), is_padding(b"more")
     (True, True, False)
     """
     return len(data) <= 1 or not data.strip(b"\x00\xff")
 
 
 def rle_ends(data: bytes, pixels: int) -> bool:
-    """Tell whether RLE data ends where its last segment does (PS3.5 G.3): `pixels` bytes, then padding.
+    r"""Tell whether RLE data ends where its last segment does (PS3.5 G.3): `pixels` bytes, then padding.
 
     Examples
     --------
-    >>> header = b"\\x01\\0\\0\\0\\x40\\0\\0\\0" + bytes(56)
-    >>> rle_ends(header + b"\\xfd\\x07\\x01\\x08\\x09", 6), rle_ends(header + b"\\xfd\\x07", 6)
+    >>> header = b"\x01\0\0\0\x40\0\0\0" + bytes(56)
+    >>> rle_ends(header + b"\xfd\x07\x01\x08\x09", 6), rle_ends(header + b"\xfd\x07", 6)
     (True, False)
     """
     segments = int.from_bytes(data[:4], "little")

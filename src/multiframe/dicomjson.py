@@ -32,7 +32,8 @@ INLINE_LIMIT: Final = MIB
 _PIECE = 32 * KIB
 _LONG = 64 * KIB  # values beyond are written in pieces
 _SMALL = KIB
-_MEMO_VALUE, _MEMO_ENTRIES = 64, 4096  # per-frame items repeat each other: most of their values were written before
+# Per-frame Items repeat each other: most of their values, and many of their sequences, were written before.
+_MEMO_VALUE, _MEMO_SEQUENCE, _MEMO_ENTRIES = 64, 256, 4096
 
 _CHARSET, _REPRESENTATION, _RETRIEVE_URL = 0x00080005, 0x00280103, 0x00081190
 _TABLES = frozenset((0x7FE00001, 0x7FE00002))  # they describe Items that DICOMweb never shows
@@ -103,6 +104,9 @@ class _Scope:
         self.signed = signed
 
 
+type _Written = tuple[int, str, bytes, _Text, bool]  # tag, VR, value, and what it is read by
+
+
 class _Writer:
     """Spells elements of one data set."""
 
@@ -111,7 +115,7 @@ class _Writer:
         self.little = header.syntax.little
         self.order = "<" if self.little else ">"
         self.scopes = [_Scope(_text_of(b""), False)]
-        self._memo: dict[tuple[int, str, bytes, _Text], str] = {}
+        self.memo: dict[_Written, str] = {}
 
     def vr(self, element: Element) -> str:
         """Give the VR an element is written with, looked up where the syntax does not say it."""
@@ -136,12 +140,17 @@ class _Writer:
             scope.signed = data[:1] == b"\1" or data[:2] == b"\0\1"
         if len(self.scopes) == 1 or len(data) > _MEMO_VALUE:
             return f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data)}}}'
-        key = (tag, vr, data, scope.text)
-        written = self._memo.get(key)
+        key = (tag, vr, data, scope.text, False)
+        written = self.memo.get(key)
         if written is None:
-            if len(self._memo) >= _MEMO_ENTRIES:
-                self._memo.clear()
-            written = self._memo[key] = f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data)}}}'
+            written = self.keep(key, f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data)}}}')
+        return written
+
+    def keep(self, key: _Written, written: str) -> str:
+        """Remember what was written; all is forgotten when it becomes much."""
+        if len(self.memo) >= _MEMO_ENTRIES:
+            self.memo.clear()
+        self.memo[key] = written
         return written
 
     def value(self, vr: str, data: bytes) -> str:
@@ -278,57 +287,57 @@ def metadata(
     >>> told["00280008"]
     {'vr': 'IS', 'Value': [30]}
     """
-    pieces: list[str] = []
+    end = len(header.raw) if header.pixel_data is None else header.pixel_data.at
+    url = f'"{_RETRIEVE_URL:08X}":{{"vr":"UR","Value":[{quoted(retrieve_url)}]}}' if retrieve_url else ""
+    pieces = ["{"]
     size = 0
-    for text in _texts(header, bulk, retrieve_url):
+    for text in _texts(_Writer(header), header.dataset_at, end, header.syntax.explicit, bulk, url):
         pieces.append(text)
         size += len(text)
         if size >= _PIECE:
             yield "".join(pieces).encode("utf-8", "replace")
             pieces.clear()
             size = 0
+    pieces.append("}")
     yield "".join(pieces).encode("utf-8", "replace")
 
 
-def _texts(header: Header, bulk: Callable[[str], str | None] | None, retrieve_url: str | None) -> Iterator[str]:
-    raw = header.raw
-    writer = _Writer(header)
-    scopes = writer.scopes
-    end = len(raw) if header.pixel_data is None else header.pixel_data.at
-    here = Walk(header.dataset_at, explicit=header.syntax.explicit, little=header.syntax.little, stop=end)
+def _texts(
+    writer: _Writer, at: int, end: int, explicit: bool, bulk: Callable[[str], str | None] | None = None, url: str = ""
+) -> Iterator[str]:
+    """Write the elements from `at` to `end`, all of a data set or one sequence of it; `url` is an element to add."""
+    raw, scopes, memo = writer.raw, writer.scopes, writer.memo
+    here = Walk(at, explicit=explicit, little=writer.little, stop=end, descend=False)
     # What closes each open sequence and Item, by turns: an odd number of them means that we stand in a sequence.
     closers: list[str] = []
     path: list[list[Any]] = []  # for each of those sequences its tag and how many Items were met
-    url = f'"{_RETRIEVE_URL:08X}":{{"vr":"UR","Value":[{quoted(retrieve_url)}]}}' if retrieve_url else ""
-    yield "{"
     comma = ""
     while here.at < end:
         element = here.step(raw)
         if element is None:
             raise TruncatedError("the data set ends inside an element", here.at)
-        tag = element.tag
+        tag, _, _, start, stop, depth = element
         if tag in (ITEM_END, SEQUENCE_END):
             continue  # an Item may as well end without one: ends are told from what comes next
-        for_item = tag == ITEM
-        while len(closers) > 2 * element.depth - for_item:
-            comma = ","
+        is_item = tag == ITEM
+        while len(closers) > 2 * depth - is_item:
             if len(closers) % 2:
                 path.pop()
             else:
                 scopes.pop()
             yield closers.pop()
-        if for_item:
-            first = closers[-1] == "}"
+            comma = ","
+        if is_item:
+            yield ",{" if path[-1][1] else ',"Value":[{'
+            path[-1][1] += 1
             closers[-1] = "]}"
-            yield ',"Value":[{' if first else ",{"
             closers.append("}")
             scopes.append(_Scope(scopes[-1].text, scopes[-1].signed))
-            path[-1][1] += 1
             comma = ""
             continue
-        if not tag & 0xFFFF:
+        if not tag & 0xFFFF or (stop < 0 and tag >> 16 == 0x7FE0):
             continue
-        if not element.depth:
+        if not depth:
             if tag in _TABLES:
                 continue
             if url and tag >= _RETRIEVE_URL:
@@ -336,19 +345,24 @@ def _texts(header: Header, bulk: Callable[[str], str | None] | None, retrieve_ur
                 url, comma = "", ","
                 if tag == _RETRIEVE_URL:
                     continue
-        if element.stop < 0 and tag >> 16 == 0x7FE0:
-            here.at = _behind_fragments(raw, element.start, header.syntax.little)
-            continue
         vr = writer.vr(element)
+        size = stop - start
         if vr == "SQ":
-            if element.stop >= 0 and element.vr != "SQ":  # only the dictionary says that it is one
+            if stop >= 0 and depth and size <= _MEMO_SEQUENCE:
+                key = (tag, vr, raw[start:stop], scopes[-1].text, scopes[-1].signed)
+                written = memo.get(key)
+                if written is None:
+                    written = writer.keep(key, "".join(_texts(writer, element.at, stop, here.explicit)))
+                yield comma + written
+                comma = ","
+                continue
+            if stop >= 0:
                 here.enter(element)
-                here.explicit = False
+                here.explicit = element.vr == "SQ"  # else only the dictionary says that it is one
             yield f'{comma}"{tag:08X}":{{"vr":"SQ"'
             closers.append("}")
             path.append([f"{tag:08X}", 0])
             continue
-        size = element.stop - element.start
         if size <= _LONG:
             yield comma + writer.element(element, vr)
         elif vr in _WORDS and size > INLINE_LIMIT:
@@ -359,27 +373,13 @@ def _texts(header: Header, bulk: Callable[[str], str | None] | None, retrieve_ur
             yield f'{comma}"{tag:08X}":{{"vr":"{vr}","BulkDataURI":{quoted(uri)}}}'
         else:
             yield f'{comma}"{tag:08X}":{{"vr":"{vr}"'
-            yield from writer.long(vr, element.start, element.stop)
+            yield from writer.long(vr, start, stop)
             yield "}"
         comma = ","
+    del scopes[len(scopes) - len(closers) // 2 :]
     yield from reversed(closers)
     if url:
         yield comma + url
-    yield "}"
-
-
-def _behind_fragments(raw: bytes, at: int, little: bool) -> int:
-    """Step over encapsulated Pixel Data inside a sequence, such as that of an icon: its Items are no data sets."""
-    header = struct.Struct("<HHI" if little else ">HHI")
-    while at + 8 <= len(raw):
-        group, number, length = header.unpack_from(raw, at)
-        at += 8
-        if group << 16 | number == SEQUENCE_END:
-            return at
-        if group << 16 | number != ITEM:
-            break
-        at += length
-    raise TruncatedError("encapsulated Pixel Data inside a sequence does not end", at)
 
 
 def attributes(header: Header) -> dict[str, dict[str, Any]]:
@@ -403,13 +403,14 @@ def attributes(header: Header) -> dict[str, dict[str, Any]]:
     texts = []
     while here.at < end:
         element = here.step(header.raw)
-        if element is None or (element.depth == 0 and element.tag >= _FUNCTIONAL_GROUPS):
-            break
-        if element.depth or element.stop < 0 or element.stop - element.start > _SMALL:
-            if element.stop < 0 and element.tag >> 16 == 0x7FE0:
-                here.at = _behind_fragments(header.raw, element.start, syntax.little)
+        if element is None:
+            raise TruncatedError("the data set ends inside an element", here.at)
+        group, size = element.tag >> 16, element.stop - element.start
+        if element.depth or group == 0xFFFE:
             continue
-        if element.tag & 0xFFFF and not element.tag >> 16 & 1 and element.tag >> 16 != 0xFFFE:
+        if element.tag >= _FUNCTIONAL_GROUPS:
+            break
+        if element.stop >= 0 and size <= _SMALL and element.tag & 0xFFFF and not group & 1:
             vr = writer.vr(element)
             if vr != "SQ":
                 texts.append(writer.element(element, vr))

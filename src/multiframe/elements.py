@@ -19,6 +19,9 @@ ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 
+_PIXEL_DATA = 0x7FE00010
+_FRAGMENTS = -2
+
 MAX_DEPTH = 64
 """Nesting deeper than this is refused: real data sets stay below ten."""
 
@@ -26,9 +29,7 @@ _SHORT = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
     + (b"ST", b"TM", b"UI", b"UL", b"US")
 )
-_LONG = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _NAMES = {vr: vr.decode() for vr in _SHORT | _LONG}
 
 _LITTLE = Struct("<HH2sH"), Struct("<HHI"), Struct("<I")
@@ -77,9 +78,7 @@ class Walk:
 
     __slots__ = ("_open", "_structs", "at", "descend", "explicit", "little", "stop")
 
-    def __init__(
-        self, at: int, *, explicit: bool, little: bool, stop: int | None = None, descend: bool = True
-    ) -> None:
+    def __init__(self, at: int, *, explicit: bool, little: bool, stop: int | None = None, descend: bool = True) -> None:
         self.at = at
         self.explicit = explicit
         self.little = little
@@ -87,12 +86,18 @@ class Walk:
         self.descend = descend
         self._structs = _LITTLE if little else _BIG
         # What is open around us, innermost last: (end or -1, is it an Item, explicit VR outside of it).
+        # Fragments of a nested icon are Items that are not entered: `_FRAGMENTS` in place of an end.
         self._open: list[tuple[int, bool, bool]] = []
 
     @property
     def depth(self) -> int:
         """How many Items we are inside of."""
         return sum(1 for _, is_item, _ in self._open if is_item)
+
+    @property
+    def inside(self) -> bool:
+        """Whether something that began before `at` is not closed there."""
+        return any(end != self.at for end, _, _ in self._open)
 
     def step(self, data: Buffer, base: int = 0) -> Element | None:
         """Read the element at `at` and move on to what follows it.
@@ -117,7 +122,7 @@ class Walk:
         while opened and self.at == opened[-1][0]:
             self.explicit = opened.pop()[2]
         at = self.at
-        if opened and -1 < opened[-1][0] < at:
+        if opened and 0 <= opened[-1][0] < at:
             raise FormatError("a nested element runs past the end of what holds it", at)
         i = at - base
         if len(data) - i < 8:
@@ -144,8 +149,12 @@ class Walk:
             else:
                 raise FormatError("not a data element: its VR is none of the standard's", at)
         if length == UNDEFINED:
-            if tag >> 16 == 0x7FE0:  # encapsulated Pixel Data: its Items are fragments, no data elements
-                return Element(tag, vr, at, start, -1, self.depth)
+            if tag == _PIXEL_DATA and (not opened or vr in ("OB", "OW")):  # its Items are fragments, no data elements
+                element = Element(tag, vr, at, start, -1, self.depth)
+                if opened:  # an icon's
+                    self._enter(_FRAGMENTS, False, at)
+                    self.at = start
+                return element
             self._enter(-1, False, at)
             if vr == "UN":  # PS3.5 6.2.2: written as Implicit VR Little Endian
                 self.explicit = False
@@ -153,7 +162,7 @@ class Walk:
             return Element(tag, vr or "SQ", at, start, -1, self.depth)
         stop = start + length
         limit = opened[-1][0] if opened else -1
-        if -1 < limit < stop:
+        if 0 <= limit < stop:
             raise FormatError("a value is longer than the Item it lies in", at)
         if self.stop is not None and stop > self.stop:
             raise TruncatedError(f"a value of {length} bytes runs past the end of the file", at)
@@ -179,9 +188,14 @@ class Walk:
         opened = self._open
         in_sequence = bool(opened) and not opened[-1][1]
         start = at + 8
-        if tag == ITEM and in_sequence:
+        if in_sequence and opened[-1][0] == _FRAGMENTS and tag == ITEM and length != UNDEFINED:
+            if self.stop is not None and start + length > self.stop:
+                raise TruncatedError(f"a fragment of {length} bytes runs past the end of the file", at)
+            self.at = start + length
+            return Element(tag, "", at, start, self.at, self.depth)
+        if tag == ITEM and in_sequence and opened[-1][0] != _FRAGMENTS:
             stop = -1 if length == UNDEFINED else start + length
-            if stop > -1 < opened[-1][0] < stop:
+            if 0 <= opened[-1][0] < stop:
                 raise FormatError("an Item is longer than the sequence it lies in", at)
             if self.stop is not None and stop > self.stop:
                 raise TruncatedError(f"an Item of {length} bytes runs past the end of the file", at)
@@ -190,7 +204,7 @@ class Walk:
             return Element(tag, "", at, start, stop, self.depth)
         if tag == ITEM_END and opened and not in_sequence and opened[-1][0] == -1:
             self.explicit = opened.pop()[2]
-        elif tag == SEQUENCE_END and in_sequence and opened[-1][0] == -1:
+        elif tag == SEQUENCE_END and in_sequence and opened[-1][0] < 0:
             self.explicit = opened.pop()[2]
         else:
             raise FormatError("an Item or delimiter where none can be", at)
@@ -201,7 +215,7 @@ class Walk:
 def walk(
     data: Buffer, at: int = 0, *, explicit: bool = True, little: bool = True, descend: bool = True
 ) -> Iterator[Element]:
-    """Walk over all elements of a buffer that holds a whole data set.
+    r"""Walk over all elements of a buffer that holds a whole data set.
 
     Raises
     ------
@@ -214,7 +228,7 @@ def walk(
 
     Examples
     --------
-    >>> [hex(e.tag) for e in walk(b"\\x08\\x00\\x60\\x00CS\\x02\\x00US")]
+    >>> [hex(e.tag) for e in walk(b"\x08\x00\x60\x00CS\x02\x00US")]
     ['0x80060']
     """
     here = Walk(at, explicit=explicit, little=little, stop=len(data), descend=descend)
@@ -223,5 +237,7 @@ def walk(
         if element is None:
             raise TruncatedError("the data set ends inside an element", here.at)
         yield element
-        if element.stop < 0 and element.tag >> 16 == 0x7FE0:
+        if element.stop < 0 and element.tag == _PIXEL_DATA and not element.depth:
             return
+    if here.inside:
+        raise TruncatedError("the data set ends inside a sequence", here.at)

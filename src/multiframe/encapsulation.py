@@ -103,7 +103,8 @@ def _gathered(window: bytes, tags: list[int], record: int) -> bytes:
     if record > 64:
         return b"".join([window[i - 8 : i - 8 + record] for i in tags])
     every = np.lib.stride_tricks.sliding_window_view(np.frombuffer(window, np.uint8), record)
-    return every[np.array(tags) - 8].tobytes()
+    cut: bytes = every[np.array(tags) - 8].tobytes()
+    return cut
 
 
 class Items(NamedTuple):
@@ -170,11 +171,11 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
 
 
 def read_table(data: Buffer, *, width: int) -> NDArray[np.uint64]:
-    """Read the entries of an offset table: 4 bytes wide in a Basic, 8 in an Extended one.
+    r"""Read the entries of an offset table: 4 bytes wide in a Basic, 8 in an Extended one.
 
     Examples
     --------
-    >>> read_table(b"\\x00\\x00\\x00\\x00\\x0a\\x00\\x00\\x00", width=4).tolist()
+    >>> read_table(b"\x00\x00\x00\x00\x0a\x00\x00\x00", width=4).tolist()
     [0, 10]
     """
     return np.frombuffer(data, f"<u{width}").astype(np.uint64)

@@ -9,14 +9,25 @@ It knows Items, tables and evidence. It must not know files, codecs or what asks
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multiframe.codestream import evidence
+from multiframe.codestream import (
+    HEAD,
+    KNOWN,
+    NONE,
+    OPEN,
+    Codestream,
+    Headers,
+    evidence,
+    is_padding,
+    measure_headers,
+    rle_ends,
+)
 from multiframe.encapsulation import Items, read_table, records
 from multiframe.errors import (
     FormatError,
@@ -27,13 +38,25 @@ from multiframe.errors import (
     TruncatedError,
 )
 from multiframe.header import Header
-from multiframe.ranges import ByteRange, ItemChain, Plan
+from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 from multiframe.rope import Stored
 
 __all__ = ["Damage", "FrameIndex", "dump_index", "index_frames", "load_index"]
 
 type Offsets = NDArray[np.uint64]
 type Origin = Literal["native", "extended", "basic", "scan"]
+
+MAX_FRAGMENTS = 1 << 22
+"""More Items than that are refused: memory must not depend on what a file claims."""
+
+_FIRST_ITEMS = 16
+_DEEP_ITEMS = 1 << 12
+"""Of that many Items the headers of the codestreams are looked at in any case."""
+_MAX_TABLE = 64 << 20
+_MAX_RLE = 64 << 20
+_MAX_READS = 4096
+_TOGETHER = 256
+_PIECE = 1 << 20
 
 
 class Native(NamedTuple):
@@ -258,46 +281,71 @@ def index_frames(
         return known
     if not header.syntax.encapsulated:
         return _native_index(header, size)
-    table = yield from _tables(header, size)
-    walk = _Found(header, table, known)
-    limit = 64
-    answers = b""
-    at = walk.resume_at
+    tables = yield from _tables(header, size)
+    found = _Found(header, tables, size, known)
+    at, limit = found.next_at, _FIRST_ITEMS
     while True:
-        chain = ItemChain(at, size, limit)
+        deep = until is not None or len(found) < _DEEP_ITEMS
+        chain = ItemChain(at, size, limit, HEAD.get(header.syntax.family, 16) if deep else 16)
         (answer,) = yield [chain]
-        answers += bytes(answer)
-        walk.items = items = records(answers, ItemChain(walk.resume_at, size, 0))
-        if items.end != "more" or not len(items.at):
-            return walk.whole()
-        if until is not None:
-            partial = walk.so_far()
+        items = records(answer, chain)
+        found.add(items)
+        if items.end != "more":
+            return (yield from found.whole())
+        if len(found) > MAX_FRAGMENTS:
+            raise FragmentError(f"more than {MAX_FRAGMENTS} fragments: refused", items.next_at)
+        if until is not None and found.could_hold(until):
+            partial = yield from found.so_far(until)
             if len(partial) > until:
                 return partial
         at = items.next_at
-        limit = min(4 * limit, 1 << 15)
+        limit = min(4 * limit, 1 << 12 if deep else 1 << 15)
 
 
 def _native_index(header: Header, size: int) -> FrameIndex:
     pixels, spec = header.pixels, header.spec
-    declared = header.declared_frames
-    word = 1 if header.syntax.little else _word(pixels.vr, spec.bits_allocated)
-    layout = Native(pixels.start, spec.frame_bits, word)
-    held = 8 * (min(pixels.stop, size) - pixels.start)
-    there = max(0, held) // layout.bits
-    frames, damage = min(there, declared or 1), None
-    if declared is None and (8 * (pixels.stop - pixels.start)) // layout.bits * layout.bits >= held - 15:
-        frames = there  # what is there is whole frames and at most a pad byte: as many as there are
-    if frames < (declared or 1):
-        if pixels.stop > size:
-            message = f"the file ends inside Pixel Data, behind {frames} whole frames"
-            damage = Damage("cut", message, size)
-        else:
-            message = f"Pixel Data holds {frames} frames, Number of Frames says {declared or 1}"
-            damage = Damage("fragments", message, pixels.stop)
+    layout = Native(pixels.start, spec.frame_bits, 1 if header.syntax.little else _word(pixels.vr, spec.bits_allocated))
+    declared, length = header.declared_frames, pixels.stop - pixels.start
+    frames, doubt = _native_count(length, layout.bits, declared)
+    there = 8 * max(0, min(pixels.stop, size) - pixels.start) // layout.bits
+    damage = None
+    if doubt:
+        message = (
+            f"Pixel Data has {length} bytes, {declared} frames of {layout.bits / 8:g} bytes each do not fill it as frames "
+            f"do: Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
+        )
+        damage = Damage("fragments", message, pixels.at)
+    elif there < frames:
+        frames = there
+        damage = Damage("cut", f"the file ends inside Pixel Data, behind {frames} whole frames", size)
+    elif frames < (declared or 1):
+        message = f"Pixel Data holds {frames} frames, Number of Frames says {declared or 1}"
+        damage = Damage("fragments", message, pixels.stop)
     return FrameIndex(
-        "native", declared=declared, proven_to=min(pixels.stop, size), native=layout, native_frames=frames, damage=damage
+        "native",
+        declared=declared,
+        proven_to=min(pixels.stop, size),
+        native=layout,
+        native_frames=frames,
+        damage=damage,
     )
+
+
+def _native_count(length: int, bits: int, declared: int | None) -> tuple[int, bool]:
+    """Say how many frames of so many bits a value holds, and whether that cannot be told."""
+    expected = declared or 1
+    over = length - -(-expected * bits // 8)
+    if over in (0, 1):  # one byte pads the value
+        return expected, False
+    if bits % 8 == 0 and length // (bits // 8) and length % (bits // 8) <= 1:
+        return length // (bits // 8), False  # whole frames only: Number of Frames is wrong
+    held = 8 * length // bits
+    if expected > 1:
+        # Would all be used up if each frame were longer or shorter? Then the second need not begin where it should.
+        spread = over % expected == 0 or (expected % 2 == 1 and (over - 1) % expected == 0)
+        if spread or (bits % 8 and over > 0):
+            return 0, True
+    return min(held, expected), False
 
 
 def _word(vr: str, bits_allocated: int) -> int:
@@ -311,7 +359,7 @@ class _Table(NamedTuple):
     """An offset table as written, before anybody believes it."""
 
     origin: Literal["extended", "basic"]
-    entries: Offsets  # relative to the first Item behind the Basic Offset Table; empty: of a wrong size, not even read
+    entries: Offsets  # relative to the first Item behind the Basic Offset Table; empty: of an impossible size, not read
     lengths: Offsets | None
 
 
@@ -321,228 +369,544 @@ class _Tables(NamedTuple):
 
 
 def _tables(header: Header, size: int) -> Plan[_Tables]:
-    """Read what tables there are: the Basic one only where its length could be right."""
-    start = header.pixels.start
-    chain = ItemChain(start, size, 1)
+    """Read what tables there are, if there could be as many frames as they list."""
+    start, family = header.pixels.start, header.syntax.family
+    chain = ItemChain(start, size, 1, HEAD.get(family, 16))
     (answer,) = yield [chain]
-    first = records(answer, ItemChain(start, size, 0))
+    first = records(answer, chain)
     if not len(first.at):
         if first.end in ("eof", "cut", "more"):
             raise TruncatedError("the file ends before the first Item of Pixel Data", start)
         raise FragmentError("encapsulated Pixel Data does not begin with an Item", start)
-    declared = header.declared_frames or 1
-    length = int(first.length[0])
     found: list[_Table] = []
     extended = header.extended_table
-    if extended is not None and len(extended[0]) == len(extended[1]) == 8 * declared:
-        found.append(_Table("extended", read_table(extended[0], width=8), read_table(extended[1], width=8)))
-    if length == 4 * declared:
-        (data,) = yield [ByteRange(start + 8, start + 8 + length)]
-        if len(data) == length:
-            found.append(_Table("basic", read_table(data, width=4), None))
-    elif length:
-        found.append(_Table("basic", _NONE, None))
+    if extended is not None:
+        offsets, lengths = extended
+        if len(offsets) != len(lengths) or len(offsets) % 8:
+            offsets = lengths = b""
+        found.append(_Table("extended", read_table(offsets, width=8), read_table(lengths, width=8)))
+    length = int(first.length[0])
+    looks = evidence(family, first.head, first.tail[1:], first.length)
+    if length and looks is not None and looks.begins[0]:
+        # No table at all: the first Item is a fragment already. As an entry, such a mark would point beyond 3 GiB.
+        return _Tables(start, tuple(found))
+    if length:
+        data: Buffer = b""
+        if length % 4 == 0 and length <= _MAX_TABLE:
+            (data,) = yield [ByteRange(start + 8, start + 8 + length)]
+        found.append(_Table("basic", read_table(data if len(data) == length else b"", width=4), None))
     return _Tables(start + 8 + length, tuple(found))
 
 
-class _Found:
-    """What one walk has found so far, and how it is shared out among frames."""
+class _Shared(NamedTuple):
+    """How fragments are shared out: frames begin at `firsts`, the last ends before `upto`; all of them not empty."""
 
-    def __init__(self, header: Header, tables: _Tables, known: FrameIndex | None) -> None:
+    firsts: NDArray[np.int64]
+    upto: int
+    trouble: str = ""  # why not all are
+
+
+class _Columns(NamedTuple):
+    """The Items met so far, column by column; fragments are those with a value."""
+
+    tags: Offsets  # of all Items, empty ones too
+    rank: NDArray[np.int64]  # for each Item how many fragments lie before it
+    starts: Offsets
+    stops: Offsets
+    payload: NDArray[np.int64]  # for each fragment how many bytes of value lie before it; last: all
+    begins: NDArray[np.bool_]
+    ends: NDArray[np.bool_]
+    reach: NDArray[np.int64]
+    state: NDArray[np.uint8]
+    there: NDArray[np.bool_]  # which Items are fragments
+
+    @property
+    def n(self) -> int:
+        return len(self.starts)
+
+
+class _Found:
+    """What one walk has found so far, and how it is shared out among frames.
+
+    Three witnesses: what the fragments look like, how many frames there should be, and the tables. Where the first
+    two agree the frames are told. Where they do not, and the codestreams have a grammar, they are walked by it from end to end: the
+    only case in which pixels are read.
+    """
+
+    def __init__(self, header: Header, tables: _Tables, size: int, known: FrameIndex | None) -> None:
         self.header = header
+        self.family = header.syntax.family
         self.tables = tables
+        self.size = size
         self.declared = header.declared_frames
         self.known = known if known is not None and len(known) else None
-        self.resume_at = self.known.proven_to if self.known else tables.items_at
-        self.items: Items
+        self.next_at = self.known.proven_to if self.known else tables.items_at
+        self.end = "more"
+        self._begun = 0
+        self._merged: _Columns | None = None
+        self._batches: list[tuple[Offsets, Offsets, NDArray[np.bool_], NDArray[np.bool_], Headers]] = []
+        try:
+            spec = header.spec
+            self._pixels = spec.rows * spec.columns
+            self._frame = -(-spec.frame_bits // 8)
+            self._segments = spec.samples * spec.bits_allocated // 8
+        except FormatError:
+            self._pixels = self._frame = self._segments = 0
+        if self.known:
+            self._resume(self.known)
 
-    def so_far(self) -> FrameIndex:
-        """Give the frames whose borders are proven already, though the end was not seen."""
-        begins, ends, strong = self._evidence()
-        # The last Item's end was not read yet: it closes nothing.
-        borders = _clear_borders(begins, ends)[:-1] if strong and len(begins) else []
-        at = self._fragments()[0] - np.uint64(8)
-        for table in self.tables.candidates:
-            if len(table.entries):  # a table that could be right has to agree, frame by frame
-                n = min(len(borders), len(table.entries))
-                agrees = at[borders[:n]] - np.uint64(self.tables.items_at) == table.entries[:n]
-                borders = borders[: n if agrees.all() else int(agrees.argmin())]
-        if self.kind == "stream" or len(borders) < 2:
-            borders = []
-        # The last border is only where the next frame begins.
-        return self._index("scan", borders[:-1], upto=borders[-1] if borders else 0, proof="own", complete=False)
+    def _resume(self, known: FrameIndex) -> None:
+        """Take what was proven before as read."""
+        begins = np.zeros(len(known.starts), bool)
+        ends = np.zeros(len(known.starts), bool)
+        firsts = known.firsts.astype(np.int64)
+        begins[firsts[:-1]] = True
+        ends[firsts[1:] - 1] = True
+        headers = Headers(np.zeros(len(begins), np.int64), np.full(len(begins), KNOWN, np.uint8))
+        self._batches.append((known.starts - np.uint64(8), known.stops - known.starts, begins, ends, headers))
+        self._begun = len(known)
 
-    def whole(self) -> FrameIndex:
-        """Share all Items out among the frames."""
-        n = len(self._fragments()[0])
-        if self.kind == "stream":
-            return self._index("scan", [0] if n else [], upto=n)
-        begins, ends, strong = self._evidence()
-        clear = _clear_borders(begins, ends) if strong and n else np.array([], np.int64)
-        borders_clear = bool(n) and len(clear) > 0 and bool((begins[1:] == ends[:-1]).all()) and bool(begins[0])
-        told = clear if strong and (borders_clear or len(clear) == self.declared) else None
+    def __len__(self) -> int:
+        return sum(len(batch[0]) for batch in self._batches)
 
-        for table in self.tables.candidates:
-            firsts = self._proven(table, begins, strong)
-            if firsts is None:
-                continue
-            if told is not None and len(told) == len(firsts) and (told != firsts).any():
-                continue  # as many codestreams as frames, elsewhere than the table says
-            return self._checked(self._index(table.origin, firsts, upto=n if self._ended else None))
-        index = self._untabled(n, begins, ends, clear, told)
-        return self._checked(replace(index, repaired=bool(self.tables.candidates)))
+    def add(self, items: Items) -> None:
+        """Take in what the walk has brought."""
+        self.next_at, self.end = items.next_at, items.end
+        n = len(items.at)
+        looks = evidence(self.family, items.head, items.tail[1:], items.length, segments=self._segments)
+        begins, ends = looks if looks else (np.zeros(n, bool), np.zeros(n, bool))
+        headers = measure_headers(self.family, items.head, items.length, begins)
+        if self._batches and len(self._batches[-1][0]):
+            # How the last Item of the batch before ends was not read with it.
+            length = self._batches[-1][1][-1:]
+            late = evidence(self.family, np.zeros((1, 64), np.uint8), items.tail[:1], length)
+            if late and late.ends[0]:
+                self._batches[-1][3][-1] = True
+        self._batches.append((items.at, items.length, begins, ends, headers))
+        self._begun += int(begins.sum())
+        self._merged = None
+
+    def could_hold(self, until: int) -> bool:
+        """Whether it is worth asking `so_far` for frame `until`."""
+        return (self._begun if self.family != "uncompressed" else len(self)) > until + 1
 
     @property
     def kind(self) -> Literal["frames", "stream"]:
-        return "stream" if self.header.syntax.family == "video" else "frames"
+        return "stream" if self.family == "video" else "frames"
 
-    @property
-    def _ended(self) -> bool:
-        """Whether all Items were seen, and the last one whole."""
-        return self.items.end in ("delimiter", "eof", "junk")
+    def _columns(self) -> _Columns:
+        if self._merged is None:
+            batches = self._batches
+            tags, lengths, begins, ends = (np.concatenate([batch[k] for batch in batches]) for k in range(4))
+            headers = Headers(*(np.concatenate([batch[4][k] for batch in batches]) for k in range(2)))
+            self._batches = [(tags, lengths, begins, ends, headers)]
+            there = lengths > 0
+            starts = tags[there] + np.uint64(8)
+            self._merged = _Columns(
+                tags, np.cumsum(there) - there, starts, starts + lengths[there],
+                np.concatenate(([0], np.cumsum(lengths[there].astype(np.int64)))), begins[there], ends[there],
+                headers.reach[there], headers.state[there], there,
+            )  # fmt: skip
+        return self._merged
 
-    def _untabled(
-        self, n: int, begins: NDArray[np.bool_], ends: NDArray[np.bool_], clear: NDArray[np.int64],
-        told: NDArray[np.int64] | None,
-    ) -> FrameIndex:  # fmt: skip
-        """No table that holds: the Items themselves have to tell."""
-        declared = self.declared or 1
-        if told is not None and (len(told) > 1 or declared > 1 or self.declared is None):
-            if self._ended:
-                return self._index("scan", told, upto=n)
-            return self._index("scan", told[:-1] if not ends[-1] else told, upto=int(told[-1]) if not ends[-1] else n)
-        if self._ended and declared == 1:
-            return self._index("scan", [0] if n else [], upto=n)
-        if self._ended and n == declared:
-            torn = ~(begins[1:] | ends[:-1])  # neither side of the border looks like one
-            marked = bool(begins.any() or not ends.all())
-            if not (marked and torn.any()):
-                return self._index("scan", range(n), upto=n)
-        firsts = clear[:-1]  # up to the first border in doubt, what was proven stays proven
-        upto = int(clear[-1]) if len(clear) else 0
-        at = self._fragments()[0]
-        if not self._ended:
-            return self._index("scan", firsts, upto=upto)
-        where = int(at[min(upto, n - 1)]) - 8 if n else self.resume_at
-        what = (
-            f"{n} fragments cannot be shared out among {declared} frames: fragment {upto} (counted from 0) is the first "
-            f"in doubt, no offset table holds and the codestreams do not tell"
-        )
-        tabled = any(len(t.entries) for t in self.tables.candidates)
-        return self._index("scan", firsts, upto=upto, damage=Damage("table" if tabled else "fragments", what, where))
+    # ------------------------------------------------------------------ answers
 
-    def _proven(self, table: _Table, begins: NDArray[np.bool_], strong: bool) -> NDArray[np.int64] | None:
+    def so_far(self, until: int) -> Plan[FrameIndex]:
+        """Give the frames whose borders are proven already, though the end was not seen."""
+        nothing = self._index("scan", _Shared(_firsts([]), 0), proof="own", complete=False)
+        if self.family == "uncompressed":
+            firsts, upto, _ = self._by_length()
+        elif self.family == "rle":
+            firsts, upto, _ = self._by_first_marks()
+        elif self.family in _MARKED:
+            c = self._columns()
+            yield from self._settle(c.n)
+            doubt = np.flatnonzero(self._doubtful())
+            told = np.flatnonzero(c.begins[: int(doubt[0]) + 1 if len(doubt) else c.n])
+            if not len(told) or told[0] != 0:
+                return nothing
+            firsts, upto = told[:-1], int(told[-1])
+        else:
+            return nothing
+        c = self._columns()
+        for table in self.tables.candidates:
+            if len(table.entries) == self.declared:  # one that could be right has to agree, frame by frame
+                at = c.starts[firsts] - np.uint64(8 + self.tables.items_at)
+                n = min(len(at), len(table.entries))
+                agrees = at[:n] == table.entries[:n]
+                if not agrees.all():
+                    return nothing
+        if len(firsts) <= until:
+            return nothing
+        if self._too_large(upto, len(firsts)) and self.family in _MARKED:
+            for j, k in zip(firsts[: until + 1], [*firsts[1:], upto], strict=False):
+                ends_at, trouble = yield from self._walk_frame(int(j))
+                if trouble or ends_at != k:
+                    return nothing
+        return self._index("scan", _Shared(firsts, upto), proof="own", complete=False)
+
+    def _too_large(self, upto: int, frames: int) -> bool:
+        """Whether frames of the size seen so far, as many as there should be, would not fit in the file by far."""
+        seen = int(self._columns().stops[upto - 1]) - self.tables.items_at
+        return seen * (self.declared or 1) > 1.5 * (self.size - self.tables.items_at) * frames
+
+    def whole(self) -> Plan[FrameIndex]:
+        """Share all Items out among the frames."""
+        c = self._columns()
+        if self.kind == "stream":
+            return self._index("scan", _Shared(_firsts([0] if c.n else []), c.n))
+        if not c.n:
+            shared = _Shared(_firsts([]), 0)
+        elif self.family == "uncompressed":
+            shared = self._by_length()
+        elif not c.begins.any():
+            shared = self._by_count()
+        elif self.family == "rle":
+            shared = yield from self._rle()
+        elif self.family in _MARKED:
+            shared = yield from self._by_marks()
+        else:
+            shared = self._by_count()
+        return self._checked(self._without_doubtful_empties(shared))
+
+    def _without_doubtful_empties(self, shared: _Shared) -> _Shared:
+        """Stop before an Item without a value where it may be meant as a frame."""
+        c = self._columns()
+        n = len(c.tags)
+        if c.n == n or n != self.declared or not len(shared.firsts) or self.family == "uncompressed":
+            return shared
+        before = int(c.rank[np.flatnonzero(np.diff(c.rank, append=c.n) == 0)[0]])
+        kept = shared.firsts[np.append(shared.firsts[1:], shared.upto) <= before]
+        upto = int(shared.firsts[len(kept)]) if len(kept) < len(shared.firsts) else shared.upto
+        return _Shared(kept, upto, "there are as many Items as frames, but an empty one among them")
+
+    # ------------------------------------------------------------------ ways to share out
+
+    def _by_marks(self) -> Plan[_Shared]:
+        """JPEG and its kin: codestreams say where they begin and end."""
+        c = self._columns()
+        for some in (_DEEP_ITEMS, c.n):
+            yield from self._settle(some)
+            told = np.flatnonzero(c.begins)
+            clear = len(told) and told[0] == 0 and not self._doubtful().any()
+            if clear and len(told) == (self.declared or (1 if c.n == 1 else None)):
+                break
+        else:
+            return (yield from self._by_grammar())
+        closed = bool(c.ends[-1]) or (self.end == "delimiter" and c.n == len(told))
+        if not closed:
+            ends_at, trouble = yield from self._walk_frame(int(told[-1]))
+            closed = not trouble and ends_at == c.n
+        return _Shared(told, c.n) if closed else _Shared(told[:-1], int(told[-1]), _NO_END)
+
+    def _by_grammar(self) -> Plan[_Shared]:
+        """Walk every codestream from end to end."""
+        c = self._columns()
+        one_each = c.n == self.declared  # then what breaks the grammar inside one fragment is a frame all the same
+        firsts: list[int] = []
+        broken = c.n
+        crossed = False
+        trouble = ""
+        j = 0
+        while j < c.n and not trouble:
+            if c.begins[j]:
+                k, trouble = yield from self._walk_frame(j)
+            else:
+                k, trouble = j + 1, _NO_MARK
+            last = trouble == _NO_END and self.end == "delimiter"
+            if one_each and k == j + 1 and (trouble in (_NO_MARK, _NO_GRAMMAR) or last):
+                broken, trouble = min(broken, j), ""
+            if not trouble:
+                firsts.append(j)
+                crossed |= k > j + 1
+                j = k
+        if broken < c.n and (trouble or crossed):
+            firsts, j, trouble = [f for f in firsts if f < broken], broken, trouble or _NO_GRAMMAR
+        if trouble in (_NO_MARK, _NO_GRAMMAR, _NO_END):
+            begun = np.flatnonzero(c.begins)
+            for table in self.tables.candidates:
+                tabled = self._proven(table)
+                if tabled is None or len(tabled) != self.declared:
+                    continue
+                if np.isin(begun, tabled).all() and tabled[tabled < j].tolist() == firsts:
+                    return self._closed(tabled, bool(c.ends[-1]))
+        return _Shared(_firsts(firsts), j, trouble)
+
+    def _rle(self) -> Plan[_Shared]:
+        """RLE: one fragment a frame, each with a header that can be told (PS3.5 A.4.2, G.5)."""
+        c = self._columns()
+        if self.end != "delimiter" and c.begins[-1]:
+            # Nothing behind the last fragment shows that it is whole: its own data has to.
+            start, stop = int(c.starts[-1]), int(c.stops[-1])
+            (data,) = yield [ByteRange(start, min(stop, start + _MAX_RLE))]
+            if not (self._segments and len(data) == stop - start and rle_ends(bytes(data), self._pixels)):
+                return self._by_first_marks()
+        if c.begins.all():
+            return _Shared(_firsts(range(c.n)), c.n)
+        if self.end == "delimiter":
+            if c.begins[0] and c.begins.sum() == self.declared:
+                return _Shared(np.flatnonzero(c.begins), c.n)
+            for table in self.tables.candidates:
+                tabled = self._proven(table)
+                if tabled is not None and c.begins[tabled].all() and len(tabled) == self.declared:
+                    return _Shared(tabled, c.n)
+        return self._by_first_marks()
+
+    def _by_first_marks(self) -> _Shared:
+        """Give the frames of one fragment between two marks, up to the first that is anything else."""
+        c = self._columns()
+        others = np.flatnonzero(~c.begins)
+        n = max(0, (int(others[0]) if len(others) else c.n) - 1)
+        return _Shared(_firsts(range(n)), n, "not all fragments begin with an RLE header" if len(others) else _NO_END)
+
+    def _by_length(self) -> _Shared:
+        """Encapsulated uncompressed: a frame ends where its bytes are complete."""
+        c = self._columns()
+        if not self._frame:
+            return _Shared(_firsts([]), 0, "Rows, Columns or Bits Allocated do not tell how long a frame is")
+        firsts, begun, upto, trouble = [], 0, 0, _NO_END
+        for k, end in enumerate(c.payload[1:].tolist()):
+            held = end - begun
+            if held >= self._frame:
+                if held - self._frame > self._frame % 2:
+                    trouble = f"fragments do not end where frames of {self._frame} bytes do"
+                    break
+                firsts.append(upto)
+                begun, upto = end, k + 1
+        return _Shared(_firsts(firsts), upto, trouble)
+
+    def _by_count(self) -> _Shared:
+        """No mark, or one that means little: the table and the number of frames have to tell."""
+        c = self._columns()
+        begins = c.begins if c.begins.any() else None
+        for table in self.tables.candidates:
+            tabled = self._proven(table)
+            if tabled is None or len(table.entries) not in (self.declared, c.n):
+                continue
+            if begins is not None and not begins[tabled].all():
+                continue
+            if self.family == "deflate" and len(tabled) != c.n:  # one fragment a frame (PS3.5 A.4.13)
+                continue
+            return self._closed(tabled, table.lengths is not None and len(tabled) == c.n)
+        trouble = "neither an offset table nor a mark nor their number tells the frames apart"
+        if self.end == "delimiter":
+            if c.n == (self.declared or 1) and (begins is None or begins.all()):
+                return _Shared(_firsts(range(c.n)), c.n)
+            if begins is not None and begins[0] and begins.sum() == self.declared:
+                return _Shared(np.flatnonzero(begins), c.n)
+            if begins is None and self.declared == 1 and self.family != "deflate":
+                return _Shared(_firsts([0]), c.n)
+        elif begins is not None and begins.all() and c.n <= (self.declared or 1):
+            return self._closed(_firsts(range(c.n)), False)
+        return _Shared(_firsts([]), 0, trouble)
+
+    def _closed(self, firsts: NDArray[np.int64], ends: bool) -> _Shared:
+        """Leave out the last frame where nothing shows that it is whole."""
+        if ends or self.end == "delimiter":
+            return _Shared(firsts, self._columns().n)
+        return _Shared(firsts[:-1], int(firsts[-1]), _NO_END)
+
+    def _proven(self, table: _Table) -> NDArray[np.int64] | None:
         """Give the first fragment of each frame as the table has it, if the Items bear the table out."""
         entries = table.entries
-        if not len(entries) or entries[0] != 0 or (len(entries) > 1 and (entries[1:] <= entries[:-1]).any()):
+        if not len(entries) or entries[0] != 0 or (entries[1:] <= entries[:-1]).any():
             return None
-        starts, stops = self._fragments()
-        at = starts - np.uint64(8 + self.tables.items_at)
-        seen = entries <= at[-1] if len(at) else entries < 0
-        if self._ended and not seen.all():
+        c = self._columns()
+        at = c.tags - np.uint64(self.tables.items_at)
+        seen = entries <= at[-1]
+        if self.end == "delimiter" and not seen.all():
             return None
-        entries = entries[seen]
-        firsts = np.searchsorted(at, entries)
-        if not len(firsts) or (at[firsts] != entries).any():
+        items = np.searchsorted(at, entries[seen])
+        if (at[items] != entries[seen]).any():
             return None
-        if strong and not begins[firsts].all():
+        firsts = c.rank[items]
+        if (firsts[1:] <= firsts[:-1]).any() or firsts[-1] >= c.n:  # a frame without a byte
             return None
         if table.lengths is not None:
-            length = (stops - starts)[firsts]
+            length = (c.stops - c.starts)[firsts]
             listed = table.lengths[: len(firsts)]
-            one_each = np.array_equal(firsts, np.arange(len(firsts))) and (not self._ended or len(firsts) == len(at))
+            one_each = np.array_equal(firsts, np.arange(len(firsts))) and (not seen.all() or len(firsts) == c.n)
             if not (one_each and ((listed == length) | ((listed + 1 == length) & (listed % 2 == 1))).all()):
                 return None
-        return firsts
+        return np.asarray(firsts)
 
-    def _evidence(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
-        """What each fragment looks like; those of frames proven before begin and end as they should."""
-        items = self.items
-        found = evidence(self.header.syntax.family, items.head, items.tail, items.length)
-        n = len(items.at)
-        begins = found.begins if found else np.zeros(n, bool)
-        ends = found.ends if found else np.zeros(n, bool)
-        strong = found.strong if found else False
-        empty = items.length == 0
-        if empty.any():  # a fragment without bytes ends what the one before it ended
-            last = np.maximum.accumulate(np.where(empty, -1, np.arange(n)))
-            ends = np.where(last >= 0, ends[last], False)
-        if self.known:
-            firsts = self.known.firsts.astype(np.int64)
-            before_begins = np.zeros(int(firsts[-1]), bool)
-            before_ends = np.zeros(int(firsts[-1]), bool)
-            before_begins[firsts[:-1]] = True
-            before_ends[firsts[1:] - 1] = True
-            begins, ends = np.concatenate((before_begins, begins)), np.concatenate((before_ends, ends))
-        return begins, ends, strong
+    # ------------------------------------------------------------------ codestreams
 
-    def _fragments(self) -> tuple[Offsets, Offsets]:
-        starts = self.items.at + np.uint64(8)
-        stops = starts + self.items.length
-        if self.known:
-            starts = np.concatenate((self.known.starts, starts))
-            stops = np.concatenate((self.known.stops, stops))
-        return starts, stops
+    def _doubtful(self) -> NDArray[np.bool_]:
+        """For each border between fragments, whether what lies on its two sides contradicts each other."""
+        c = self._columns()
+        # Coded JPEG data holds no FF D8: what begins with it, outside of a header, begins a frame whatever was before.
+        either = c.ends[:-1] != c.begins[1:] if self.family == "jpeg2000" else c.ends[:-1] & ~c.begins[1:]
+        return np.asarray(either)
+
+    def _settle(self, some: int) -> Plan[None]:
+        """Measure the headers of the first fragments that were not seen whole; marks inside of headers are none."""
+        c = self._columns()
+        c.begins[c.state == NONE] = False
+        lengths = np.diff(c.payload)
+        special = np.flatnonzero((c.begins & ((c.state == OPEN) | (c.reach > lengths)))[:some])
+        ahead: dict[int, bytes] = {}
+        fetched = 0
+        for i, j in enumerate(special.tolist()):
+            if not c.begins[j]:  # inside of the header of one before
+                continue
+            if c.state[j] == OPEN:
+                if i >= fetched:
+                    fetched = i + _TOGETHER
+                    ahead = yield from self._ahead(special[i:fetched])
+                stream = Codestream(self.family)
+                stream.at = int(c.reach[j])
+                stream.feed(ahead.get(j, b""))
+                for _ in range(_MAX_READS):
+                    if stream.headed or stream.state == "bad":
+                        break
+                    data = yield from self._payload(int(c.payload[j]) + stream.at, 1024)
+                    before = stream.at
+                    stream.feed(data)
+                    if stream.at == before:
+                        break
+                c.reach[j] = stream.at
+                if stream.state == "bad" or (not stream.headed and c.payload[j] + stream.at < c.payload[-1] - 64):
+                    c.state[j] = NONE
+                    c.begins[j] = False
+                    continue
+                if stream.headed:
+                    c.state[j] = KNOWN
+            upto = int(np.searchsorted(c.payload, c.payload[j] + c.reach[j]))
+            if c.state[j] == OPEN:
+                upto = c.n + 1
+            c.begins[j + 1 : upto] = False
+            c.ends[j : upto - 1] = False
+        headers = self._batches[0][4]  # the next batch must not ask again
+        headers.reach[c.there], headers.state[c.there] = c.reach, c.state
+
+    def _ahead(self, fragments: NDArray[np.int64]) -> Plan[dict[int, bytes]]:
+        """Read where the headers of several fragments go on, at once."""
+        c = self._columns()
+        asked, of = [], []
+        for j in fragments.tolist():
+            start, stop = int(c.starts[j]) + int(c.reach[j]), int(c.stops[j])
+            if c.state[j] == OPEN and start < stop:
+                asked.append(ByteRange(start, min(stop, start + 1024)))
+                of.append(j)
+        answers = (yield asked) if asked else ()
+        return {j: bytes(data) for j, data in zip(of, answers, strict=True)}
+
+    def _payload(self, at: int, size: int) -> Plan[bytes]:
+        """Read on in the values of the fragments, over the headers between them."""
+        c = self._columns()
+        asked = []
+        k = int(np.searchsorted(c.payload, at, side="right")) - 1
+        while size > 0 and k < c.n:
+            start = int(c.starts[k]) + at - int(c.payload[k])
+            stop = min(int(c.stops[k]), start + size)
+            asked.append(ByteRange(start, stop))
+            at += stop - start
+            size -= stop - start
+            k += 1
+        answers = (yield asked) if asked else ()
+        return b"".join(answers)
+
+    def _walk_frame(self, j: int) -> Plan[tuple[int, str]]:
+        """Walk the codestream that begins at fragment `j`: which fragment follows it, and what is wrong with it."""
+        c = self._columns()
+        stream = Codestream(self.family)
+        first, total = int(c.payload[j]), int(c.payload[-1])
+        while stream.state in ("header", "data"):
+            at = first + stream.at
+            k = int(np.searchsorted(c.payload, at, side="right")) - 1
+            if at >= total:
+                return c.n, _NO_END
+            # To the end of this fragment, and a little beyond where a mark may be cut in two.
+            size = min(int(c.payload[k + 1]) - at, _PIECE) if stream.state == "data" else 1024
+            data = yield from self._payload(at, max(size, 64))
+            before = stream.at
+            stream.feed(data)
+            if stream.at == before and stream.state in ("header", "data"):
+                return c.n, _NO_END
+        at = first + stream.at
+        k = int(np.searchsorted(c.payload, at))  # the first border not before it
+        if stream.state == "bad":
+            return max(k, j + 1), _NO_GRAMMAR
+        if stream.state == "begins":
+            return (k, "") if c.payload[k] == at else (k, _PACKED)
+        rest = int(c.payload[k]) - at
+        data = yield from self._payload(at, min(rest, _PIECE))
+        if rest and not (is_padding(data) and rest <= _PIECE):
+            return k, _PACKED
+        return k, ""
+
+    # ------------------------------------------------------------------ results
 
     def _index(
-        self, origin: Origin, firsts: Sequence[int] | NDArray[np.int64] | range, *, upto: int | None,
-        proof: Literal["whole", "own"] = "whole", complete: bool = True, damage: Damage | None = None,
-    ) -> FrameIndex:  # fmt: skip
-        """Build the index of frames that begin at the fragments `firsts` and end before fragment `upto`.
-
-        `upto` None: the last frame listed was cut, and is left out.
-        """
-        starts, stops = self._fragments()
-        if upto is None:
-            firsts, upto = firsts[:-1], int(firsts[-1])
-        end_at = int(starts[upto]) - 8 if upto < len(starts) else self.items.next_at
+        self, origin: Origin, shared: _Shared, *, proof: Literal["whole", "own"] = "whole", complete: bool = True
+    ) -> FrameIndex:
+        c = self._columns()
+        firsts, upto, _ = shared
         return FrameIndex(
             origin,
             proof=proof,
             kind=self.kind,
             declared=self.declared,
             complete=complete,
-            proven_to=end_at,
-            starts=_frozen(starts[:upto]),
-            stops=_frozen(stops[:upto]),
-            firsts=_frozen([*firsts, upto] if len(firsts) else []),
-            damage=damage,
+            proven_to=int(c.stops[upto - 1]) if upto else self.tables.items_at,
+            starts=_frozen(c.starts[:upto]),
+            stops=_frozen(c.stops[:upto]),
+            firsts=_frozen([*firsts.tolist(), upto] if len(firsts) else []),
         )
 
-    def _checked(self, index: FrameIndex) -> FrameIndex:
-        """Say why frames are missing, where the sharing out itself was clear."""
-        damage = index.damage
-        expected = self.declared or 1
-        if damage is None and len(index) < expected:
-            where = self.items.next_at
-            if self.items.end in ("cut", "eof", "more"):
-                damage = Damage("cut", f"the file ends inside Pixel Data, behind {len(index)} whole frames", where)
-            elif self.items.end == "junk":
-                damage = Damage("fragments", f"what follows {len(index)} frames is not an Item", where)
-            else:
-                message = f"Pixel Data holds {len(index)} frames, Number of Frames says {expected}"
-                damage = Damage("fragments", message, where)
+    def _checked(self, shared: _Shared) -> FrameIndex:
+        """Name the witness, and say why frames are missing."""
+        c = self._columns()
+        firsts, upto, trouble = shared
+        origin: Origin = "scan"
+        for table in self.tables.candidates:
+            tabled = self._proven(table)
+            if tabled is not None and np.array_equal(tabled[tabled < upto], firsts) and len(firsts):
+                origin = table.origin
+                break
+        index = self._index(origin, shared)
+        index = replace(index, repaired=bool(self.tables.candidates) and origin == "scan")
         known = self.known
         if known and not np.array_equal(known.firsts, index.firsts[: len(known.firsts)]):
-            raise FragmentError(
-                f"frames 0 to {len(known) - 1} were told apart by their codestreams, the whole of the Items says "
-                f"otherwise: what was given of them may be wrong",
-                self.tables.items_at,
+            message = (
+                f"frames 0 to {len(known) - 1} were told apart by their own codestreams, the whole of the Items says "
+                f"otherwise: what was given of them may be wrong"
             )
+            nothing = self._index("scan", _Shared(_firsts([]), 0))
+            return replace(nothing, damage=Damage("fragments", message, self.tables.items_at))
+        expected = self.declared or 1
+        damage = None
+        if upto < c.n and not (trouble == _NO_END and self.end in ("cut", "eof")):
+            where = int(c.starts[upto]) - 8
+            tabled_ = any(len(t.entries) for t in self.tables.candidates)
+            message = (
+                f"{c.n} fragments cannot be shared out among {expected} frames: fragment {upto} (counted from 0) is the "
+                f"first in doubt; {trouble or 'nothing tells the frames apart'}"
+            )
+            damage = Damage("table" if tabled_ else "fragments", message, where)
+        elif len(index) < expected:
+            if self.end in ("cut", "eof"):
+                message = f"the file ends inside Pixel Data, behind {len(index)} whole frames"
+                damage = Damage("cut", message, self.next_at)
+            elif self.end == "junk":
+                message = f"what follows {len(index)} frames is not an Item"
+                damage = Damage("fragments", message, self.next_at)
+            else:
+                message = f"Pixel Data holds {len(index)} frames, Number of Frames says {expected}"
+                damage = Damage("fragments", message, self.next_at)
         return replace(index, damage=damage)
 
 
-def _clear_borders(begins: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Give the fragments that begin a frame, up to the first that is in doubt.
+_MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
+_NO_MARK = "it does not begin like a codestream"
+_NO_GRAMMAR = "it breaks the grammar of its codestream"
+_NO_END = "nothing shows where it ends"
+_PACKED = "it holds more than one codestream, or more than a codestream"
 
-    A border is where one fragment ends a codestream and the next begins one. Where only one of the two holds there
-    is no telling, and nothing behind it is told either.
-    """
-    if not begins[0]:
-        return np.array([], np.int64)
-    doubt = np.flatnonzero(begins[1:] != ends[:-1])
-    upto = int(doubt[0]) + 1 if len(doubt) else len(begins)
-    return np.flatnonzero(begins[:upto])
+
+def _firsts(values: Iterable[int]) -> NDArray[np.int64]:
+    return np.fromiter(values, np.int64)
 
 
 _VERSION = 1
@@ -578,6 +942,13 @@ def load_index(data: bytes) -> FrameIndex:
     ValueError
         It is of another version, or damaged.
     """
+    try:
+        return _load(data)
+    except (zlib.error, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a damaged index: {error}") from None
+
+
+def _load(data: bytes) -> FrameIndex:
     head, _, numbers = zlib.decompress(data).partition(b"\n")
     facts = json.loads(head)
     if facts.pop("version") != _VERSION:

@@ -110,10 +110,8 @@ class Header:
     @property
     def declared_frames(self) -> int | None:
         """Number of Frames (0028,0008) as written; None where it is absent, zero or no number."""
-        try:
-            return int(self.text(_FRAMES).split("\\")[0]) or None
-        except ValueError:
-            return None
+        text = self.text(_FRAMES)
+        return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
     @property
     def extended_table(self) -> tuple[Buffer, Buffer] | None:
@@ -248,9 +246,9 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
     while True:
         if len(data) <= here.at and not ended:
             yield from more(here.at + 12)
-        if ended and here.at >= len(data) and not here.depth:
-            if here.at > len(data):
-                raise TruncatedError("the file ends inside a value", len(data))
+        if ended and here.at >= len(data):
+            if here.at > len(data) or here.inside:
+                raise TruncatedError("the file ends inside a value or a sequence", len(data))
             break
         element = here.step(data)
         if element is None:

@@ -27,7 +27,8 @@ class Lease:
 
     def release(self) -> None:
         """Give the bytes back."""
-        size, self.size = self.size, 0
+        with self._budget._lock:  # two may release at once
+            size, self.size = self.size, 0
         if size:
             self._budget._give_back(size)
 
@@ -41,7 +42,7 @@ class Lease:
 class _Waiter:
     __slots__ = ("granted", "size", "wake")
 
-    def __init__(self, size: int, wake: Callable[[], None]) -> None:
+    def __init__(self, size: int, wake: Callable[[], object]) -> None:
         self.size = size
         self.wake = wake
         self.granted = False
@@ -76,11 +77,11 @@ class MemoryBudget:
         self.peak = 0
         self._lock = threading.Lock()
         self._waiters: deque[_Waiter] = deque()
-        self._reclaim: Callable[[int], None] | None = None
+        self._reclaim: list[Callable[[int], None]] = []
 
     def reclaim_with(self, reclaim: Callable[[int], None]) -> None:
-        """Name the function that frees cached bytes when somebody waits; it is given how many are missing."""
-        self._reclaim = reclaim
+        """Name a function that frees cached bytes when somebody waits; it is given how many are missing."""
+        self._reclaim.append(reclaim)
 
     def try_acquire(self, size: int) -> Lease | None:
         """Enter `size` bytes if that can be done at once, and nobody waits in front."""
@@ -100,8 +101,13 @@ class MemoryBudget:
         """
         woken = threading.Event()
         waiter = self._enqueue(size, woken.set)
-        if waiter.granted or woken.wait(timeout) or not self._withdraw(waiter):
-            return Lease(self, size)
+        try:
+            if waiter.granted or woken.wait(timeout) or not self._withdraw(waiter):
+                return Lease(self, size)
+        except BaseException:  # an interrupt: nobody will release what it was about to get
+            if not self._withdraw(waiter):
+                self._give_back(size)
+            raise
         raise self._refusal(size, timeout)
 
     async def acquire_async(self, size: int, *, timeout: float | None = None) -> Lease:
@@ -124,7 +130,7 @@ class MemoryBudget:
             raise
         return Lease(self, size)
 
-    def _enqueue(self, size: int, wake: Callable[[], None]) -> _Waiter:
+    def _enqueue(self, size: int, wake: Callable[[], object]) -> _Waiter:
         if size > self.limit:
             raise OverBudget(
                 f"{size} bytes are needed at once, the whole memory budget is {self.limit}: raise --memory"
@@ -138,8 +144,12 @@ class MemoryBudget:
             else:
                 self._waiters.append(waiter)
                 missing = self.held + sum(w.size for w in self._waiters) - self.limit
-        if missing > 0 and self._reclaim is not None:
-            self._reclaim(missing)  # gives back through leases, which wakes the waiters
+        for reclaim in self._reclaim if missing > 0 else ():
+            reclaim(missing)  # gives back through leases, which wakes the waiters
+            with self._lock:
+                missing = self.held + sum(w.size for w in self._waiters) - self.limit
+            if missing <= 0:
+                break
         return waiter
 
     def _refusal(self, size: int, timeout: float | None) -> OverBudget:
@@ -157,16 +167,21 @@ class MemoryBudget:
                 return False
             self._waiters.remove(waiter)
             woken = self._grant()
-        for w in woken:
-            w.wake()
+        self._wake(woken)
         return True
 
     def _give_back(self, size: int) -> None:
         with self._lock:
             self.held -= size
             woken = self._grant()
+        self._wake(woken)
+
+    def _wake(self, woken: list[_Waiter]) -> None:
         for w in woken:
-            w.wake()
+            try:
+                w.wake()
+            except RuntimeError:  # its event loop is closed: nobody there will release it
+                self._give_back(w.size)
 
     def _grant(self) -> list[_Waiter]:
         """Serve who waits, in order, as far as it reaches; the caller wakes them outside the lock."""

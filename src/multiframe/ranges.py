@@ -12,6 +12,7 @@ __all__ = ["Buffer", "ByteRange", "Group", "ItemChain", "Plan", "coalesce"]
 
 type Buffer = bytes | bytearray | memoryview
 
+
 class ByteRange(NamedTuple):
     """A half-open range of bytes, counted from the file's first byte.
 

@@ -7,16 +7,18 @@ Users' files are never memory-mapped: a file cut while mapped kills the process 
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from multiframe.encapsulation import follow_items
 from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.memory import MemoryBudget
-from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan, coalesce
+from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
 __all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "run", "run_async"]
 
@@ -24,6 +26,7 @@ type Identity = tuple[int | str, ...]
 """What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # opening a named pipe must not wait for a writer
 
 
 class ObjectStat(NamedTuple):
@@ -95,13 +98,13 @@ class FileSource:
         """Size and identity now."""
         try:
             return _object_stat(os.stat(self.path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._error(error) from None
 
     def read_ranges(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
         """Read the ranges, blocking."""
         with self._opened(identity) as (fd, stat):
-            buffers = [_pread(fd, start, stop) for start, stop in ranges]
+            buffers = [_pread(fd, start, min(stop, stat.size)) for start, stop in ranges]
             self._unchanged(fd, stat)
         return Reply(buffers, stat)
 
@@ -121,7 +124,7 @@ class FileSource:
     def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
         """Answer an `ItemChain` with the file opened once."""
         with self._opened(identity) as (fd, stat):
-            answer = follow_items(lambda start, stop: _pread(fd, start, stop), chain)
+            answer = follow_items(lambda start, stop: os.pread(fd, stop - start, start), chain)
             self._unchanged(fd, stat)
         return answer
 
@@ -133,7 +136,9 @@ class FileSource:
         if _object_stat(os.fstat(fd)) != stat:
             raise SourceChanged(f"{self.path} changed while it was read")
 
-    def _error(self, error: OSError) -> SourceError:
+    def _error(self, error: OSError | ValueError) -> SourceError:
+        if not isinstance(error, OSError):  # a zero byte in the name
+            return SourceNotFound(f"{str(self.path)!r}: no such file")
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return SourceNotFound(f"{self.path}: no such file")
         return SourceError(f"{self.path}: {error.strerror or 'cannot be read'}")
@@ -150,12 +155,14 @@ class _OpenFile:
 
     def __enter__(self) -> tuple[int, ObjectStat]:
         try:
-            # O_NONBLOCK: opening a named pipe must not wait for a writer.
-            self._fd = os.open(self._source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
+            self._fd = os.open(self._source.path, _OPEN)
+        except (OSError, ValueError) as error:
             raise self._source._error(error) from None
         try:
-            stat = _object_stat(os.fstat(self._fd))
+            found = os.fstat(self._fd)
+            if not S_ISREG(found.st_mode):
+                raise SourceError(f"{self._source.path} is not a regular file")
+            stat = _object_stat(found)
             if self._identity is not None and stat.identity != self._identity:
                 raise SourceChanged(f"{self._source.path} is not the file it was: it was replaced or written to")
         except BaseException:
@@ -174,7 +181,9 @@ def _object_stat(s: os.stat_result) -> ObjectStat:
 
 
 def _pread(fd: int, start: int, stop: int) -> bytes:
-    data = os.pread(fd, max(0, stop - start), start)
+    if stop <= start:
+        return b""
+    data = os.pread(fd, stop - start, start)
     if len(data) < stop - start and data:  # a signal or the end; one more read tells
         more = os.pread(fd, stop - start - len(data), start + len(data))
         while more:
@@ -207,7 +216,11 @@ async def _in_thread(fd: int, start: int, stop: int) -> bytes:
     try:
         return await asyncio.shield(reading)
     except asyncio.CancelledError:
-        await asyncio.wait([reading])
+        while not reading.done():
+            with contextlib.suppress(asyncio.CancelledError):  # however often: it is told below
+                await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()  # seen
         raise
 
 

@@ -11,6 +11,14 @@ import type { Plugin } from 'vite';
 
 const FILE = 'THIRD_PARTY_NOTICES.txt';
 const LICENCE_FILE = /^(licen[cs]e|copying|notice)([.-].*)?$/i;
+/** What was compiled into a codec's WebAssembly; the npm package names only its own wrapper. */
+const COMPILED_IN: Record<string, string[]> = {
+  '@cornerstonejs/codec-charls': ['charls'],
+  '@cornerstonejs/codec-libjpeg-turbo-8bit': ['libjpeg-turbo'],
+  '@cornerstonejs/codec-libjxl': ['libjxl', 'highway', 'brotli'],
+  '@cornerstonejs/codec-openjpeg': ['openjpeg'],
+  '@cornerstonejs/codec-openjph': ['openjph'],
+};
 const RULE = '-'.repeat(78);
 
 interface PackageFile {
@@ -73,7 +81,7 @@ function write(folders: string[]): string {
     .sort((a, b) => a.about.name.localeCompare(b.about.name) || a.about.version.localeCompare(b.about.version));
   const sections = packages.map(({ folder, about }) => {
     const head = `${about.name} ${about.version}\nLicence: ${licenceName(about)}`;
-    return `${head}\n\n${licenceText(folder, about)}`;
+    return [`${head}\n\n${licenceText(folder, about)}`, ...compiledIn(about.name)].join('\n\n');
   });
   const intro =
     'The multiframe web viewer contains the following packages. Each stands under the licence\n' +
@@ -86,18 +94,25 @@ function licenceName({ license }: PackageFile): string {
   return license?.type ?? 'not stated in package.json';
 }
 
+function compiledIn(name: string): string[] {
+  return (COMPILED_IN[name] ?? []).map((library) => {
+    const text = readFileSync(join(import.meta.dirname, 'licences', `${library}.txt`), 'utf8').trim();
+    return `It contains ${library}:\n\n${text}`;
+  });
+}
+
 /** Monorepos keep one licence at their root and ship packages without it: then it is quoted so. */
 function licenceText(folder: string, about: PackageFile): string {
   const files = readdirSync(folder).filter((name) => LICENCE_FILE.test(name));
   if (files.length > 0) {
     return files.map((name) => readFileSync(join(folder, name), 'utf8').trim()).join('\n\n');
   }
-  const author = typeof about.author === 'string' ? about.author : about.author?.name;
+  const author = (typeof about.author === 'string' ? about.author : about.author?.name) || undefined;
   const source = typeof about.repository === 'string' ? about.repository : about.repository?.url;
   const holder = author ?? `the authors of ${about.name}`;
   const origin = source ? `\nSource: ${source.replace(/^git\+/, '')}` : '';
   const standard = STANDARD_TEXT[licenceName(about)];
-  if (!standard) return 'MISSING'; if (!standard) throw new Error(`${about.name} ships no licence text and ${licenceName(about)} is not known here.`);
+  if (!standard) throw new Error(`${about.name} ships no licence text and ${licenceName(about)} is not known here.`);
   return `The package ships no licence file; it states ${licenceName(about)}.${origin}\n\nCopyright (c) ${holder}\n\n${standard}`;
 }
 
@@ -119,4 +134,39 @@ AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
 LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
 OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
 SOFTWARE.`,
+  ISC: `Permission to use, copy, modify, and/or distribute this software for any
+purpose with or without fee is hereby granted, provided that the above
+copyright notice and this permission notice appear in all copies.
+
+THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH
+REGARD TO THIS SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF MERCHANTABILITY
+AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR ANY SPECIAL, DIRECT,
+INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM
+LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, NEGLIGENCE OR
+OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR
+PERFORMANCE OF THIS SOFTWARE.`,
+  'BSD-3-Clause': `Redistribution and use in source and binary forms, with or without
+modification, are permitted provided that the following conditions are met:
+
+1. Redistributions of source code must retain the above copyright notice, this
+   list of conditions and the following disclaimer.
+
+2. Redistributions in binary form must reproduce the above copyright notice,
+   this list of conditions and the following disclaimer in the documentation
+   and/or other materials provided with the distribution.
+
+3. Neither the name of the copyright holder nor the names of its contributors
+   may be used to endorse or promote products derived from this software
+   without specific prior written permission.
+
+THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS"
+AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE
+IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR PURPOSE ARE
+DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE LIABLE
+FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL
+DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR
+SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER
+CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY,
+OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE
+OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.`,
 };

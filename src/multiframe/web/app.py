@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe import errors
-from multiframe.catalog import Catalog
+from multiframe.catalog import Catalog, ScanStatus
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
@@ -168,6 +168,8 @@ async def _status(request: Request) -> Response:
     from multiframe import __version__
 
     status = await asyncio.to_thread(request.app.state.catalog.status)
+    if status.updated < request.app.state.started:
+        status = ScanStatus(running=True)  # that was the scan before: this start's has yet to say something
     return JSONResponse(
         {"scanning": status.running, "found": status.found, "registered": status.registered, "failed": status.failed,
          "version": __version__},
@@ -199,7 +201,9 @@ async def _no_viewer(request: Request) -> Response:
     return PlainTextResponse("The viewer is not built (make viewer). DICOMweb answers at /dicom-web.\n", 404)
 
 
-def create_app(catalog: Catalog, settings: Settings = Settings(), *, budget: MemoryBudget | None = None) -> Starlette:  # noqa: B008
+def create_app(
+    catalog: Catalog, settings: Settings = Settings(), *, budget: MemoryBudget | None = None, started: float = 0.0  # noqa: B008
+) -> Starlette:
     """Build the application over a catalog.
 
     Parameters
@@ -210,6 +214,8 @@ def create_app(catalog: Catalog, settings: Settings = Settings(), *, budget: Mem
         How.
     budget : MemoryBudget, optional
         Where all held bytes are entered; by default one of `settings.memory`.
+    started : float
+        A scan of the catalog that ended before then, in seconds since 1970, says nothing of what is served now.
 
     Returns
     -------
@@ -255,5 +261,6 @@ def create_app(catalog: Catalog, settings: Settings = Settings(), *, budget: Mem
     )
     app.state.catalog = catalog
     app.state.settings = settings
+    app.state.started = started
     app.state.budget = budget or MemoryBudget(settings.memory)
     return app

@@ -231,6 +231,7 @@ class _MetadataResponse(Response):
         if self._gzip:
             headers["content-encoding"] = "gzip"
         super().__init__(None, 200, headers)
+        del self.headers["content-length"]  # not known before it is written
         self._request, self._study, self._series, self._uids, self._first = request, study, series, uids, first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -91,20 +91,26 @@ def serve(served: Served, settings: Settings = Settings(), *, ready: Callable[[s
             "roots": [str(root) for root in served.roots],
             "settings": dataclasses.asdict(settings),
             "listener": listener.fileno(),
+            "started": time.time(),
         }
         return _Parent(orders, listener, served.workers).run(lambda: ready(f"http://{shown}:{port}/"))
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"{error.strerror}: not an address of this machine", host) from None
+    family, kind, proto, _, address = found[0]
     listener = socket.socket(family, kind, proto)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        what = f"{error.strerror}: choose another --port, or 0 for any that is free"
+        raise OSError(error.errno, what, f"{host}:{port}") from None
     listener.set_inheritable(True)
     return listener
 
@@ -215,7 +221,7 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
     budget = MemoryBudget(settings.memory)
     catalog = Catalog(Path(orders["database"]), settings=settings, budget=budget)
     config = uvicorn.Config(
-        create_app(catalog, settings, budget=budget),
+        create_app(catalog, settings, budget=budget, started=orders["started"]),
         fd=orders["listener"],
         log_level="warning",
         access_log=False,

@@ -111,6 +111,14 @@ export class Client {
     return unwrapFrame(answer.headers.get('Content-Type') ?? '', body);
   }
 
+  /** Relative addresses are relative to the DICOMweb root's own folder. */
+  async bulk(uri: string, signal: AbortSignal): Promise<Uint8Array> {
+    const accept = 'multipart/related; type=application/octet-stream';
+    const answer = await request(new URL(uri, `${this.root}/`).href, accept, signal);
+    const body = new Uint8Array(await answer.arrayBuffer());
+    return unwrapFrame(answer.headers.get('Content-Type') ?? '', body).bytes;
+  }
+
   facts(instance: string, signal: AbortSignal): Promise<InstanceFacts | undefined> {
     return this.optional<InstanceFacts>(`${this.api}/instances/${instance}`, signal);
   }

@@ -37,7 +37,19 @@ export async function decodeFrame(imageId: string, part: FramePart, rgba: boolea
           useRGBA: rgba,
         }) as Promise<Image>,
       );
+  checkSize(image, frame);
   return lean(image, rgba);
+}
+
+/** A decoder that cannot make sense of a frame may answer with an empty picture instead of an error. */
+function checkSize(image: Image, { rows, columns }: ImageFrame): void {
+  if (image.rows === rows && image.columns === columns) {
+    const samples = (image.voxelManager?.getScalarData() ?? image.getPixelData()).length;
+    if ([1, 3, 4].includes(samples / (rows * columns))) return;
+    throw new Error(`The frame was decoded to ${samples} samples, too few or too many for ${columns} × ${rows} pixels.`);
+  }
+  const told = `${image.columns ?? 0} × ${image.rows ?? 0}`;
+  throw new Error(`The frame was decoded to ${told} pixels, the header says ${columns} × ${rows}.`);
 }
 
 /**
@@ -74,8 +86,7 @@ async function decodeColourJpeg(
   rgba: boolean,
 ): Promise<Image> {
   const start = performance.now();
-  const { rows, columns, photometricInterpretation } = frame;
-  const blob = new Blob([withColourSaid(bytes, photometricInterpretation)], { type: 'image/jpeg' });
+  const blob = new Blob([withColourSaid(bytes, frame.photometricInterpretation)], { type: 'image/jpeg' });
   let bitmap: ImageBitmap;
   try {
     // "none": an embedded colour profile must not change sample values.
@@ -83,13 +94,9 @@ async function decodeColourJpeg(
   } catch {
     throw new Error('The frame is not a JPEG that this browser can decode.');
   }
-  if (bitmap.width !== columns || bitmap.height !== rows) {
-    const told = `${bitmap.width} × ${bitmap.height}`;
-    bitmap.close();
-    throw new Error(`The frame is ${told} pixels, the header says ${columns} × ${rows}.`);
-  }
+  const decoded = { ...frame, rows: bitmap.height, columns: bitmap.width };
   const samples = readSamples(bitmap);
-  return colourImage(imageId, frame, rgba ? samples : withoutAlpha(samples), start);
+  return colourImage(imageId, decoded, rgba ? samples : withoutAlpha(samples), start);
 }
 
 /** willReadFrequently keeps the canvas in main memory: no trip to the GPU and back for each frame. */

@@ -1,7 +1,13 @@
 /**
- * Knows one fault of the decoder workers and keeps it from mattering: the HTJ2K decoder of
- * dicom-image-loader 5.14 allocates a fresh decoder for every frame and never frees it, so a
- * worker's 2 GB WebAssembly heap is full after some hundreds of frames and every later frame fails.
+ * Knows two faults of dicom-image-loader 5.14 and keeps them from mattering.
+ *
+ * First: what goes wrong in its createImage after a worker has answered (a palette that is missing,
+ * a picture of no size) rejects nothing: the error surfaces only as an unhandled rejection and the
+ * image stays "loading" for ever. So while decodes are under way such an error ends them all; those
+ * that were innocent are decoded again when they are next asked for.
+ *
+ * Second: the HTJ2K decoder of
+ * dicom-image-loader allocates a fresh decoder for every frame and never frees it, so a worker's 2 GB WebAssembly heap is full after some hundreds of frames and every later frame fails.
  *
  * What leaks is about a frame's decoded and encoded size. Once that adds up, new decodes wait
  * until none is under way, and the workers are replaced by fresh ones.
@@ -21,6 +27,13 @@ let leaked = 0;
 let running = 0;
 let drained: (() => void)[] = [];
 let replacing: Promise<void> | undefined;
+const waiting = new Set<(error: Error) => void>();
+
+addEventListener('unhandledrejection', (event) => {
+  if (waiting.size === 0) return;
+  const error = event.reason instanceof Error ? event.reason : new Error(String(event.reason));
+  for (const reject of waiting) reject(error);
+});
 
 export async function inFreshWorker<T extends { sizeInBytes: number }>(
   syntax: string,
@@ -33,11 +46,14 @@ export async function inFreshWorker<T extends { sizeInBytes: number }>(
     await replacing;
   }
   running++;
+  const failure = Promise.withResolvers<never>();
+  waiting.add(failure.reject);
   try {
-    const image = await decode();
+    const image = await Promise.race([decode(), failure.promise]);
     if (LEAKY.has(syntax)) leaked += image.sizeInBytes + encodedBytes;
     return image;
   } finally {
+    waiting.delete(failure.reject);
     running--;
     if (running === 0) {
       for (const tell of drained) tell();

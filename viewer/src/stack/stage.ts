@@ -7,6 +7,7 @@
 
 import type { Client, InstanceFacts } from '../dicom/client';
 import { number, type DicomJson } from '../dicom/json';
+import { withModality, withPalette } from '../dicom/palette';
 import { paceOf, type Pace } from '../dicom/rate';
 import type { FrameFeed } from '../frames/feed';
 import type { InstancePlace } from '../route';
@@ -138,7 +139,8 @@ export class Stage {
 
   private async open(metadata: DicomJson): Promise<void> {
     if (this.gone.signal.aborted) return;
-    const { feed, renderer } = this.options;
+    const { client, feed, renderer } = this.options;
+    if (number(metadata, 'Rows') === undefined) throw new Error('It has no pixels to show.');
     this.count = Math.max(1, number(metadata, 'NumberOfFrames') ?? 1);
     this.asked_ = Math.min(this.asked_, this.count);
     const pace = paceOf(metadata, this.count);
@@ -146,7 +148,8 @@ export class Stage {
     this.overlay.describe(metadata, pace);
     const view = new StackView(this.picture, renderer);
     this.view = view;
-    view.describe(metadata, Array.from({ length: this.count }, (_, index) => feed.imageId(index + 1)));
+    const prepared = await withPalette(metadata, (uri) => client.bulk(uri, this.gone.signal));
+    view.describe(withModality(prepared), Array.from({ length: this.count }, (_, index) => feed.imageId(index + 1)));
     feed.open(this.count, pace.rate, view.usesCpu);
     feed.onChange = () => this.scrubber?.refresh();
     this.controls(pace);

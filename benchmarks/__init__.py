@@ -1,0 +1,1 @@
+"""What multiframe costs, measured: one module a benchmark, run by ``python -m benchmarks``."""

@@ -1,0 +1,167 @@
+"""The viewer in a real Chromium, over a real server: the painted picture tells which frame it is."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+import multiframe
+from multiframe.demo import real_files
+from multiframe.testing import NUMBER_CODE, cine
+from tests.serving import Server, serving
+
+pytestmark = pytest.mark.browser
+
+FRAMES = 600
+CAP = 1200 << 20
+"""Resident bytes of the page's process: cornerstone's own cache takes 5 GB for as many colour frames."""
+
+READ_NUMBER = """([code, rows, columns]) => {
+  const canvas = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');
+  const { width: W, height: H } = canvas;
+  const { data } = canvas.getContext('2d').getImageData(0, 0, W, H);
+  const scale = Math.min(W / columns, H / rows);  // the picture is fitted into the middle of the viewport
+  const r = { width: columns * scale, height: rows * scale };
+  r.x = (W - r.width) / 2; r.y = (H - r.height) / 2;
+  const w = r.width / code.grid_columns, h = r.height / code.grid_rows, cells = [];
+  for (let row = 0; row < code.rows; row++) for (let col = 0; col < code.columns; col++) {
+    const x = r.x + (code.left + col) * w, y = r.y + (code.top + row) * h;
+    let sum = 0, n = 0;
+    for (let py = Math.round(y + h / 4); py < Math.max(Math.round(y + h / 4) + 1, Math.round(y + h * 3 / 4)); py++)
+      for (let px = Math.round(x + w / 4); px < Math.max(Math.round(x + w / 4) + 1, Math.round(x + w * 3 / 4)); px++) {
+        sum += data[4 * (py * W + px) + 1]; n++;
+      }
+    cells.push(sum / n);
+  }
+  const low = Math.min(...cells), high = Math.max(...cells);
+  if (!(high - low >= 64)) return null;
+  const value = bits => bits.reduce((v, c) => 2 * v + (c > (low + high) / 2 ? 1 : 0), 0);
+  const number = value(cells.slice(4, 24));
+  return value(cells.slice(0, 4)) === code.mark && number % code.modulus === value(cells.slice(24)) ? number : null;
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    cine(folder / "cine", frames=FRAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving([folder], cache=tmp_path_factory.mktemp("cache")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "no Chromium: run make test, or set CHROMIUM"
+    return found
+
+
+@pytest.fixture
+def page(chromium: str) -> Iterator[Page]:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        yield page
+        browser.close()
+        assert not problems
+
+
+def renderer_rss() -> int:
+    """Resident bytes of the largest page process that belongs to us."""
+    sizes = [0]
+    for p in psutil.Process().children(recursive=True):
+        try:
+            if "--type=renderer" in p.cmdline():
+                sizes.append(p.memory_info().rss)
+        except psutil.NoSuchProcess:
+            continue
+    return max(sizes)
+
+
+def address(server: Server, path: Path, frame: int | None = None) -> str:
+    h = multiframe.open(path).header
+    where = f"#/study/{h.study_instance_uid}/series/{h.series_instance_uid}/instance/{h.sop_instance_uid}"
+    return f"{server.url}{where}" + (f"?frame={frame}" if frame else "")
+
+
+def painted(page: Page, wanted: int | None = None) -> int | None:
+    """Give the number read from the picture, waiting until it is the one wanted."""
+    deadline = time.monotonic() + 20
+    while True:
+        number: int | None = page.evaluate(READ_NUMBER, [NUMBER_CODE._asdict(), 768, 1024])
+        if (number is not None and wanted in (None, number)) or time.monotonic() > deadline:
+            return number
+        page.wait_for_timeout(20)
+
+
+def test_the_first_frame_costs_one_frame(page: Page, server: Server, folder: Path) -> None:
+    fetched: list[int] = []
+    page.on("response", lambda r: fetched.append(int(r.headers.get("content-length", 0))) if "/frames/" in r.url else None)
+    page.goto(address(server, folder / "cine"))
+    page.evaluate("() => window.multiframe.ready")
+    assert painted(page) == 1
+    assert 0 < fetched[0] < 400_000
+
+
+def test_it_plays_jumps_and_stays_small(page: Page, server: Server, folder: Path) -> None:
+    page.goto(address(server, folder / "cine"))
+    page.evaluate("() => window.multiframe.ready")
+    assert painted(page, 1) == 1
+
+    middle = FRAMES // 2
+    page.evaluate("n => window.multiframe.goto(n)", middle)
+    assert painted(page, middle) == middle
+    for n in (FRAMES, 2, 411, 77):
+        page.evaluate("n => window.multiframe.goto(n)", n)
+        assert painted(page, n) == n
+
+    page.evaluate("() => { window.multiframe.goto(1); window.multiframe.play(); }")
+    seen: list[int] = []
+    peak = 0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not seen or max(seen) < FRAMES - 40):
+        number, said = page.evaluate(
+            f"arguments => {{ const seen = ({READ_NUMBER})(arguments); return [seen, window.multiframe.painted()]; }}",
+            [NUMBER_CODE._asdict(), 768, 1024],
+        )
+        if number is not None:
+            assert abs(number - said) <= 1, "what is shown is what is said"
+            seen.append(number)
+        peak = max(peak, renderer_rss())
+    page.evaluate("() => window.multiframe.pause()")
+    assert len(set(seen)) > 100
+    assert seen == sorted(seen), "never back while it plays forward"
+    assert 0 < peak < CAP
+
+
+def test_real_cines_are_listed_and_painted(page: Page, tmp_path: Path) -> None:
+    path = real_files()[0]
+    with serving([path], cache=tmp_path) as server:
+        page.goto(server.url)
+        h = multiframe.open(path).header
+        link = page.locator(f'a[href*="{h.study_instance_uid}"]').first
+        link.wait_for(timeout=20_000)
+        link.click()
+        page.evaluate("() => window.multiframe.ready")
+        page.evaluate("n => window.multiframe.goto(n)", 20)
+        page.wait_for_function("() => window.multiframe.painted() === 20", timeout=20_000)
+        colours = page.evaluate(
+            """() => { const c = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');
+            const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            return new Set(Array.from({length: 4000}, (_, i) => d[4 * i * Math.floor(d.length / 16000)])).size; }"""
+        )
+        assert colours > 16, "a picture, not a blank"

@@ -3,14 +3,30 @@
 It knows a command that prints ``Serving URL`` when it answers. It must not know what is served.
 """
 
+import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter, sleep
 from typing import Self
 
 import psutil
+
+
+@contextmanager
+def compiled() -> Iterator[None]:
+    """Let servers keep compiled modules, wherever they may not: compiling is not what is measured."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="multiframe-bench-") as folder:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 class Server:

@@ -231,6 +231,19 @@ def test_sequences(undefined: bool) -> None:
     assert told(head) == {"00089215": expected, "00100020": {"vr": "LO", "Value": ["P1"]}, "00089216": expected}
 
 
+@pytest.mark.parametrize("undefined", [True, False])
+def test_the_fragments_of_an_icon_are_no_items(undefined: bool) -> None:
+    fragments = item(b"") + item(b"\xff\xd8\xff\xd9") + SEQUENCE_END
+    icon = element(0x00280010, "US", b"\1\0") + element(0x7FE00010, "OB", fragments, undefined=True)
+    behind = element(0x7FE11001, "LO", b"behind")
+    items = item(icon + behind, undefined=undefined) + item(icon) + (SEQUENCE_END if undefined else b"")
+    head = header(element(0x00880200, "SQ", items, undefined=undefined), element(0x01000010, "LO", b"x"))
+    first = {"00280010": {"vr": "US", "Value": [1]}}
+    rest = {"7FE11001": {"vr": "LO", "Value": ["behind"]}}
+    assert told(head)["00880200"]["Value"] == [first | rest, first]
+    assert attributes(head) == {"01000010": {"vr": "LO", "Value": ["x"]}}
+
+
 def test_implicit_vr_asks_the_dictionary() -> None:
     def e(tag: int, value: bytes) -> bytes:
         return element(tag, "", value, syntax=IMPLICIT_LE)

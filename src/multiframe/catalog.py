@@ -42,7 +42,7 @@ from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.migrations import REVISIONS
 from multiframe.ranges import ByteRange
 from multiframe.settings import MIB, Settings
-from multiframe.source import FileSource, Identity, ObjectStat, _object_stat, run
+from multiframe.source import FileSource, Identity, ObjectStat, object_stat, run
 from multiframe.syntaxes import syntax_of
 
 __all__ = ["KEYS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search"]
@@ -53,6 +53,7 @@ type Attributes = dict[str, dict[str, Any]]
 _BUSY = 10.0  # seconds a writer waits for another
 _BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 200, 0.5, 8 * MIB  # whichever comes first
 _LOOKUP = 500  # paths asked for in one query
+_MOST_LISTED, _LONGEST = 500, 1024  # values in a list to be matched by, and characters of any other
 _BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")  # looser than PS3.5 9.1, and harmless in a URL or a header
@@ -718,7 +719,7 @@ class _Scan:
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         query = sa.select(_objects.c.path, _objects.c.identity).where(_objects.c.path.in_(paths))
         with self.catalog._transaction() as connection:
-            return {path: identity for path, identity in connection.execute(query)}
+            return dict(connection.execute(query).all())
 
     def _meet(self, path: bytes, stat: ObjectStat, known: str | None) -> None:
         self._count("found")
@@ -833,7 +834,7 @@ def _files(roots: Iterable[bytes], unlisted: Callable[[bytes], None]) -> Iterato
                 status = os.stat(path, follow_symlinks=False)
                 if not modes.S_ISDIR(status.st_mode):
                     if modes.S_ISREG(status.st_mode):
-                        yield path, _object_stat(status)
+                        yield path, object_stat(status)
                     continue
                 names = sorted(os.listdir(path), reverse=True)
             except FileNotFoundError:
@@ -1030,6 +1031,8 @@ def _no_such(uid: str) -> str:
 def _condition(keyword: str, key: Key, wanted: str) -> sa.ColumnElement[bool] | None:
     """Say in SQL what a value must match; None: everything does (PS3.4 C.2.2.2.3)."""
     wanted = wanted.strip()
+    if key.kind not in ("uid", "code") and len(wanted) > _LONGEST:
+        raise ValueError(f"{keyword} is matched by {_LONGEST} characters at most")
     if not wanted or (wanted.strip("*") == "" and key.kind in ("text", "name", "code")):
         return None
     if keyword == "ModalitiesInStudy":
@@ -1054,11 +1057,14 @@ def _condition(keyword: str, key: Key, wanted: str) -> sa.ColumnElement[bool] | 
 
 
 def _listed(wanted: str) -> list[str]:
-    return [part.strip() for part in re.split(r"[,\\]", wanted) if part.strip()]
+    parts = [part.strip() for part in re.split(r"[,\\]", wanted) if part.strip()]
+    if len(parts) > _MOST_LISTED:
+        raise ValueError(f"a list to be matched by may have {_MOST_LISTED} values, not {len(parts)}")
+    return parts
 
 
 def _any_of(column: sa.ColumnElement[Any], wanted: str) -> sa.ColumnElement[bool]:
-    return sa.or_(*(_like(column, part) for part in _listed(wanted)))
+    return sa.or_(sa.false(), *(_like(column, part) for part in _listed(wanted)))
 
 
 def _like(column: sa.ColumnElement[Any], wanted: str) -> sa.ColumnElement[bool]:

@@ -203,6 +203,8 @@ class Codestream:
     state : str
         ``header`` or ``data``: it goes on; ``ended``: its end mark lies right before `at`; ``begins``: another one
         begins at `at`, without an end mark before it; ``bad``: it breaks the grammar at `at`.
+    unsure_from : int or None
+        From there on a JPEG 2000 codestream does not tell its length, and another may begin unnoticed.
 
     Examples
     --------
@@ -212,12 +214,13 @@ class Codestream:
     ('ended', 19)
     """
 
-    __slots__ = ("_family", "_scanned", "at", "state")
+    __slots__ = ("_family", "_scanned", "at", "state", "unsure_from")
 
     def __init__(self, family: Family) -> None:
         self._family = family
         self._scanned = False  # is the end mark allowed where a marker segment could be?
         self.at = 2
+        self.unsure_from: int | None = None
         self.state: Literal["header", "data", "ended", "begins", "bad"] = "header"
 
     @property
@@ -261,6 +264,7 @@ class Codestream:
                     self.state = "bad"
                 elif part == 0:
                     self.state = "data"
+                    self.unsure_from = self.at + i
                 return part or 12
             wrong = marker < 0x50 or marker in (0x93, 0xD9) or self._scanned
         else:

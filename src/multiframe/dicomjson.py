@@ -37,7 +37,7 @@ _MEMO_VALUE, _MEMO_SEQUENCE, _MEMO_ENTRIES = 64, 256, 4096
 
 _CHARSET, _REPRESENTATION, _RETRIEVE_URL = 0x00080005, 0x00280103, 0x00081190
 _TABLES = frozenset((0x7FE00001, 0x7FE00002))  # they describe Items that DICOMweb never shows
-_FUNCTIONAL_GROUPS = 0x52009229
+_FUNCTIONAL_GROUPS, _PIXEL_DATA = 0x52009229, 0x7FE00010
 
 _TEXTS = frozenset(("LT", "ST", "UT", "UR"))  # of one value, whatever backslashes are in it (PS3.5 6.2)
 _SPACED = frozenset(("LO", "SH", "UC"))
@@ -120,12 +120,12 @@ class _Writer:
     def vr(self, element: Element) -> str:
         """Give the VR an element is written with, looked up where the syntax does not say it."""
         vr = element.vr
-        if vr in ("", "UN") and element.stop >= 0:
+        if element.stop < 0:
+            return "SQ"  # also where UN is written: of undefined length it can only be one (PS3.5 6.2.2)
+        if vr in ("", "UN"):
             vr = _dictionary_vr(element.tag)
             if vr == "US or SS":
                 vr = "SS" if self.scopes[-1].signed else "US"
-        elif vr == "UN":
-            vr = "SQ"  # PS3.5 6.2.2: of undefined length it can only be one
         return vr
 
     def element(self, element: Element, vr: str) -> str:
@@ -312,11 +312,15 @@ def _texts(
     closers: list[str] = []
     path: list[list[Any]] = []  # for each of those sequences its tag and how many Items were met
     comma = ""
+    in_icon = False
     while here.at < end:
         element = here.step(raw)
         if element is None:
             raise TruncatedError("the data set ends inside an element", here.at)
         tag, _, _, start, stop, depth = element
+        if in_icon:
+            in_icon = tag != SEQUENCE_END
+            continue
         if tag in (ITEM_END, SEQUENCE_END):
             continue  # an Item may as well end without one: ends are told from what comes next
         is_item = tag == ITEM
@@ -335,7 +339,10 @@ def _texts(
             scopes.append(_Scope(scopes[-1].text, scopes[-1].signed))
             comma = ""
             continue
-        if not tag & 0xFFFF or (stop < 0 and tag >> 16 == 0x7FE0):
+        if not tag & 0xFFFF:
+            continue
+        if tag == _PIXEL_DATA and stop < 0 and element.vr != "SQ":  # the Items that follow are fragments
+            in_icon = True
             continue
         if not depth:
             if tag in _TABLES:

@@ -25,11 +25,8 @@ _FRAGMENTS = -2
 MAX_DEPTH = 64
 """Nesting deeper than this is refused: real data sets stay below ten."""
 
-_SHORT = frozenset(
-    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
-    + (b"ST", b"TM", b"UI", b"UL", b"US")
-)
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _NAMES = {vr: vr.decode() for vr in _SHORT | _LONG}
 
 _LITTLE = Struct("<HH2sH"), Struct("<HHI"), Struct("<I")
@@ -202,9 +199,8 @@ class Walk:
             self._enter(stop, True, at)
             self.at = start
             return Element(tag, "", at, start, stop, self.depth)
-        if tag == ITEM_END and opened and not in_sequence and opened[-1][0] == -1:
-            self.explicit = opened.pop()[2]
-        elif tag == SEQUENCE_END and in_sequence and opened[-1][0] < 0:
+        closes_item = tag == ITEM_END and opened and not in_sequence and opened[-1][0] == -1
+        if closes_item or (tag == SEQUENCE_END and in_sequence and opened[-1][0] < 0):
             self.explicit = opened.pop()[2]
         else:
             raise FormatError("an Item or delimiter where none can be", at)

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -57,6 +58,8 @@ _MAX_RLE = 64 << 20
 _MAX_READS = 4096
 _TOGETHER = 256
 _PIECE = 1 << 20
+_MAX_PADDING = 1 << 12
+_SHORTEST = 16
 
 
 class Native(NamedTuple):
@@ -311,8 +314,8 @@ def _native_index(header: Header, size: int) -> FrameIndex:
     damage = None
     if doubt:
         message = (
-            f"Pixel Data has {length} bytes, {declared} frames of {layout.bits / 8:g} bytes each do not fill it as frames "
-            f"do: Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
+            f"Pixel Data has {length} bytes, which {declared} frames of {layout.bits / 8:g} bytes do not fill as frames do: "
+            f"Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
         )
         damage = Damage("fragments", message, pixels.at)
     elif there < frames:
@@ -429,8 +432,8 @@ class _Found:
     """What one walk has found so far, and how it is shared out among frames.
 
     Three witnesses: what the fragments look like, how many frames there should be, and the tables. Where the first
-    two agree the frames are told. Where they do not, and the codestreams have a grammar, they are walked by it from end to end: the
-    only case in which pixels are read.
+    two agree the frames are told. Where they do not, and the codestreams have a grammar, they are walked by it from
+    end to end: the only case in which pixels are read.
     """
 
     def __init__(self, header: Header, tables: _Tables, size: int, known: FrameIndex | None) -> None:
@@ -462,7 +465,7 @@ class _Found:
         firsts = known.firsts.astype(np.int64)
         begins[firsts[:-1]] = True
         ends[firsts[1:] - 1] = True
-        headers = Headers(np.zeros(len(begins), np.int64), np.full(len(begins), KNOWN, np.uint8))
+        headers = Headers(np.ones(len(begins), np.int64), np.full(len(begins), KNOWN, np.uint8))
         self._batches.append((known.starts - np.uint64(8), known.stops - known.starts, begins, ends, headers))
         self._begun = len(known)
 
@@ -536,7 +539,7 @@ class _Found:
                 agrees = at[:n] == table.entries[:n]
                 if not agrees.all():
                     return nothing
-        if len(firsts) <= until:
+        if len(firsts) <= until or (self.known and firsts[: len(self.known)].tolist() != self.known.firsts[:-1].tolist()):
             return nothing
         if self._too_large(upto, len(firsts)) and self.family in _MARKED:
             for j, k in zip(firsts[: until + 1], [*firsts[1:], upto], strict=False):
@@ -559,6 +562,8 @@ class _Found:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
             shared = self._by_length()
+        elif not c.begins.any() and c.n > 1 and (self.family in _MARKED or self.family == "rle"):
+            shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
         elif not c.begins.any():
             shared = self._by_count()
         elif self.family == "rle":
@@ -614,7 +619,9 @@ class _Found:
             else:
                 k, trouble = j + 1, _NO_MARK
             last = trouble == _NO_END and self.end == "delimiter"
-            if one_each and k == j + 1 and (trouble in (_NO_MARK, _NO_GRAMMAR) or last):
+            # One broken codestream between whole ones ends as it should, and what follows it begins as it should.
+            single = trouble in (_NO_MARK, _NO_GRAMMAR) and c.ends[j] and (j + 1 == c.n or c.begins[j + 1])
+            if one_each and k == j + 1 and (single or last):
                 broken, trouble = min(broken, j), ""
             if not trouble:
                 firsts.append(j)
@@ -645,12 +652,25 @@ class _Found:
             return _Shared(_firsts(range(c.n)), c.n)
         if self.end == "delimiter":
             if c.begins[0] and c.begins.sum() == self.declared:
-                return _Shared(np.flatnonzero(c.begins), c.n)
+                told = np.flatnonzero(c.begins)
+                if (yield from self._whole_rle(told)):
+                    return _Shared(told, c.n)
             for table in self.tables.candidates:
                 tabled = self._proven(table)
                 if tabled is not None and c.begins[tabled].all() and len(tabled) == self.declared:
                     return _Shared(tabled, c.n)
         return self._by_first_marks()
+
+    def _whole_rle(self, told: NDArray[np.int64]) -> Plan[bool]:
+        """Tell whether the frames that are in more than one fragment, against the standard, are whole."""
+        c = self._columns()
+        for j, k in pairwise([*told.tolist(), c.n]):
+            if k > j + 1:
+                size = int(c.payload[k] - c.payload[j])
+                data = yield from self._payload(int(c.payload[j]), min(size, _MAX_RLE))
+                if not (self._segments and len(data) == size and rle_ends(data, self._pixels)):
+                    return False
+        return True
 
     def _by_first_marks(self) -> _Shared:
         """Give the frames of one fragment between two marks, up to the first that is anything else."""
@@ -660,7 +680,7 @@ class _Found:
         return _Shared(_firsts(range(n)), n, "not all fragments begin with an RLE header" if len(others) else _NO_END)
 
     def _by_length(self) -> _Shared:
-        """Encapsulated uncompressed: a frame ends where its bytes are complete."""
+        """Share out encapsulated uncompressed frames: each ends where its bytes are complete."""
         c = self._columns()
         if not self._frame:
             return _Shared(_firsts([]), 0, "Rows, Columns or Bits Allocated do not tell how long a frame is")
@@ -683,7 +703,7 @@ class _Found:
             tabled = self._proven(table)
             if tabled is None or len(table.entries) not in (self.declared, c.n):
                 continue
-            if begins is not None and not begins[tabled].all():
+            if begins is not None and np.flatnonzero(begins).tolist() != tabled.tolist():
                 continue
             if self.family == "deflate" and len(tabled) != c.n:  # one fragment a frame (PS3.5 A.4.13)
                 continue
@@ -692,8 +712,6 @@ class _Found:
         if self.end == "delimiter":
             if c.n == (self.declared or 1) and (begins is None or begins.all()):
                 return _Shared(_firsts(range(c.n)), c.n)
-            if begins is not None and begins[0] and begins.sum() == self.declared:
-                return _Shared(np.flatnonzero(begins), c.n)
             if begins is None and self.declared == 1 and self.family != "deflate":
                 return _Shared(_firsts([0]), c.n)
         elif begins is not None and begins.all() and c.n <= (self.declared or 1):
@@ -744,6 +762,15 @@ class _Found:
         c = self._columns()
         c.begins[c.state == NONE] = False
         lengths = np.diff(c.payload)
+        for j in np.flatnonzero((lengths < _SHORTEST) & (c.state == KNOWN) & (c.reach == 0))[:_MAX_READS].tolist():
+            # Too short to begin like anything: what a codestream begins with can be cut in two.
+            start = yield from self._payload(int(c.payload[j]), _SHORTEST)
+            head = np.frombuffer(start.ljust(_SHORTEST, b"\0"), np.uint8).reshape(1, -1)
+            looks = evidence(self.family, head, np.zeros((1, 8), np.uint8), np.full(1, _SHORTEST, np.uint64))
+            if looks and looks.begins[0]:
+                c.begins[j] = True
+                c.reach[j], c.state[j] = 2, OPEN
+                self._batches[0][2][np.flatnonzero(c.there)[j]] = True
         special = np.flatnonzero((c.begins & ((c.state == OPEN) | (c.reach > lengths)))[:some])
         ahead: dict[int, bytes] = {}
         fetched = 0
@@ -765,7 +792,7 @@ class _Found:
                     stream.feed(data)
                     if stream.at == before:
                         break
-                c.reach[j] = stream.at
+                c.reach[j] = stream.at if stream.unsure_from is None else min(stream.at, stream.unsure_from)
                 if stream.state == "bad" or (not stream.headed and c.payload[j] + stream.at < c.payload[-1] - 64):
                     c.state[j] = NONE
                     c.begins[j] = False
@@ -834,6 +861,15 @@ class _Found:
         data = yield from self._payload(at, min(rest, _PIECE))
         if rest and not (is_padding(data) and rest <= _PIECE):
             return k, _PACKED
+        if stream.unsure_from is not None:
+            unsure = int(np.searchsorted(c.payload, first + stream.unsure_from))
+            if c.begins[unsure:k].any():
+                return k, _NO_GRAMMAR
+        while k < c.n and not c.begins[k] and c.payload[k + 1] - c.payload[k] <= _MAX_PADDING:
+            data = yield from self._payload(int(c.payload[k]), int(c.payload[k + 1] - c.payload[k]))
+            if data.strip(b"\0\xff"):
+                break
+            k += 1  # a fragment of nothing but padding
         return k, ""
 
     # ------------------------------------------------------------------ results
@@ -881,8 +917,8 @@ class _Found:
             where = int(c.starts[upto]) - 8
             tabled_ = any(len(t.entries) for t in self.tables.candidates)
             message = (
-                f"{c.n} fragments cannot be shared out among {expected} frames: fragment {upto} (counted from 0) is the "
-                f"first in doubt; {trouble or 'nothing tells the frames apart'}"
+                f"{c.n} fragments cannot be shared out among {expected} frames: fragment {upto} (counted from 0) is "
+                f"the first in doubt; {trouble or 'nothing tells the frames apart'}"
             )
             damage = Damage("table" if tabled_ else "fragments", message, where)
         elif len(index) < expected:

@@ -101,6 +101,9 @@ class Instance:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __bool__(self) -> bool:
+        return True  # or asking whether there is an instance would walk its Items
+
     @property
     def syntax(self) -> TransferSyntax:
         """The Transfer Syntax the file is written in."""

@@ -20,7 +20,7 @@ from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "run", "run_async"]
+__all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "object_stat", "run", "run_async"]
 
 type Identity = tuple[int | str, ...]
 """What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
@@ -97,7 +97,7 @@ class FileSource:
     def stat(self) -> ObjectStat:
         """Size and identity now."""
         try:
-            return _object_stat(os.stat(self.path))
+            return object_stat(os.stat(self.path))
         except (OSError, ValueError) as error:
             raise self._error(error) from None
 
@@ -133,7 +133,7 @@ class FileSource:
 
     def _unchanged(self, fd: int, stat: ObjectStat) -> None:
         """Compare after the read too: a file written over while it is read gives a mixture."""
-        if _object_stat(os.fstat(fd)) != stat:
+        if object_stat(os.fstat(fd)) != stat:
             raise SourceChanged(f"{self.path} changed while it was read")
 
     def _error(self, error: OSError | ValueError) -> SourceError:
@@ -162,7 +162,7 @@ class _OpenFile:
             found = os.fstat(self._fd)
             if not S_ISREG(found.st_mode):
                 raise SourceError(f"{self._source.path} is not a regular file")
-            stat = _object_stat(found)
+            stat = object_stat(found)
             if self._identity is not None and stat.identity != self._identity:
                 raise SourceChanged(f"{self._source.path} is not the file it was: it was replaced or written to")
         except BaseException:
@@ -176,7 +176,8 @@ class _OpenFile:
             raise self._source._error(error) from None
 
 
-def _object_stat(s: os.stat_result) -> ObjectStat:
+def object_stat(s: os.stat_result) -> ObjectStat:
+    """Give size and identity of a local file."""
     return ObjectStat(s.st_size, (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
 
 

@@ -153,7 +153,9 @@ def _uids(request: Request) -> tuple[str, str, str]:
 
 async def _instance(catalog: Catalog, study: str | None, series: str | None, uid: str) -> Instance:
     found = catalog.cached(uid, study=study, series=series)
-    return found or await asyncio.to_thread(catalog.instance, uid, study=study, series=series)
+    if found is not None:
+        return found
+    return await asyncio.to_thread(catalog.instance, uid, study=study, series=series)
 
 
 async def _with_fresh[T](

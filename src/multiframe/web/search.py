@@ -30,6 +30,7 @@ _OTHERS = frozenset(("limit", "offset", "includefield", "fuzzymatching", "accept
 _KEY_OF_TAG = {f"{key.tag:08X}": name for name, key in KEYS.items()}
 _HELD = 8 * KIB  # bytes a match takes while the answer is made, with room to spare
 _GZIP_FROM = KIB
+_MOST_WARNINGS = 8
 
 _RETRIEVE_URL, _AVAILABILITY, _MODALITIES = "00081190", "00080056", "00080061"
 _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES = "00201206", "00201208", "00201209"
@@ -160,7 +161,7 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
         "vary": "Accept, Accept-Encoding",
     }
     if warnings:
-        headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings)
+        headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings[:_MOST_WARNINGS])
     if len(body) > _GZIP_FROM and _takes_gzip(request.headers.get("accept-encoding", "")):
         body = zlib.compress(body, 1, wbits=31)
         headers["content-encoding"] = "gzip"

@@ -106,13 +106,16 @@ export class FrameFeed {
     };
   }
 
-  /** Where the head is now. Requests that no longer serve it are cancelled. */
-  steer(head: Head, playing: boolean, pinned: Iterable<number>): void {
+  /**
+   * Where the head is now. Requests that no longer serve it are cancelled. `settled`: it is not
+   * being dragged about, so its surroundings are worth fetching too.
+   */
+  steer(head: Head, playing: boolean, settled: boolean, pinned: Iterable<number>): void {
     this.head = head;
     this.playing = playing;
     this.pinned.clear();
     for (const frame of pinned) this.pinned.add(frame);
-    this.order = this.started
+    this.order = this.started && settled
       ? wanted(head, this.count, playing ? this.framesAhead() : AHEAD_PAUSED, BEHIND)
       : [head.frame];
     const useful = new Set([...this.order, ...this.pinned]);

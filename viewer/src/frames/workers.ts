@@ -42,7 +42,7 @@ export async function inFreshWorker<T extends { sizeInBytes: number }>(
 ): Promise<T> {
   while (replacing) await replacing;
   if (leaked > LEAK_ALLOWED) {
-    replacing = replaceWorkers();
+    replacing = replaceWorkers().finally(() => (replacing = undefined));
     await replacing;
   }
   running++;
@@ -66,5 +66,4 @@ async function replaceWorkers(): Promise<void> {
   if (running > 0) await new Promise<void>((resolve) => drained.push(resolve));
   (getWebWorkerManager() as { terminate(name: string): void }).terminate(POOL);
   leaked = 0;
-  replacing = undefined;
 }

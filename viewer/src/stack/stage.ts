@@ -23,6 +23,7 @@ import { StackView, type Renderer } from './view';
 
 /** A drag asks for a frame on every pixel: only where it lingers is anything fetched. */
 const LINGER_MS = 60;
+const SETTLED_MS = 120;
 const SPINNER_AFTER_MS = 150;
 
 export interface StageOptions {
@@ -60,6 +61,9 @@ export class Stage {
   private asked_: number;
   private painted_: number | null = null;
   private lastAsk = 0;
+  private withheld = false;
+  private settled = true;
+  private settling: ReturnType<typeof setTimeout> | undefined;
   private lingering: ReturnType<typeof setTimeout> | undefined;
   private spinning: ReturnType<typeof setTimeout> | undefined;
   private settleReady: { resolve: () => void; reject: (error: Error) => void } | undefined;
@@ -88,8 +92,9 @@ export class Stage {
 
   // -------------------------------------------------------------- what a test may drive
 
+  /** The frame that can be seen: none while a failure hides the picture before it. */
   painted(): number | null {
-    return this.painted_;
+    return this.withheld ? null : this.painted_;
   }
 
   asked(): number {
@@ -128,6 +133,7 @@ export class Stage {
   close(): void {
     this.gone.abort();
     clearTimeout(this.lingering);
+    clearTimeout(this.settling);
     clearTimeout(this.spinning);
     for (const clean of this.cleanups) clean();
     this.scrubber?.close();
@@ -155,7 +161,7 @@ export class Stage {
     this.controls(pace);
     view.onPainted = (frame) => this.wasPainted(frame);
     view.onChanged = () => this.refresh();
-    feed.steer(this.head(), false, [this.asked_]);
+    feed.steer(this.head(), false, false, [this.asked_]);
     this.refresh();
     await feed.ready(this.asked_);
     await view.open(this.asked_);
@@ -183,7 +189,7 @@ export class Stage {
       {
         count: this.count,
         state: (frame) => this.options.feed.state(frame),
-        painted: () => this.painted_,
+        painted: () => this.painted(),
         asked: () => this.asked_,
       },
       (frame) => this.goto(frame),
@@ -245,11 +251,13 @@ export class Stage {
   private ask(frame: number): void {
     const target = Math.min(this.count, Math.max(1, Math.round(frame)));
     const now = performance.now();
-    const dragging = now - this.lastAsk < LINGER_MS;
+    const dragging = now - this.lastAsk < LINGER_MS || this.painted_ !== this.asked_;
     this.lastAsk = now;
     this.asked_ = target;
     this.overlay.clearFailure();
-    this.picture.classList.remove('withheld');
+    this.withhold(false);
+    this.settled = false;
+    clearTimeout(this.settling);
     clearTimeout(this.lingering);
     if (this.options.feed.state(target) === 'decoded') this.show(target);
     else if (dragging) this.lingering = setTimeout(() => this.show(target), LINGER_MS);
@@ -273,10 +281,15 @@ export class Stage {
     if (this.asked_ !== frame || this.gone.signal.aborted || error.name === 'AbortError') return;
     this.pause();
     this.stopSpinner();
-    // An old picture under the asked number would be worse than none.
-    this.picture.classList.add('withheld');
+    this.withhold(true);
     this.overlay.fail(`Frame ${frame} could not be shown`, error, () => this.ask(frame));
     this.refresh();
+  }
+
+  /** An old picture under a new number would be worse than none. */
+  private withhold(hidden: boolean): void {
+    this.withheld = hidden;
+    this.picture.classList.toggle('withheld', hidden);
   }
 
   private wasPainted(frame: number): void {
@@ -289,7 +302,17 @@ export class Stage {
     this.refresh();
     if (first) this.opened();
     if (this.player?.playing) this.player.tick(now);
-    else if (frame === this.asked_) this.options.onFrame(frame);
+    else if (frame === this.asked_) this.settle(frame);
+  }
+
+  /** The head rests: its surroundings are fetched, and the address says where it is. */
+  private settle(frame: number): void {
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => {
+      this.settled = true;
+      this.steer();
+      this.options.onFrame(frame);
+    }, SETTLED_MS);
   }
 
   /** What is not needed for the first picture is asked for behind it. */
@@ -320,7 +343,8 @@ export class Stage {
 
   private steer(): void {
     const pinned = this.painted_ === null ? [this.asked_] : [this.asked_, this.painted_];
-    this.options.feed.steer(this.head(), this.player?.playing ?? false, pinned);
+    const playing = this.player?.playing ?? false;
+    this.options.feed.steer(this.head(), playing, playing || this.settled, pinned);
     this.scrubber?.refresh();
   }
 
@@ -337,7 +361,7 @@ export class Stage {
   private refresh(): void {
     const { feed } = this.options;
     this.overlay.read({
-      painted: this.painted_,
+      painted: this.painted(),
       asked: this.inStep() ? (this.painted_ ?? this.asked_) : this.asked_,
       count: this.count,
       window: this.painted_ === null ? undefined : this.view?.window,
@@ -350,7 +374,7 @@ export class Stage {
       waiting: this.player?.waiting ?? false,
       loop: this.player?.loop ?? true,
       inverted: this.view?.isInverted ?? false,
-      painted: this.painted_,
+      painted: this.painted(),
       count: this.count,
       fps: this.player?.fps(performance.now()) ?? 0,
       rate: (this.pace?.rate ?? 0) * (this.player?.speed ?? 1),

@@ -1,0 +1,132 @@
+"""Files of every layout, mutated: each frame given is the original frame of that number, or there is an error.
+
+    python -m tests.fuzz_index --count 1000000 [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from random import Random
+from struct import pack
+from unittest.mock import patch
+
+from multiframe import frameindex
+from multiframe.errors import MultiframeError
+from multiframe.instance import open_instance
+from tests.files import END, ITEM, Made, Memory, any_file
+
+MAX_READS = 3000
+
+
+def wrong_frame(file: Made, *, step: int = 0, loosely: bool = False) -> str:
+    """Say which frame of `file` is given wrong; empty: none.
+
+    Parameters
+    ----------
+    step : int
+        0: from the complete index; 1: each frame from an index of its own, grown as far as needed; 2: growing.
+    loosely : bool
+        Whether padding behind a frame may be missing: the length of the last Item was changed.
+    """
+    wanted = range(len(file.frames) + 2)
+    with patch.object(frameindex, "_FIRST_ITEMS", 1 if step else 16):
+        try:
+            source = Memory(file.data)
+            instance = open_instance(source)
+            if not step:
+                wanted = range(max(len(file.frames), min(len(instance.index), 10_000)) + 2)
+        except MultiframeError:
+            return ""
+        for i in wanted:
+            if step == 1:
+                source = Memory(file.data)
+                instance = open_instance(source)
+            try:
+                ((_, _, data),) = instance.encoded([i])
+            except MultiframeError:
+                continue
+            right = file.frames[i] if i < len(file.frames) else None
+            if data == right or (loosely and right and data.rstrip(b"\0\xff") == right.rstrip(b"\0\xff")):
+                continue
+            return f"frame {i} (step {step}): {data.hex(' ')} is not {right and right.hex(' ')}\n{file.how}"
+        if len(source.data) < 100_000 and source.requests > MAX_READS:
+            return f"{source.requests} reads\n{file.how}"
+    return ""
+
+
+def mutated(file: Made, random: Random) -> tuple[Made, bool]:
+    """Change the structure of a file, never what a fragment holds; and say whether padding may be lost by that."""
+    data = bytearray(file.data)
+    tags = [file.pixels_at]
+    tags.append(tags[0] + 8 + int.from_bytes(data[tags[0] + 4 : tags[0] + 8], "little"))
+    for frame in file.fragments:
+        for fragment in frame:
+            tags.append(tags[-1] + 8 + len(fragment))
+    loosely = False
+    how = random.choice(("cut", "length", "tag", "count", "delimiter", "insert", "drop", "table", "header", "meta", "two"))
+    if how == "two":
+        file, first = mutated(file, random)
+        file, second = mutated(file, random)
+        return file, first or second
+    at = random.choice(tags)
+    match how:
+        case "cut":
+            del data[random.choice((random.randrange(len(data)), at + random.randint(-20, 20))) :]
+        case "length":
+            old = int.from_bytes(data[at + 4 : at + 8], "little")
+            new = random.choice((0, 2, old + 2, old - 2, old + 1, old * 2, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
+            data[at + 4 : at + 8] = pack("<I", max(new, 0))
+            loosely = True
+        case "tag":
+            data[at + random.randrange(4)] ^= 1 << random.randrange(8)
+        case "count":
+            return made_again(file, data.replace(b"IS\2\0", b"IS\2\0" + bytes(random.choices(b"0123456789 -A", k=2)), 1)), False
+        case "delimiter":
+            data[at : at + 8] = random.choice((END, END[:4] + b"\2\0\0\0", bytes(8)))
+        case "insert":
+            data[at:at] = random.choice((bytes(2), random.randbytes(8), ITEM + bytes(4), ITEM))
+        case "drop":
+            del data[at : at + random.choice((1, 2, 4, 8))]
+        case "table":
+            place = file.pixels_at + 8
+            for _ in range(random.randint(1, 3)):
+                if tags[1] > place:
+                    data[random.randrange(place, tags[1])] = random.getrandbits(8)
+        case "header":
+            data[random.randrange(0, 140)] ^= 1 << random.randrange(8)
+        case "meta":
+            data[random.randrange(132, file.pixels_at)] ^= 0 if random.random() < 0.5 else 0x80
+    return made_again(file, bytes(data), how), loosely
+
+
+def made_again(file: Made, data: bytes | bytearray, how: str = "count") -> Made:
+    return Made(bytes(data), file.frames, file.fragments, file.pixels_at, f"{file.how}\n{how}")
+
+
+def run(count: int, seed: int = 0) -> str:
+    """Try `count` files; give the first that is read wrong, empty if none is."""
+    for i in range(seed, seed + count):
+        random = Random(i)
+        file = any_file(random)
+        loosely = False
+        if random.random() < 0.8:
+            file, loosely = mutated(file, random)
+        found = wrong_frame(file, step=random.randrange(3), loosely=loosely)
+        if found:
+            return f"seed {i}: {found}"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    found = run(arguments.count, arguments.seed)
+    print(found or f"{arguments.count} files from seed {arguments.seed} on: no wrong frame, no other error")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -226,7 +226,7 @@ class Codestream:
     @property
     def headed(self) -> bool:
         """Whether its header was seen whole."""
-        return self._scanned or self.state != "header"
+        return self._scanned
 
     def feed(self, data: bytes) -> None:
         """Go on with the bytes from `at` on; what they cut in two has to be fed again."""

@@ -598,10 +598,11 @@ class _Found:
                 break
         else:
             return (yield from self._by_grammar())
-        closed = bool(c.ends[-1]) or (self.end == "delimiter" and c.n == len(told))
+        closed = bool(c.ends[-1])
         if not closed:
             ends_at, trouble = yield from self._walk_frame(int(told[-1]))
-            closed = not trouble and ends_at == c.n
+            closed = ends_at == c.n and not trouble
+            closed |= trouble == _NO_END and self.end == "delimiter" and c.n == len(told)
         return _Shared(told, c.n) if closed else _Shared(told[:-1], int(told[-1]), _NO_END)
 
     def _by_grammar(self) -> Plan[_Shared]:
@@ -629,7 +630,7 @@ class _Found:
                 j = k
         if broken < c.n and (trouble or crossed):
             firsts, j, trouble = [f for f in firsts if f < broken], broken, trouble or _NO_GRAMMAR
-        if trouble in (_NO_MARK, _NO_GRAMMAR, _NO_END):
+        if trouble in (_NO_MARK, _NO_GRAMMAR, _NO_END, _CUT):
             begun = np.flatnonzero(c.begins)
             for table in self.tables.candidates:
                 tabled = self._proven(table)
@@ -730,6 +731,8 @@ class _Found:
         if not len(entries) or entries[0] != 0 or (entries[1:] <= entries[:-1]).any():
             return None
         c = self._columns()
+        if not c.n:
+            return None
         at = c.tags - np.uint64(self.tables.items_at)
         seen = entries <= at[-1]
         if self.end == "delimiter" and not seen.all():
@@ -793,7 +796,8 @@ class _Found:
                     if stream.at == before:
                         break
                 c.reach[j] = stream.at if stream.unsure_from is None else min(stream.at, stream.unsure_from)
-                if stream.state == "bad" or (not stream.headed and c.payload[j] + stream.at < c.payload[-1] - 64):
+                stuck = stream.state == "bad" or c.payload[j] + stream.at < c.payload[-1] - 64
+                if stuck and not stream.headed:
                     c.state[j] = NONE
                     c.begins[j] = False
                     continue
@@ -843,14 +847,14 @@ class _Found:
             at = first + stream.at
             k = int(np.searchsorted(c.payload, at, side="right")) - 1
             if at >= total:
-                return c.n, _NO_END
+                return c.n, _NO_END if stream.headed and at == total else _CUT
             # To the end of this fragment, and a little beyond where a mark may be cut in two.
             size = min(int(c.payload[k + 1]) - at, _PIECE) if stream.state == "data" else 1024
             data = yield from self._payload(at, max(size, 64))
             before = stream.at
             stream.feed(data)
             if stream.at == before and stream.state in ("header", "data"):
-                return c.n, _NO_END
+                return c.n, _NO_END if stream.headed else _CUT
         at = first + stream.at
         k = int(np.searchsorted(c.payload, at))  # the first border not before it
         if stream.state == "bad":
@@ -913,7 +917,7 @@ class _Found:
             return replace(nothing, damage=Damage("fragments", message, self.tables.items_at))
         expected = self.declared or 1
         damage = None
-        if upto < c.n and not (trouble == _NO_END and self.end in ("cut", "eof")):
+        if upto < c.n and not (trouble in (_NO_END, _CUT) and self.end in ("cut", "eof")):
             where = int(c.starts[upto]) - 8
             tabled_ = any(len(t.entries) for t in self.tables.candidates)
             message = (
@@ -937,6 +941,7 @@ class _Found:
 _MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
 _NO_MARK = "it does not begin like a codestream"
 _NO_GRAMMAR = "it breaks the grammar of its codestream"
+_CUT = "it is cut"
 _NO_END = "nothing shows where it ends"
 _PACKED = "it holds more than one codestream, or more than a codestream"
 

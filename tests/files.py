@@ -179,7 +179,7 @@ def frame_of(syntax: str, random: Random) -> Frame:
         JPEG_LS: lambda: jpeg(random, ls=True, end=end),
         J2K: lambda: jpeg2000(random, end=end),
         RLE: lambda: rle(random),
-        JXL: lambda: Frame(b"\xff\x0a" + random.choice((b"", b"\xff\x0a\xff\x0a")) + random.randbytes(20)),
+        JXL: lambda: Frame(b"\xff\x0a\x41\0" + random.choice((b"", b"\xff\x0a\xff\x0a")) + random.randbytes(20)),
         DEFLATED: lambda: deflated(random),
         UNCOMPRESSED: lambda: Frame(random.randbytes(ROWS * COLUMNS)),
     }
@@ -187,7 +187,7 @@ def frame_of(syntax: str, random: Random) -> Frame:
 
 
 UNMARKED = (JXL, DEFLATED)
-"""They say neither where they begin (or in two bytes only) nor where they end: there the number of frames is believed."""
+"""They hardly say where they begin, and not where they end: there the number of frames is believed."""
 ENCAPSULATED = (JPEG, JPEG_LS, J2K, RLE, JXL, DEFLATED, UNCOMPRESSED)
 
 
@@ -294,7 +294,7 @@ def any_file(random: Random, *, syntaxes: Iterable[str] = ENCAPSULATED) -> Made:
         padding = random.choice((b"", b"", b"\0\0", b"\xff\xff", bytes(10)))
         if syntax in (JPEG, JPEG_LS, J2K):
             frame.data += b"\0" * (len(frame.data) % 2) + padding
-        pieces = cut(frame, random.randint(1, most), random)
+        pieces = cut(frame, 1 if syntax == DEFLATED else random.randint(1, most), random)  # PS3.5 A.4.13
         if random.random() < 0.1:
             pieces.insert(random.randint(0, len(pieces)), b"")
         fragments.append(pieces)

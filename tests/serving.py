@@ -56,7 +56,7 @@ class Server:
 def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command until the block ends; gives the process and the URL it prints."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "multiframe", *map(os.fspath, arguments)],
+        [sys.executable, "-m", "multiframe", *[os.fspath(a) for a in arguments]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

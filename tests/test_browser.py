@@ -110,7 +110,9 @@ def painted(page: Page, wanted: int | None = None) -> int | None:
 
 def test_the_first_frame_costs_one_frame(page: Page, server: Server, folder: Path) -> None:
     fetched: list[int] = []
-    page.on("response", lambda r: fetched.append(int(r.headers.get("content-length", 0))) if "/frames/" in r.url else None)
+    page.on(
+        "response", lambda r: fetched.append(int(r.headers.get("content-length", 0))) if "/frames/" in r.url else None
+    )
     page.goto(address(server, folder / "cine"))
     page.evaluate("() => window.multiframe.ready")
     assert painted(page) == 1

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     cine(folder / "native.dcm", frames=5, rows=96, columns=128, syntax="1.2.840.10008.1.2.1", seed=2)
     (folder / "real0.dcm").write_bytes(real_files()[0].read_bytes())
     source = pydicom.data.get_testdata_file("SC_rgb_small_odd_big_endian.dcm", read=False)
-    (folder / "big-endian.dcm").write_bytes(Path(source).read_bytes())
+    (folder / "big-endian.dcm").write_bytes(Path(str(source)).read_bytes())
     (folder / "notes.txt").write_text("not DICOM")
     return folder
 
@@ -123,7 +123,7 @@ def test_every_frame_equals_pydicoms(server, folder):
 
 
 def test_two_files_of_one_instance_are_never_mixed(tmp_path):
-    """The two real cines carry one SOP Instance UID, 120 frames here and 30 there: the first is served, the other told."""
+    """The two real cines carry one SOP Instance UID, 120 frames here and 30 there: the first is served."""
     one, two = real_files()
     (tmp_path / "a").write_bytes(one.read_bytes())
     (tmp_path / "b").write_bytes(two.read_bytes())
@@ -251,14 +251,17 @@ def test_cors(server, big, origin, allowed):
     answer = server.get(url, accept=OCTETS, origin=origin)
     assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
     preflight = server.client.options(
-        url, headers={"origin": origin, "access-control-request-method": "GET", "access-control-request-headers": "accept"}
+        url,
+        headers={"origin": origin, "access-control-request-method": "GET", "access-control-request-headers": "accept"},
     )
     assert (preflight.status_code == 200) is allowed
     if allowed:
         assert "content-range" in answer.headers["access-control-expose-headers"].lower()
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "", "127.0.0.1.evil.example", "[::1", "192.168.1.9"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "", "127.0.0.1.evil.example", "[::1", "192.168.1.9"]
+)
 def test_foreign_names_are_refused(server, host):
     assert server.get("dicom-web/studies", host=host).status_code in ((421,) if host else (400, 421))
 
@@ -370,7 +373,7 @@ def test_nobody_is_left_behind(folder, tmp_path, how):
         process.send_signal(how)
         process.wait(20)
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGKILL: -9}[how]
-    gone, alive = psutil.wait_procs(children, timeout=15)
+    _, alive = psutil.wait_procs(children, timeout=15)
     assert not alive
 
 
@@ -401,6 +404,7 @@ def test_the_database_holds_no_pixels(folder, tmp_path):
 async def _greedy(url: str, accept: str, clients: int) -> list[tuple[int, int]]:
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+
         async def one(i: int) -> tuple[int, int]:
             answer = await client.get(f"{url}/frames/{1 + i % FRAMES}", headers={"accept": accept})
             return answer.status_code, len(answer.content)

@@ -68,14 +68,18 @@ def _size(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A DICOM file.", show_default=False)]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A DICOM file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-Host = Annotated[str, typer.Option(help="Address to bind. Anything but loopback lets others in: there are no locks yet.")]
+Host = Annotated[
+    str, typer.Option(help="Address to bind. Anything but loopback lets others in: there are no locks yet.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0: any that is free.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.")]
 Memory = Annotated[
     int,
-    typer.Option(parser=_size, metavar="SIZE", help="Most memory held for requests, all workers together, as in 64MiB."),
+    typer.Option(
+        parser=_size, metavar="SIZE", help="Most memory held for requests, all workers together, as in 64MiB."
+    ),
 ]
 Cache = Annotated[
     Path | None,
@@ -208,17 +212,16 @@ def demo(
 def info(file: File, as_json: AsJson = False) -> None:
     """Tell what a file is: syntax, frames, how they were found and what that cost.
 
-        multiframe info cine.dcm --json
+    multiframe info cine.dcm --json
     """
-    from multiframe.instance import open_instance
-    from multiframe.source import FileSource
+    from multiframe.instance import open_instance, source_of
     from multiframe.testing import CountingSource
 
-    counted = CountingSource(FileSource(file))
+    counted = CountingSource(source_of(file))
     instance = open_instance(counted)
     index, spec = instance.index, instance.spec
     facts: dict[str, Any] = {
-        "source": str(file),
+        "source": file,
         "size": instance.stat.size,
         "syntax": {"uid": instance.syntax.uid, "name": instance.syntax.name},
         "sop_class_uid": instance.header.sop_class_uid,
@@ -256,7 +259,9 @@ def _tell(facts: dict[str, Any]) -> None:
     if facts["repaired"]:
         told += "; the file's own table is wrong and was not believed"
     declared = facts["declared_frames"]
-    frames = f"{facts['frames']:,}" + (f" (Number of Frames says {declared:,})" if declared != facts["frames"] and declared else "")
+    frames = f"{facts['frames']:,}" + (
+        f" (Number of Frames says {declared:,})" if declared != facts["frames"] and declared else ""
+    )
     rows = {
         "file": facts["source"],
         "size": f"{facts['size']:,} bytes",
@@ -292,7 +297,7 @@ def frame(
 ) -> None:
     """Take one frame out of a file.
 
-        multiframe frame cine.dcm 42 --as png -o frame42.png
+    multiframe frame cine.dcm 42 --as png -o frame42.png
     """
     from multiframe.instance import open_instance
 

@@ -154,5 +154,5 @@ def codec_for(syntax: TransferSyntax) -> Codec:
         return _registry()[syntax.uid]
     except KeyError:
         raise CodecMissing(
-            f"no installed codec decodes {syntax}; a package that does registers under the entry point multiframe.codecs"
+            f"no installed codec decodes {syntax}; a package that does registers itself as multiframe.codecs"
         ) from None

@@ -69,11 +69,47 @@ def _rle_header(head: Bytes, length: NDArray[np.uint64], segments: int) -> Flags
 
 _JPEG = (b"\xff\xd8\xff",)
 _JPEG2000 = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n")
-_JPEGXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+_JPEGXL = b"\xff\x0a"
+_JPEGXL_FILE = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def jpegxl_size(header: bytes) -> tuple[int, int]:
+    r"""Read height and width behind the two bytes a JPEG XL codestream begins with (ISO/IEC 18181-1, SizeHeader).
+
+    Examples
+    --------
+    >>> jpegxl_size(b"\x41\x00")
+    (8, 8)
+    """
+    bits = int.from_bytes(header[:12], "little")
+
+    def take(n: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << n) - 1), bits >> n
+        return value
+
+    small = take(1)
+
+    def length() -> int:
+        return 8 * (take(5) + 1) if small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    height = length()
+    ratio = take(3)
+    if not ratio:
+        return height, length()
+    numerator, denominator = _RATIOS[ratio - 1]
+    return height, height * numerator // denominator
 
 
 def evidence(
-    family: Family, head: Bytes, tail: Bytes, length: NDArray[np.uint64], *, segments: int = 0
+    family: Family,
+    head: Bytes,
+    tail: Bytes,
+    length: NDArray[np.uint64],
+    *,
+    segments: int = 0,
+    size: tuple[int, int] = (0, 0),
 ) -> Evidence | None:
     r"""Say which fragments begin and which end a codestream.
 
@@ -86,6 +122,8 @@ def evidence(
         Bytes of each fragment: of a short one, `head` and `tail` show what lies around it.
     segments : int
         How many RLE segments a frame has; 0: not known.
+    size : tuple of int
+        Rows and columns of a frame; zeros: not known.
 
     Returns
     -------
@@ -107,8 +145,11 @@ def evidence(
         return Evidence(_starts_with(head, *_JPEG2000) & (length >= 12), _ends_with_eoi(tail) & (length >= 2))
     if family == "rle":
         return Evidence(_rle_header(head, length, segments), unmarked)
-    if family == "jpegxl":  # two bytes that any data may begin with
-        return Evidence(_starts_with(head, *_JPEGXL) & (length >= 2), unmarked)
+    if family == "jpegxl":  # two bytes that any data may begin with: only with the right size behind them a mark
+        begins = _starts_with(head, _JPEGXL_FILE) & (length >= 12)
+        for i in np.flatnonzero(_starts_with(head, _JPEGXL) & (length >= 4)).tolist():
+            begins[i] = size in ((0, 0), jpegxl_size(head[i, 2:16].tobytes()))
+        return Evidence(begins, unmarked)
     return None
 
 

@@ -397,7 +397,11 @@ def _tables(header: Header, size: int) -> Plan[_Tables]:
         data: Buffer = b""
         if length % 4 == 0 and length <= _MAX_TABLE:
             (data,) = yield [ByteRange(start + 8, start + 8 + length)]
-        found.append(_Table("basic", read_table(data if len(data) == length else b"", width=4), None))
+        entries = read_table(data if len(data) == length else b"", width=4)
+        rises = len(entries) and ((entries[1:] > entries[:-1]).all() or not entries.any())
+        if family in ("deflate", "uncompressed") and len(entries) != header.declared_frames and not rises:
+            raise OffsetTableError("the first Item is no Basic Offset Table; is it a fragment? No telling", start)
+        found.append(_Table("basic", entries, None))
     return _Tables(start + 8 + length, tuple(found))
 
 
@@ -453,8 +457,10 @@ class _Found:
             self._pixels = spec.rows * spec.columns
             self._frame = -(-spec.frame_bits // 8)
             self._segments = spec.samples * spec.bits_allocated // 8
+            self._size = spec.rows, spec.columns
         except FormatError:
             self._pixels = self._frame = self._segments = 0
+            self._size = 0, 0
         if self.known:
             self._resume(self.known)
 
@@ -476,7 +482,7 @@ class _Found:
         """Take in what the walk has brought."""
         self.next_at, self.end = items.next_at, items.end
         n = len(items.at)
-        looks = evidence(self.family, items.head, items.tail[1:], items.length, segments=self._segments)
+        looks = evidence(self.family, items.head, items.tail[1:], items.length, segments=self._segments, size=self._size)
         begins, ends = looks if looks else (np.zeros(n, bool), np.zeros(n, bool))
         headers = measure_headers(self.family, items.head, items.length, begins)
         if self._batches and len(self._batches[-1][0]):
@@ -562,7 +568,7 @@ class _Found:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
             shared = self._by_length()
-        elif not c.begins.any() and c.n > 1 and (self.family in _MARKED or self.family == "rle"):
+        elif not c.begins.any() and (self.family in _MARKED or self.family in ("rle", "jpegxl")):
             shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
         elif not c.begins.any():
             shared = self._by_count()
@@ -686,7 +692,8 @@ class _Found:
         if not self._frame:
             return _Shared(_firsts([]), 0, "Rows, Columns or Bits Allocated do not tell how long a frame is")
         firsts, begun, upto, trouble = [], 0, 0, _NO_END
-        for k, end in enumerate(c.payload[1:].tolist()):
+        # What follows the last Item is no Item: then its length is not to be believed.
+        for k, end in enumerate(c.payload[1 : c.n + (self.end != "junk")].tolist()):
             held = end - begun
             if held >= self._frame:
                 if held - self._frame > self._frame % 2:
@@ -711,11 +718,13 @@ class _Found:
             return self._closed(tabled, table.lengths is not None and len(tabled) == c.n)
         trouble = "neither an offset table nor a mark nor their number tells the frames apart"
         if self.end == "delimiter":
-            if c.n == (self.declared or 1) and (begins is None or begins.all()):
+            if begins.all() if begins is not None else c.n == (self.declared or 1):
                 return _Shared(_firsts(range(c.n)), c.n)
+            if begins is not None and begins[0] and begins.sum() == self.declared:
+                return _Shared(np.flatnonzero(begins), c.n)
             if begins is None and self.declared == 1 and self.family != "deflate":
                 return _Shared(_firsts([0]), c.n)
-        elif begins is not None and begins.all() and c.n <= (self.declared or 1):
+        elif begins is not None and begins.all():
             return self._closed(_firsts(range(c.n)), False)
         return _Shared(_firsts([]), 0, trouble)
 

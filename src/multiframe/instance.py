@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-__all__ = ["EncodedFrame", "Instance", "open_instance"]
+__all__ = ["EncodedFrame", "Instance", "open_instance", "source_of"]
 
 
 class EncodedFrame(NamedTuple):
@@ -262,15 +262,27 @@ def open_instance(path: str | os.PathLike[str] | ByteSource, *, budget: MemoryBu
         ...
     multiframe.errors.SourceError: https://example.org/cine.dcm: remote sources are not built in yet; give a local path
     """
-    source: ByteSource
-    if isinstance(path, str | os.PathLike):
-        name = os.fsdecode(path)
-        if "://" in name:
-            shown = name.partition("?")[0]  # the query of a presigned URL is a secret
-            raise SourceError(f"{shown}: remote sources are not built in yet; give a local path")
-        source = FileSource(name)
-    else:
-        source = path
+    source = source_of(path) if isinstance(path, str | os.PathLike) else path
     stat = source.stat()
     header = run(read_header(), source, identity=stat.identity, budget=budget)
     return Instance(source, stat, header, budget=budget)
+
+
+def source_of(place: str | os.PathLike[str]) -> ByteSource:
+    """Give the source of a place: for now, a local file.
+
+    Raises
+    ------
+    SourceError
+        It is a URL.
+
+    Examples
+    --------
+    >>> source_of("cine.dcm")
+    FileSource('cine.dcm')
+    """
+    name = os.fspath(place)
+    if "://" in name:
+        shown = name.partition("?")[0]  # the query of a presigned URL is a secret
+        raise SourceError(f"{shown}: remote sources are not built in yet; give a local path")
+    return FileSource(name)

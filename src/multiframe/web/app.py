@@ -65,9 +65,9 @@ _UNSAID: dict[type[Exception], str] = {
 _EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
 
 _CSP = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
-    "img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; "
-    "frame-ancestors 'self'"
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+    "connect-src 'self' blob: data:; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'self'; frame-ancestors 'self'"
 )
 
 
@@ -202,7 +202,7 @@ async def _no_viewer(request: Request) -> Response:
 
 
 def create_app(
-    catalog: Catalog, settings: Settings = Settings(), *, budget: MemoryBudget | None = None, started: float = 0.0  # noqa: B008
+    catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0
 ) -> Starlette:
     """Build the application over a catalog.
 
@@ -210,7 +210,7 @@ def create_app(
     ----------
     catalog : Catalog
         What is served; the caller closes it.
-    settings : Settings
+    settings : Settings, optional
         How.
     budget : MemoryBudget, optional
         Where all held bytes are entered; by default one of `settings.memory`.
@@ -222,6 +222,7 @@ def create_app(
     Starlette
         To be run by any ASGI server.
     """
+    settings = settings or Settings()
     web = [Route("/dicom-web" + path, endpoint, methods=["GET"]) for path, endpoint in retrieve.ROUTES + search.ROUTES]
     own: list[BaseRoute] = [
         Route("/api/status", _status),

@@ -159,7 +159,9 @@ def choose_frames(accept: Sequence[MediaRange], syntax: TransferSyntax, *, count
     --------
     >>> from multiframe.syntaxes import syntax_of
     >>> jpeg = syntax_of("1.2.840.10008.1.2.4.50")
-    >>> choose_frames(parse_accept("multipart/related; type=application/octet-stream; transfer-syntax=*"), jpeg, count=1)
+    >>> choose_frames(
+    ...     parse_accept("multipart/related; type=application/octet-stream; transfer-syntax=*"), jpeg, count=1
+    ... )
     Choice(multipart=True, media_type='application/octet-stream')
     >>> choose_frames(parse_accept("image/jpeg"), jpeg, count=1)
     Choice(multipart=False, media_type='image/jpeg')
@@ -197,7 +199,10 @@ def accepts_json(accept: Sequence[MediaRange]) -> bool:
 
     Examples
     --------
-    >>> accepts_json(parse_accept("application/json, text/plain, */*")), accepts_json(parse_accept("application/dicom+xml"))
+    >>> (
+    ...     accepts_json(parse_accept("application/json, text/plain, */*")),
+    ...     accepts_json(parse_accept("application/dicom+xml")),
+    ... )
     (True, False)
     """
     good = ("application/dicom+json", "application/json", "application/*", "*/*")

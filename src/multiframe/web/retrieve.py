@@ -91,9 +91,7 @@ async def _read(rope: Rope, part: ByteRange, instance: Instance) -> Sequence[Buf
     return await run_async(rope.read(part), instance.source, identity=instance.stat.identity)
 
 
-async def _rope_answer(
-    request: Request, instance: Instance, rope: Rope, headers: dict[str, str]
-) -> Response:
+async def _rope_answer(request: Request, instance: Instance, rope: Rope, headers: dict[str, str]) -> Response:
     """Answer with a rope: 200, 206, 304 or 416, GET or HEAD."""
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
@@ -125,7 +123,7 @@ async def _rope_answer(
 
 
 def _accept(request: Request) -> str:
-    """What the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
+    """Give what the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
     return ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")][:8])
 
 
@@ -224,9 +222,7 @@ async def metadata_of(request: Request) -> Response:
 class _MetadataResponse(Response):
     """A JSON array of instances, written while it is sent."""
 
-    def __init__(
-        self, request: Request, study: str, series: str | None, uids: Sequence[str], first: Instance
-    ) -> None:
+    def __init__(self, request: Request, study: str, series: str | None, uids: Sequence[str], first: Instance) -> None:
         headers = {"content-type": "application/dicom+json", "cache-control": "private, no-cache",
                    "vary": "Accept, Accept-Encoding"}  # fmt: skip
         self._gzip = "gzip" in request.headers.get("accept-encoding", "")

@@ -55,7 +55,7 @@ class Served:
     workers: int = 1
 
 
-def serve(served: Served, settings: Settings = Settings(), *, ready: Callable[[str], None]) -> int:  # noqa: B008
+def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -> int:
     """Serve until told to stop.
 
     Parameters
@@ -286,7 +286,10 @@ def _scan(orders: dict[str, Any], settings: Settings) -> None:
             bad = f", {status.failed:,} could not be read" if status.failed else ""
             gone = f", {status.vanished:,} gone" if status.vanished else ""
             seconds = time.monotonic() - begun
-            _say(f"{status.found:,} files in {seconds:.1f} s: {fresh}{bad}{gone}, {status.ignored:,} not DICOM\n", live=tty)
+            _say(
+                f"{status.found:,} files in {seconds:.1f} s: {fresh}{bad}{gone}, {status.ignored:,} not DICOM\n",
+                live=tty,
+            )
 
 
 def _say(text: str, *, live: bool) -> None:

@@ -1,0 +1,164 @@
+"""The command as a user meets it: real processes, exit codes, nothing but results on stdout."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import multiframe
+from multiframe.demo import real_files
+from multiframe.testing import cine, read_number
+from tests.serving import command
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "cine.dcm"
+    cine(path, frames=FRAMES, rows=192, columns=256)
+    return path
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run(
+        [sys.executable, "-m", "multiframe", *map(str, arguments)],
+        capture_output=True, timeout=120, check=False, env={**os.environ, **options.pop("env", {})},  # type: ignore[dict-item]
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def test_version() -> None:
+    assert run("--version").stdout.decode().strip() == f"multiframe {multiframe.__version__}"
+
+
+@pytest.mark.parametrize("verb", ["serve", "demo", "info", "frame"])
+def test_help_is_worth_reading(verb: str) -> None:
+    done = run(verb, "--help", env={"COLUMNS": "120", "NO_COLOR": "1"})
+    assert done.returncode == 0
+    assert len(done.stdout.decode().split()) > 40
+    assert verb in run("--help").stdout.decode()
+
+
+def test_info_for_machines(file: Path) -> None:
+    done = run("info", file, "--json")
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    wanted = {
+        "source": str(file), "size": file.stat().st_size, "frames": FRAMES, "declared_frames": FRAMES, "rows": 192,
+        "columns": 256, "origin": "scan", "proof": "whole", "repaired": False, "complete": True, "fragments": FRAMES,
+        "syntax": {"uid": "1.2.840.10008.1.2.4.50", "name": "JPEG Baseline (Process 1)"},
+    }  # fmt: skip
+    assert {k: told[k] for k in wanted} == wanted
+    assert told["requests"] > 0
+    assert told["bytes_read"] > 0
+
+
+def test_info_for_people(file: Path) -> None:
+    done = run("info", file)
+    assert done.returncode == 0
+    assert "JPEG Baseline" in done.stdout.decode()
+    assert b"\x1b[" not in done.stdout, "colours only on a terminal"
+
+
+def test_a_frame_as_stored(file: Path, tmp_path: Path) -> None:
+    (expected,) = multiframe.open(file).encoded([6])
+    assert run("frame", file, 7).stdout == expected.data
+    out = tmp_path / "seven.jpg"
+    done = run("frame", file, 7, "-o", out)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert out.read_bytes() == expected.data
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_frame_as_displayed_and_as_pixels(file: Path) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(run("frame", file, FRAMES, "--as", "png").stdout)))
+    assert picture.dtype == np.uint8
+    assert read_number(picture) == FRAMES
+    pixels = np.load(io.BytesIO(run("frame", file, FRAMES, "--as", "npy").stdout))
+    assert np.array_equal(pixels, multiframe.open(file).pixels(FRAMES - 1))
+
+
+def test_real_frames_are_displayed() -> None:
+    for path in real_files():
+        picture = Image.open(io.BytesIO(run("frame", path, 3, "--as", "png").stdout))
+        assert picture.mode == "RGB"
+        assert picture.size[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["info", "{nowhere}"], 2, "no such file"),
+        (["info", "{text}"], 1, "not a DICOM file"),
+        (["info", "{cut}"], 1, "ends inside"),
+        (["frame", "{cut}", "1"], 1, "ends inside"),
+        (["frame", "{file}", "99"], 2, "no frame"),
+        (["frame", "{file}", "0"], 2, "no frame 0"),
+        (["frame", "{file}", "x"], 2, "NUMBER"),
+        (["frame", "{file}", "1", "--as", "gif"], 2, "gif"),
+        (["frame", "{file}", "1", "-o", "/proc/no/where"], 3, "/proc/no"),
+        (["info", "https://example.org/a.dcm?secret=1"], 3, "not built in"),
+        (["serve", "{nowhere}"], 2, "no such file or folder"),
+        (["serve", "{file}", "--memory", "lots"], 2, "not a size"),
+        (["serve", "{file}", "--allow-origin", "localhost"], 2, "allow-origin"),
+        (["serve", "{file}", "--host", "203.0.113.7"], 3, "203.0.113.7"),
+        (["demo", "--size", "-1"], 2, "size"),
+        (["nonsense"], 2, "nonsense"),
+        ([], 2, "Usage"),
+    ],
+)
+def test_exit_codes_tell(file: Path, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
+    (tmp_path / "text").write_text("no DICOM " * 50)
+    (tmp_path / "cut").write_bytes(file.read_bytes()[:700])
+    places = {"file": file, "nowhere": tmp_path / "nowhere", "text": tmp_path / "text", "cut": tmp_path / "cut"}
+    done = run(*(a.format(**places) for a in arguments), env={"NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path)})
+    assert done.returncode == code, done.stderr
+    assert says in (done.stderr + done.stdout).decode()
+    assert "secret" not in done.stderr.decode()
+
+
+def test_a_reader_that_leaves_is_no_fault(file: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m multiframe info {file} --json | head -c 1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, timeout=60, check=False,  # noqa: S602
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+def test_the_demo_is_made_once_and_served(tmp_path: Path) -> None:
+    for _ in range(2):
+        with command("demo", "--size", "3MB", "--dir", tmp_path / "d", "--port", "0", cache=tmp_path) as (process, url):
+            assert url.startswith("http://127.0.0.1:")
+            (path,) = (tmp_path / "d").glob("*.dcm")
+            made = path.stat().st_mtime_ns
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+    assert path.stat().st_mtime_ns == made
+
+
+def test_an_interrupted_demo_leaves_nothing_half(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "multiframe", "demo", "--size", "2GB", "--dir", str(tmp_path), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not any(tmp_path.glob(".cine*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert out == b""
+    assert [p.name for p in tmp_path.iterdir() if not re.fullmatch(r"\.lock.*|.*\.lock", p.name)] == []

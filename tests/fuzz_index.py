@@ -1,6 +1,6 @@
 """Files of every layout, mutated: each frame given is the original frame of that number, or there is an error.
 
-    python -m tests.fuzz_index --count 1000000 [--seed 0]
+python -m tests.fuzz_index --count 1000000 [--seed 0]
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def mutated(file: Made, random: Random) -> Made:
     for frame in file.fragments:
         for fragment in frame:
             tags.append(tags[-1] + 8 + len(fragment))
-    how = random.choice(("cut", "length", "tag", "count", "delimiter", "insert", "drop", "table", "header", "meta", "two"))
+    how = random.choice(
+        ("cut", "length", "tag", "count", "delimiter", "insert", "drop", "table", "header", "meta", "two")
+    )
     if file.syntax in UNMARKED and how not in ("cut", "table", "header"):
         how = "cut"  # the rest would show nowhere
     if file.syntax == RLE and how == "delimiter":

@@ -163,7 +163,7 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     elif n and next_at > chain.stop:
         end, n = "cut", n - 1
         next_at = int(at[n])
-    elif chain.stop - next_at < 8:
+    elif len(table) > n or not len(table):  # less than an Item header was left, or nothing
         end = "eof"
     tail = np.zeros((n + 1, 8), np.uint8)
     tail[: len(table)] = table[: n + 1, :8]

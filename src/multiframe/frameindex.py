@@ -314,8 +314,8 @@ def _native_index(header: Header, size: int) -> FrameIndex:
     damage = None
     if doubt:
         message = (
-            f"Pixel Data has {length} bytes, which {declared} frames of {layout.bits / 8:g} bytes do not fill as frames do: "
-            f"Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
+            f"Pixel Data has {length} bytes, which {declared} frames of {layout.bits / 8:g} bytes do not fill as frames "
+            f"do: Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
         )
         damage = Damage("fragments", message, pixels.at)
     elif there < frames:
@@ -482,7 +482,9 @@ class _Found:
         """Take in what the walk has brought."""
         self.next_at, self.end = items.next_at, items.end
         n = len(items.at)
-        looks = evidence(self.family, items.head, items.tail[1:], items.length, segments=self._segments, size=self._size)
+        looks = evidence(
+            self.family, items.head, items.tail[1:], items.length, segments=self._segments, size=self._size
+        )
         begins, ends = looks if looks else (np.zeros(n, bool), np.zeros(n, bool))
         headers = measure_headers(self.family, items.head, items.length, begins)
         if self._batches and len(self._batches[-1][0]):
@@ -545,7 +547,9 @@ class _Found:
                 agrees = at[:n] == table.entries[:n]
                 if not agrees.all():
                     return nothing
-        if len(firsts) <= until or (self.known and firsts[: len(self.known)].tolist() != self.known.firsts[:-1].tolist()):
+        if len(firsts) <= until or (
+            self.known and firsts[: len(self.known)].tolist() != self.known.firsts[:-1].tolist()
+        ):
             return nothing
         if self._too_large(upto, len(firsts)) and self.family in _MARKED:
             for j, k in zip(firsts[: until + 1], [*firsts[1:], upto], strict=False):
@@ -664,7 +668,9 @@ class _Found:
                     return _Shared(told, c.n)
             for table in self.tables.candidates:
                 tabled = self._proven(table)
-                if tabled is not None and c.begins[tabled].all() and len(tabled) == self.declared:
+                if tabled is None or not c.begins[tabled].all() or len(tabled) != self.declared:
+                    continue
+                if (yield from self._whole_rle(tabled)):
                     return _Shared(tabled, c.n)
         return self._by_first_marks()
 

@@ -14,13 +14,14 @@ BENCHMARKS = {"first-frame": first_frame}
 
 def main() -> None:
     width = max(map(len, BENCHMARKS))
-    listed = "\n".join(f"  {name:{width}}  {(m.__doc__ or '').splitlines()[0]}" for name, m in BENCHMARKS.items())
+    told = {name: (m.__doc__ or "").splitlines()[0].removeprefix(f"{name}: ") for name, m in BENCHMARKS.items()}
+    listed = "\n".join(f"  {name:{width}}  {text}" for name, text in told.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"Measure multiframe.\n\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="which; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes and few repeats: does it run?")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where results go (default: benchmarks/results)")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and leave")
@@ -28,6 +29,8 @@ def main() -> None:
     if asked.list:
         print(listed)
         return
+    if unknown := set(asked.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are:\n{listed}")
     # A quick look never takes the place of figures that were taken with care.
     out = asked.out or Path(__file__).parent / ("results/quick" if asked.quick else "results")
     out.mkdir(parents=True, exist_ok=True)

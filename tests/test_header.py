@@ -94,10 +94,11 @@ META = head(EXPLICIT, frames=None)
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (b"", TruncatedError, "inside its header"),
+        (b"", NotDicom, "no DICM"),
         (bytes(500), NotDicom, "no DICM"),
-        (META[:131], TruncatedError, "inside its header"),
-        (META[:140], TruncatedError, "inside its header"),
+        (META[:131], NotDicom, "no DICM"),
+        (META[:140], TruncatedError, "File Meta"),
+        (META[:143], TruncatedError, "File Meta"),
         (META.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0") + PIXELS, UnknownSyntax, "is not known"),
         (META.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4 ") + PIXELS, UnknownSyntax, "is not known"),
         (bytes(128) + b"DICM" + element(0x00080018, b"UI", b"1\0"), FormatError, "no Transfer Syntax"),
@@ -106,7 +107,6 @@ META = head(EXPLICIT, frames=None)
         (head(JPEG, frames="1") + PIXELS, FormatError, "defined length"),
         (META + element(0x00081140, b"SQ", item(b"", 0xFFFFFFFF), length=0xFFFFFFFF), TruncatedError, "a sequence"),
         (META + element(0x00291010, b"OB", b"", length=1000), TruncatedError, "ends inside"),
-        (META + element(0x00291010, b"OB", b"", length=0xFFFFFF00), FormatError, "longer than"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(data, error, message):
@@ -115,6 +115,11 @@ def test_what_cannot_be_read_is_named_with_its_place(data, error, message):
     assert type(caught.value) is error
     if isinstance(caught.value, FormatError) and error is not NotDicom:
         assert caught.value.offset is not None
+
+
+def test_a_header_without_end_is_refused():
+    with pytest.raises(FormatError, match="longer than 2000 bytes"):
+        header_of(META + element(0x00291010, b"OB", b"", length=0xFFFFFF00) + bytes(5000), max_header=2000)
 
 
 def test_a_data_set_without_pixels_is_a_header_all_the_same():

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from multiframe.syntaxes import Family
 
-__all__ = ["HEAD", "KNOWN", "NONE", "OPEN", "Codestream", "Evidence", "Headers", "evidence", "is_padding"]
+__all__ = [
+    "HEAD",
+    "KNOWN",
+    "NONE",
+    "OPEN",
+    "Codestream",
+    "Evidence",
+    "Headers",
+    "begins_inside",
+    "evidence",
+    "is_padding",
+]
 __all__ += ["measure_headers", "rle_ends"]
 
 type Bytes = NDArray[np.uint8]
@@ -330,6 +341,17 @@ class Codestream:
         if marker == 0xD8:
             self.state = "begins"
         return found.start() - i
+
+
+def begins_inside(family: Family, data: bytes) -> bool:
+    r"""Tell whether another codestream begins in what follows one: padding and rubbish do not.
+
+    Examples
+    --------
+    >>> begins_inside("jpeg", b"\x00\x00\xa2\x8a"), begins_inside("jpeg", b"\x00\xff\xd8\xff\xdb")
+    (False, True)
+    """
+    return any(mark in data for mark in (_JPEG2000 if family == "jpeg2000" else _JPEG))
 
 
 def is_padding(data: bytes) -> bool:

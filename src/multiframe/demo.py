@@ -27,6 +27,7 @@ __all__ = ["default_directory", "prepare", "real_files"]
 VERSION = 1
 """Raised whenever `cine` draws or writes something else: older files are then not used any more."""
 
+
 def default_directory() -> Path:
     """Name the folder the demo's files are kept in: ``$XDG_CACHE_HOME/multiframe/demo``, or below ``~/.cache``.
 

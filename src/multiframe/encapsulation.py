@@ -54,7 +54,7 @@ def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     stride = _NEAR  # what lies from Item to Item, lately
     while limit > 0 and at <= stop:
         if stride < _NEAR:
-            window = read(at - 8, min(stop, at - 8 + _WINDOW))
+            window = read(at - 8, min(stop, at - 8 + min(_WINDOW, limit * (stride + 8) + record)))
             found, i = _hops(window, record, limit)
             if found:
                 add(_gathered(window, found, record))

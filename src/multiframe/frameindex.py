@@ -24,6 +24,7 @@ from multiframe.codestream import (
     OPEN,
     Codestream,
     Headers,
+    begins_inside,
     evidence,
     is_padding,
     measure_headers,
@@ -57,6 +58,7 @@ _MAX_TABLE = 64 << 20
 _MAX_RLE = 64 << 20
 _MAX_READS = 4096
 _TOGETHER = 256
+_HOLE = 4096  # file systems leave out blocks, not bytes
 _PIECE = 1 << 20
 _MAX_PADDING = 1 << 12
 _SHORTEST = 16
@@ -334,12 +336,19 @@ def _native_index(header: Header, size: int) -> FrameIndex:
     )
 
 
+_MISLABELLED = ((3, 2), (2, 3), (2, 1), (1, 2), (3, 1), (1, 3), (4, 1), (1, 4), (8, 1), (1, 8))
+"""How much longer or shorter than the header says all frames are where it has samples, bits or subsampling wrong."""
+
+
 def _native_count(length: int, bits: int, declared: int | None) -> tuple[int, bool]:
     """Say how many frames of so many bits a value holds, and whether that cannot be told."""
     expected = declared or 1
     over = length - -(-expected * bits // 8)
     if over in (0, 1):  # one byte pads the value
         return expected, False
+    for more, less in _MISLABELLED if expected > 1 else ((3, 2),):
+        if length * 8 * less - expected * bits * more in range(16 * less):
+            return 0, True
     if bits % 8 == 0 and length // (bits // 8) and length % (bits // 8) <= 1:
         return length // (bits // 8), False  # whole frames only: Number of Frames is wrong
     held = 8 * length // bits
@@ -398,8 +407,8 @@ def _tables(header: Header, size: int) -> Plan[_Tables]:
         if length % 4 == 0 and length <= _MAX_TABLE:
             (data,) = yield [ByteRange(start + 8, start + 8 + length)]
         entries = read_table(data if len(data) == length else b"", width=4)
-        rises = len(entries) and ((entries[1:] > entries[:-1]).all() or not entries.any())
-        if family in ("deflate", "uncompressed") and len(entries) != header.declared_frames and not rises:
+        tells = len(entries) == header.declared_frames or not first.head[0, :4].any()  # the first entry is zero
+        if family in ("deflate", "uncompressed") and not tells:
             raise OffsetTableError("the first Item is no Basic Offset Table; is it a fragment? No telling", start)
         found.append(_Table("basic", entries, None))
     return _Tables(start + 8 + length, tuple(found))
@@ -574,6 +583,8 @@ class _Found:
             shared = self._by_length()
         elif not c.begins.any() and (self.family in _MARKED or self.family in ("rle", "jpegxl")):
             shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
+            if self.family in _MARKED and (yield from self._one_each()):
+                shared = _Shared(_firsts(range(c.n)), c.n)
         elif not c.begins.any():
             shared = self._by_count()
         elif self.family == "rle":
@@ -607,6 +618,8 @@ class _Found:
             if clear and len(told) == (self.declared or (1 if c.n == 1 else None)):
                 break
         else:
+            if (yield from self._one_each()):
+                return _Shared(_firsts(range(c.n)), c.n)
             return (yield from self._by_grammar())
         closed = bool(c.ends[-1])
         if not closed:
@@ -614,6 +627,29 @@ class _Found:
             closed = ends_at == c.n and not trouble
             closed |= trouble == _NO_END and self.end == "delimiter" and c.n == len(told)
         return _Shared(told, c.n) if closed else _Shared(told[:-1], int(told[-1]), _NO_END)
+
+    def _one_each(self) -> Plan[bool]:
+        """Whether there are as many fragments as frames, and none that goes on in the next.
+
+        A fragment holds data of one frame only (PS3.5 A.4), so as many fragments as frames are one for each, whatever
+        they look like: unless Number of Frames is wrong too. That shows where a header goes on in the next fragment, or
+        where one fragment does not end like a codestream and the next does not begin like one, and neither is blank
+        there: a hole in a sparse file, or padding as large.
+        """
+        c = self._columns()
+        if c.n != self.declared or self.end != "delimiter" or (c.begins & (c.reach > np.diff(c.payload))).any():
+            return False
+        odd = ~c.begins
+        if np.diff(c.payload)[odd].min(initial=_HOLE) < _HOLE:  # what looks like no frame and is small is padding
+            return False
+        torn = np.flatnonzero(odd[1:] & ~c.ends[:-1]) + 1
+        for some in np.array_split(torn, len(torn) // _TOGETHER + 1):
+            asked = [ByteRange(int(c.stops[j - 1]) - 8, int(c.stops[j - 1])) for j in some]
+            asked += [ByteRange(int(c.starts[j]), int(c.starts[j]) + 8) for j in some]
+            sides = (yield asked) if asked else ()
+            if any(any(a) and any(b) for a, b in zip(sides[: len(some)], sides[len(some) :], strict=True)):
+                return False
+        return True
 
     def _by_grammar(self) -> Plan[_Shared]:
         """Walk every codestream from end to end."""
@@ -707,6 +743,8 @@ class _Found:
                     break
                 firsts.append(upto)
                 begun, upto = end, k + 1
+        if upto < c.n and self.end == "delimiter":  # something is missing or too much, and may be so at the beginning
+            return _Shared(_firsts([]), 0, f"fragments do not fill frames of {self._frame} bytes")
         return _Shared(_firsts(firsts), upto, trouble)
 
     def _by_count(self) -> _Shared:
@@ -878,7 +916,8 @@ class _Found:
             return (k, "") if c.payload[k] == at else (k, _PACKED)
         rest = int(c.payload[k]) - at
         data = yield from self._payload(at, min(rest, _PIECE))
-        if rest and not (is_padding(data) and rest <= _PIECE):
+        # Rubbish behind a codestream belongs to its fragment, if the lengths of the fragments can be believed.
+        if begins_inside(self.family, data) or not (self.end == "delimiter" or is_padding(data)):
             return k, _PACKED
         if stream.unsure_from is not None:
             unsure = int(np.searchsorted(c.payload, first + stream.unsure_from))

@@ -231,6 +231,8 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
             yield from more(here.at)
         if element.tag == _SYNTAX:
             values[_SYNTAX] = element.start, element.stop
+    if here.at > len(data):
+        raise TruncatedError("the file ends inside its File Meta Information", len(data))
     if _SYNTAX not in values:
         raise FormatError("the File Meta Information names no Transfer Syntax", here.at)
     start, stop = values[_SYNTAX]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -157,6 +158,20 @@ class Instance:
                 found = run(self._growth(until), self.source, identity=self.stat.identity, budget=self._budget)
                 self._known = found
         return found
+
+    def complete(self) -> FrameIndex:
+        """Find all frames in strides, so that who asks for one of them meanwhile need not wait for the last.
+
+        Returns
+        -------
+        FrameIndex
+            The same as `index`.
+        """
+        known = self.grow(0)
+        while not known.complete:
+            time.sleep(0.001)  # a lock let go and taken at once is never had by who waits for it
+            known = self.grow(2 * len(known) + 256)
+        return known
 
     async def grow_async(self, until: int | None) -> FrameIndex:
         """Do as `grow`, without blocking the event loop."""

@@ -5,11 +5,11 @@ endpoint one row in the ROUTES of its module.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -148,7 +148,7 @@ class Indexer:
 
     def _work(self, instance: Instance, uid: str) -> None:
         try:
-            instance.grow(None)
+            instance.complete()
             self._catalog.keep_index(instance)
         except errors.MultiframeError as error:
             # Whoever asks for a frame that this concerns is told; here there is nobody to tell.
@@ -161,6 +161,12 @@ class Indexer:
     def close(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _warm(catalog: Catalog) -> None:
+    """Ask for nothing once: a first question costs what connecting and compiling statements cost."""
+    with contextlib.suppress(errors.MultiframeError):
+        catalog.instance("0")
 
 
 async def _status(request: Request) -> Response:
@@ -231,9 +237,10 @@ def create_app(
     folder = viewer_folder()
     page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.indexer = Indexer(catalog)
+        await asyncio.to_thread(_warm, catalog)
         yield
         app.state.indexer.close()
 

@@ -6,6 +6,7 @@ HTTP's inclusive byte ranges live only here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -85,7 +86,8 @@ def _split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in out]
 
 
-def parse_accept(header: str) -> list[MediaRange]:
+@lru_cache(256)
+def parse_accept(header: str) -> tuple[MediaRange, ...]:
     """Read an Accept header; what cannot be understood is left out.
 
     Examples
@@ -118,7 +120,7 @@ def parse_accept(header: str) -> list[MediaRange]:
             elif equals:
                 parameters.append((key, value))
         entries.append(MediaRange(name.lower(), tuple(parameters), q))
-    return entries
+    return tuple(entries)
 
 
 class Choice(NamedTuple):

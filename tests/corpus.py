@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-import data_store
+import data_store  # type: ignore[import-untyped]
 import pydicom.data
 
 _FOLDERS = (Path(pydicom.data.__file__).parent / "test_files", Path(data_store.__file__).parent / "data")

@@ -179,7 +179,7 @@ def frame_of(syntax: str, random: Random) -> Frame:
         JPEG_LS: lambda: jpeg(random, ls=True, end=end),
         J2K: lambda: jpeg2000(random, end=end),
         RLE: lambda: rle(random),
-        JXL: lambda: Frame(b"\xff\x0a\x41\0" + random.choice((b"", b"\xff\x0a\xff\x0a")) + random.randbytes(20)),
+        JXL: lambda: Frame(b"\xff\x0a\x41\0" + random.choice((b"", b"\xff\x0a\xff\x0a\0\0")) + random.randbytes(20)),
         DEFLATED: lambda: deflated(random),
         UNCOMPRESSED: lambda: Frame(random.randbytes(ROWS * COLUMNS)),
     }

@@ -15,7 +15,7 @@ from unittest.mock import patch
 from multiframe import frameindex
 from multiframe.errors import MultiframeError
 from multiframe.instance import open_instance
-from tests.files import END, ITEM, RLE, UNMARKED, Made, Memory, any_file
+from tests.files import END, ITEM, UNMARKED, Made, Memory, any_file
 
 MAX_READS = 3000
 
@@ -62,8 +62,8 @@ def same_codestream(data: bytes, right: bytes) -> bool:
     return data.startswith(bare) and (len(data) <= len(bare) + 1 or not data[len(bare) :].strip(b"\0\xff"))
 
 
-def mutated(file: Made, random: Random) -> Made:
-    """Change the structure of a file, never what a fragment holds."""
+def mutated(file: Made, random: Random, *, staying: bool = False) -> Made:
+    """Change the structure of a file, never what a fragment holds; `staying`: nor where anything lies."""
     data = bytearray(file.data)
     tags = [file.pixels_at]
     tags.append(tags[0] + 8 + int.from_bytes(data[tags[0] + 4 : tags[0] + 8], "little"))
@@ -71,17 +71,17 @@ def mutated(file: Made, random: Random) -> Made:
         for fragment in frame:
             tags.append(tags[-1] + 8 + len(fragment))
     how = random.choice(
-        ("cut", "length", "tag", "count", "delimiter", "insert", "drop", "table", "header", "meta", "two")
+        ("cut", "length", "tag", "count", "delimiter", "end", "insert", "drop", "table", "header", "meta", "two")
     )
     if file.syntax in UNMARKED and how not in ("cut", "table", "header"):
         how = "cut"  # the rest would show nowhere
-    if file.syntax == RLE and how == "delimiter":
-        how = "count"  # one fragment a frame, says the standard: what is behind the delimiter is not looked for
     if how == "two":
-        return mutated(mutated(file, random), random)
+        return mutated(mutated(file, random, staying=True), random)
+    if staying and how in ("insert", "drop"):
+        how = "length"
     at = random.choice(tags)
     match how:
-        case _ if len(data) < file.pixels_at + 8:
+        case _ if len(data) < at + 8:
             pass  # cut before
         case "cut":
             del data[random.choice((random.randrange(len(data)), at + random.randint(-20, 20))) :]
@@ -89,7 +89,8 @@ def mutated(file: Made, random: Random) -> Made:
             old = int.from_bytes(data[at + 4 : at + 8], "little")
             near = (0, 2, old + 2, old - 2, old + 1, old * 2)
             new = random.choice((*near, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
-            data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
+            if at + 8 + new not in tags:  # one that swallows whole Items is believed: Items are the facts
+                data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)
             if at < len(data):
@@ -98,7 +99,12 @@ def mutated(file: Made, random: Random) -> Made:
             place = data.find(b"IS\2\0") + 4
             data[place : place + 2] = bytes(random.choices(b"0123456789 -A", k=2))
         case "delimiter":
-            data[at : at + 8] = random.choice((END, END[:4] + b"\2\0\0\0", bytes(8)))
+            data[at : at + 8] = random.choice((END[:4] + b"\2\0\0\0", bytes(8)))
+        case "end":  # a delimiter in place of an Item is believed: only between frames can that be told
+            before = file.fragments[: random.randrange(len(file.fragments))]
+            at = tags[1 + sum(map(len, before))]
+            if at + 8 <= len(data):
+                data[at : at + 8] = END
         case "insert":
             data[at:at] = random.choice((bytes(2), random.randbytes(8), ITEM + bytes(4), ITEM))
         case "drop":

@@ -133,7 +133,7 @@ def test_a_reader_that_leaves_is_no_fault(file: Path) -> None:
         f"{sys.executable} -m multiframe info {file} --json | head -c 1; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, timeout=60, check=False,  # noqa: S602
     )  # fmt: skip
-    assert done.returncode == 0
+    assert done.returncode in (0, 128 + signal.SIGPIPE)
     assert done.stderr == b""
 
 

@@ -17,12 +17,14 @@ from tests.files import ITEM, item
 
 LEAD = b"12345678"
 FRAGMENTS = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 20_000).map(bytes)), max_size=12)
-TAILS = st.sampled_from((END_OF_ITEMS, b"", b"junk that is no Item", ITEM, ITEM + b"\xff\xff\xff\xff", ITEM + b"\x50\0\0\0abc", b"xy"))
+TAILS = st.sampled_from(
+    (END_OF_ITEMS, b"", b"junk that is no Item", ITEM, ITEM + b"\xff\xff\xff\xff", ITEM + b"\x50\0\0\0abc", b"xy")
+)
 
 
 def slowly(data: bytes, at: int) -> tuple[list[tuple[int, int]], str, int]:
     """What the Items are, found in the plainest way."""
-    found = []
+    found: list[tuple[int, int]] = []
     while True:
         if len(data) - at < 8:
             return found, "eof", at

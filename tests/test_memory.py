@@ -126,8 +126,8 @@ def test_async_timeout_and_cancellation_leak_nothing():
         tasks[1].cancel()  # granted, and cancelled before it runs
         done = await asyncio.gather(*tasks[:3], return_exceptions=True)
         assert [type(d) for d in done] == [asyncio.CancelledError, asyncio.CancelledError, Lease]
-        for lease in [done[2], *await asyncio.gather(*tasks[3:4])]:
-            lease.release()
+        for task in tasks[2:4]:
+            (await task).release()
         (await tasks[4]).release()
         assert (budget.held, len(budget._waiters)) == (0, 0)
 

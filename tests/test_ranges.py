@@ -1,5 +1,7 @@
 """Grouping ranges."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_every_range_lies_in_exactly_one_group_and_groups_stay_apart(ranges, max
 @given(RANGES, st.integers(0, 40))
 def test_near_ranges_are_read_at_once(ranges, max_gap):
     groups = coalesce(ranges, max_gap=max_gap, max_size=10_000)
-    for a, b in zip(groups, groups[1:], strict=False):
+    for a, b in pairwise(groups):
         assert b.span.start - a.span.stop > max_gap
 
 

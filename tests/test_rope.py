@@ -84,7 +84,10 @@ def test_an_odd_last_word_of_the_file_is_turned_round_in_zeros():
     assert read(rope, 0, 1) == b"\0"
 
 
-@given(st.lists(st.one_of(st.binary(max_size=4), STORED), max_size=3), st.lists(st.one_of(st.binary(max_size=4), STORED), max_size=3))
+@given(
+    st.lists(st.one_of(st.binary(max_size=4), STORED), max_size=3),
+    st.lists(st.one_of(st.binary(max_size=4), STORED), max_size=3),
+)
 def test_etags_differ_where_ropes_do(a, b):
     one, other = Rope(a, identity="x"), Rope(b, identity="x")
     assert (one.etag == other.etag) == (one.parts == other.parts)

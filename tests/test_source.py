@@ -83,7 +83,7 @@ def test_a_file_written_while_it_is_read_is_noticed(path, monkeypatch):
         os.utime(path, ns=(5, 5))
         return pread(fd, n, at)
 
-    monkeypatch.setattr(module.os, "pread", meanwhile)
+    monkeypatch.setattr(os, "pread", meanwhile)
     for read in (lambda: source.read_ranges([ByteRange(0, 4)]), lambda: source.read_items(ItemChain(8, 100, 1))):
         os.utime(path, ns=(1, 1))
         with pytest.raises(SourceChanged, match="while it was read"):
@@ -133,14 +133,14 @@ def test_a_page_cache_that_holds_only_part_is_not_the_end_of_the_file(path, monk
         buffers[0][:n] = os.pread(fd, n, at)
         return n
 
-    monkeypatch.setattr(module.os, "preadv", preadv)
+    monkeypatch.setattr(os, "preadv", preadv)
     reply = asyncio.run(FileSource(path).read_ranges_async(WANTED))
     assert [bytes(b) for b in reply.buffers] == EXPECTED
 
 
 def test_short_reads_are_finished(path, monkeypatch):
     pread = os.pread
-    monkeypatch.setattr(module.os, "pread", lambda fd, n, at: pread(fd, min(n, 3), at))
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, min(n, 3), at))
     assert [bytes(b) for b in FileSource(path).read_ranges(WANTED).buffers] == EXPECTED
 
 
@@ -188,7 +188,11 @@ def test_items_are_followed_alike_with_and_without_the_shortcut(tmp_path):
         (short, part, rest) = yield [ItemChain(8, len(data), 4), ByteRange(1, 9), ItemChain(8, len(data), 100, 64)]
         return bytes(short), bytes(part), bytes(rest)
 
-    answers = [run(plan(), FileSource(path)), run(plan(), Memory(data)), asyncio.run(run_async(plan(), FileSource(path)))]
+    answers = [
+        run(plan(), FileSource(path)),
+        run(plan(), Memory(data)),
+        asyncio.run(run_async(plan(), FileSource(path))),
+    ]
     answers.append(asyncio.run(run_async(plan(), Memory(data))))
     assert answers.count(answers[0]) == 4
 

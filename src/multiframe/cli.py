@@ -151,6 +151,7 @@ def _serve(
         _warn("--allow-origin '*': any page a user opens may read everything that is served")
     if host not in ("127.0.0.1", "::1", "localhost"):
         _warn(f"bound to {host}: whoever reaches this machine can read everything; there is no authentication yet")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     roots = [path.resolve() for path in paths]
     name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = cache or cache_folder()
@@ -362,10 +363,6 @@ def _run(run: Callable[[], None]) -> int:
         run()
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else CALL
-    except BrokenPipeError:
-        # Whoever read our output has left, as `head` does: nothing to complain about, and nobody to complain to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
@@ -384,4 +381,6 @@ def _run(run: Callable[[], None]) -> int:
 
 def main() -> NoReturn:
     """Be the ``multiframe`` command."""
+    # Whoever reads our output may leave, as `head` does: then we end as every Unix command does, without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(_run(lambda: app(standalone_mode=True)))

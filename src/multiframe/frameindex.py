@@ -316,8 +316,9 @@ def _native_index(header: Header, size: int) -> FrameIndex:
     damage = None
     if doubt:
         message = (
-            f"Pixel Data has {length} bytes, which {declared} frames of {layout.bits / 8:g} bytes do not fill as frames "
-            f"do: Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of Frames is wrong"
+            f"Pixel Data has {length} bytes, which {declared} frames of {layout.bits / 8:g} bytes do not fill as "
+            f"frames do: Rows, Columns, Samples per Pixel, Bits Allocated, Photometric Interpretation or Number of "
+            f"Frames is wrong"
         )
         damage = Damage("fragments", message, pixels.at)
     elif there < frames:
@@ -536,6 +537,8 @@ class _Found:
         nothing = self._index("scan", _Shared(_firsts([]), 0), proof="own", complete=False)
         if self.family == "uncompressed":
             firsts, upto, _ = self._by_length()
+            if upto != len(firsts):  # frames in several fragments: only all together they add up by no accident
+                return nothing
         elif self.family == "rle":
             firsts, upto, _ = self._by_first_marks()
         elif self.family in _MARKED:
@@ -680,8 +683,10 @@ class _Found:
             begun = np.flatnonzero(c.begins)
             for table in self.tables.candidates:
                 tabled = self._proven(table)
-                if tabled is None or len(tabled) != self.declared:
+                if tabled is None or len(tabled) != self.declared or len(table.entries) != self.declared:
                     continue
+                if not (c.begins[tabled] | np.append(True, c.ends[tabled[1:] - 1])).all():
+                    continue  # neither side of a border looks like one
                 if np.isin(begun, tabled).all() and tabled[tabled < j].tolist() == firsts:
                     return self._closed(tabled, bool(c.ends[-1]))
         return _Shared(_firsts(firsts), j, trouble)

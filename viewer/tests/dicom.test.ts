@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { studyKeys } from '../src/dicom/client';
+import { dateKey, isDate } from '../src/dicom/dates';
 import { withColourSaid } from '../src/dicom/jpegcolour';
 import { bytes, date, number, personName, text, time } from '../src/dicom/json';
 import { syntaxOf, unwrapFrame } from '../src/dicom/multipart';
@@ -127,4 +128,19 @@ test('search keys', () => {
   expect(studyKeys({ ...nothing, name: 'D?e*' })).toEqual({ PatientName: 'D?e*' });
   expect(studyKeys({ ...nothing, from: '2026-11-01' })).toEqual({ StudyDate: '20261101-' });
   expect(studyKeys({ ...nothing, from: '2026-11-01', to: '2026-11-01' })).toEqual({ StudyDate: '20261101' });
+});
+
+describe('dates as they are typed', () => {
+  test('a day, a month, a year', () => {
+    expect(dateKey('2024-02-03', 'first')).toBe('20240203');
+    expect(dateKey('20240203', 'last')).toBe('20240203');
+    expect([dateKey('2024-02', 'first'), dateKey('2024-02', 'last')]).toEqual(['20240201', '20240229']);
+    expect([dateKey('2023', 'first'), dateKey('2023', 'last')]).toEqual(['20230101', '20231231']);
+  });
+
+  test('what is no date', () => {
+    for (const typed of ['', '202', '2024-1', '2024-13', '2023-02-29', '03/02/2024', '2024-02-03-']) {
+      expect(isDate(typed)).toBe(false);
+    }
+  });
 });

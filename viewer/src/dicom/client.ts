@@ -4,6 +4,7 @@
  */
 
 import type { InstancePlace } from '../route';
+import { dateKey } from './dates';
 import { unwrapFrame, type FramePart } from './multipart';
 import { TAG, type DicomJson, type Keyword } from './json';
 
@@ -101,7 +102,7 @@ export class Client {
     return found;
   }
 
-  frameUrl(place: InstancePlace, frame: number): string {
+  frameUrl(place: InstancePlace, frame: number | ''): string {
     return `${this.instanceUrl(place)}/frames/${frame}`;
   }
 
@@ -155,8 +156,8 @@ export function studyKeys(query: StudyQuery): Record<string, string> {
   const keys: Record<string, string> = {};
   const name = query.name.trim();
   const id = query.id.trim();
-  const from = query.from.replaceAll('-', '');
-  const to = query.to.replaceAll('-', '');
+  const from = dateKey(query.from, 'first');
+  const to = dateKey(query.to, 'last');
   if (name) keys['PatientName'] = wildcard(name.replace(/\s*,\s*|\s+/g, '^'));
   if (id) keys['PatientID'] = wildcard(id);
   if (from || to) keys['StudyDate'] = from === to ? from : `${from}-${to}`;

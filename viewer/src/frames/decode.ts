@@ -188,6 +188,9 @@ function lean(image: Image, rgba: boolean): Image {
   }
   const kept = samples;
   image.getPixelData = () => kept;
+  // The window tool asks at every move of the mouse, and would count through all samples.
+  const range = image.color ? [0, 255] : [image.minPixelValue, image.maxPixelValue];
+  if (image.voxelManager) image.voxelManager.getRange = () => range as [number, number];
   const drawable = image.color && kept.length === 4 * pixels && kept.BYTES_PER_ELEMENT === 1;
   const draw = drawable ? () => sharedCanvas(image, kept) : undefined;
   (image as { getCanvas: unknown }).getCanvas = draw;

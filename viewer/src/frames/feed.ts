@@ -34,9 +34,12 @@ interface Fetch {
 }
 
 export class FrameFeed {
-  bytesFetched = 0;
   onChange: () => void = () => undefined;
 
+  private received = 0;
+  private fromCache = 0;
+  private readonly opened: number;
+  private readonly timings = new PerformanceObserver((seen) => this.notFetched(seen));
   private count = 1;
   private rgba = false;
   private rate = 25;
@@ -61,7 +64,11 @@ export class FrameFeed {
     private readonly client: Client,
     private readonly place: InstancePlace,
     private readonly cap: number,
-  ) {}
+    opened = performance.now(),
+  ) {
+    this.timings.observe({ type: 'resource', buffered: true });
+    this.opened = opened;
+  }
 
   imageId(frame: number): string {
     return `wadors:${this.client.frameUrl(this.place, frame)}`;
@@ -94,6 +101,11 @@ export class FrameFeed {
 
   failure(frame: number): Error | undefined {
     return this.failures.get(frame);
+  }
+
+  /** Bodies of frame answers that came over the network. */
+  get bytesFetched(): number {
+    return Math.max(0, this.received - this.fromCache);
   }
 
   get memory(): { encoded: number; decoded: number; frames: number; decodedFrames: number } {
@@ -135,6 +147,7 @@ export class FrameFeed {
 
   close(): void {
     this.closed = true;
+    this.timings.disconnect();
     for (const { abort } of this.fetching.values()) abort.abort();
     for (const frame of [...this.decodedCosts.keys()]) this.dropDecoded(frame);
     this.encoded.clear();
@@ -194,13 +207,27 @@ export class FrameFeed {
   private async fetch(frame: number, signal: AbortSignal, sent?: Promise<FramePart>): Promise<FramePart> {
     try {
       const part = await (sent ?? this.fetchPatiently(frame, signal));
-      this.bytesFetched += part.bytes.length;
+      this.received += part.bytes.buffer.byteLength;
       if (!this.closed) this.keepEncoded(frame, part);
       return part;
     } catch (error) {
       if (!signal.aborted) this.failures.set(frame, error as Error);
       throw error;
     }
+  }
+
+  /**
+   * Only beside the answer, before or after it, does the browser tell that it came out of its own
+   * HTTP cache. Of another origin it may not tell; what comes from there counts as fetched.
+   */
+  private notFetched(seen: PerformanceObserverEntryList): void {
+    const frames = this.client.frameUrl(this.place, '');
+    for (const entry of seen.getEntries() as PerformanceResourceTiming[]) {
+      if (entry.startTime < this.opened || !entry.name.startsWith(frames)) continue;
+      // An answer of 304 transfers its headers only.
+      if (entry.transferSize < entry.encodedBodySize) this.fromCache += entry.decodedBodySize;
+    }
+    this.onChange();
   }
 
   /** 503 means "busy, come back": the server's memory is spoken for just now. */

@@ -1,6 +1,7 @@
 /** Knows the list of studies: search, pages, and what it says while there is nothing to list. */
 
 import { type Client, ServerError, type ServerStatus, type StudyQuery } from '../dicom/client';
+import { isDate } from '../dicom/dates';
 import { date, number, personName, text, texts, time, type DicomJson } from '../dicom/json';
 import { studyHash } from '../route';
 import { h, icon, ICON } from '../ui/dom';
@@ -79,7 +80,8 @@ export class StudiesPage {
           value: query[name],
           autocomplete: 'off',
           spellcheck: false,
-          on: { input: (event) => this.changed(name, (event.target as HTMLInputElement).value) },
+          ...(type === 'text' ? { inputMode: 'numeric', maxLength: 10 } : {}),
+          on: { input: (event) => this.typed(name, event.target as HTMLInputElement) },
         }),
       );
     const modality = h(
@@ -93,10 +95,18 @@ export class StudiesPage {
       { class: 'search', attrs: { role: 'search' }, on: { submit: (event) => event.preventDefault() } },
       field('name', 'Patient name', 'search', 'Family, given'),
       field('id', 'Patient ID', 'search'),
-      field('from', 'From', 'date'),
-      field('to', 'To', 'date'),
+      field('from', 'From', 'text', 'yyyy-mm-dd'),
+      field('to', 'To', 'text', 'yyyy-mm-dd'),
       h('label', { class: 'field modality' }, h('span', {}, 'Modality'), modality),
     );
+  }
+
+  /** A date that is still being typed is not searched for: it would find nothing, or all. */
+  private typed(name: keyof StudyQuery, input: HTMLInputElement): void {
+    const value = input.value.trim();
+    const unfinished = (name === 'from' || name === 'to') && value !== '' && !isDate(value);
+    input.setAttribute('aria-invalid', String(unfinished));
+    if (!unfinished && value !== kept.query[name]) this.changed(name, value);
   }
 
   private changed(name: keyof StudyQuery, value: string): void {
@@ -229,9 +239,9 @@ function emptiness(status: ServerStatus | undefined): [title: string, hint: stri
   return ['No studies here', 'The server has found no DICOM files in its folders.'];
 }
 
-function serverLine({ scanning, registered, failed, version }: ServerStatus): string {
+function serverLine({ scanning, found, failed, version }: ServerStatus): string {
   const parts = [
-    scanning ? `reading files: ${registered} so far` : `${registered} files`,
+    scanning ? `reading files: ${found} so far` : `${found} ${found === 1 ? 'file' : 'files'}`,
     failed > 0 ? `${failed} unreadable` : '',
     version,
   ];

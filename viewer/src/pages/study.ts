@@ -1,6 +1,8 @@
 /**
  * Knows one study: a rail with its series and instances, and beside it the stack that was chosen.
- * The rail is asked for behind the first picture when an address leads straight to an instance.
+ * The rail is asked for behind the first picture when an address leads straight to an instance;
+ * when it leads to the study only, the first instance that can be seen is opened. On a narrow screen
+ * the rail lies over the stack, and a button brings it.
  */
 
 import type { Client } from '../dicom/client';
@@ -22,13 +24,28 @@ export class StudyPage {
   readonly element: HTMLElement;
   opened: Opened | undefined;
 
-  private readonly rail = h('nav', { class: 'rail', attrs: { 'aria-label': 'Images of this study' } });
+  private readonly rail = h('nav', { class: 'rail', id: 'rail', attrs: { 'aria-label': 'Images of this study' } });
+  private readonly railButton = h(
+    'button',
+    {
+      type: 'button',
+      class: 'button rail-button',
+      attrs: { 'aria-controls': 'rail', 'aria-expanded': 'false' },
+      on: { click: () => this.showRail(!this.element.classList.contains('railed')) },
+    },
+    icon(ICON.images),
+    'Images',
+  );
   private readonly main = h('main', { class: 'main' });
   private readonly title = h('div', { class: 'who' });
   private readonly gone = new AbortController();
   private readonly entries = new Map<string, HTMLAnchorElement>();
   private readonly sizes = new IntersectionObserver((seen) => this.seen(seen), { rootMargin: '200px' });
+  /** The instance the address names; it may still be on its way. */
+  private current: string | undefined;
   private railed = false;
+  /** Nothing was chosen: the first image that turns up is opened. */
+  private choosing = false;
   private opening = 0;
 
   constructor(
@@ -44,45 +61,55 @@ export class StudyPage {
         { class: 'head' },
         h(
           'a',
-          { class: 'icon-button back', href: '#/', title: 'Studies', attrs: { 'aria-label': 'Back' } },
+          { class: 'icon-button back', href: '#/', title: 'Studies (Esc)', attrs: { 'aria-label': 'Studies' } },
           icon(ICON.back),
         ),
         this.title,
+        this.railButton,
       ),
       h('div', { class: 'split' }, this.rail, this.main),
     );
   }
 
-  /** Only the rail: nothing is opened. */
+  /** No image is named: opens the first. Its code is fetched while the server is asked for its name. */
   async choose(): Promise<void> {
+    this.opening++;
     this.closeStage();
-    this.element.classList.remove('viewing');
-    this.back('#/', 'Studies');
-    this.mark(undefined);
-    this.main.replaceChildren(h('div', { class: 'notice' }, h('p', {}, 'Choose an image.')));
-    await this.fillRail();
+    this.current = undefined;
+    this.mark();
+    this.main.replaceChildren();
+    this.choosing = true;
+    loadStage().catch(() => undefined);
+    if (this.railed) this.openFirst();
+    else await this.fillRail();
+    if (!this.choosing || this.gone.signal.aborted) return;
+    this.main.replaceChildren(h('div', { class: 'notice' }, h('p', {}, 'There is no image to show.')));
+    this.showRail(true);
   }
 
   /** The instance and the wanted frame first; the code that shows them, and the rail, meanwhile. */
   async open(place: InstancePlace, frame: number): Promise<Stage | undefined> {
+    this.choosing = false;
+    if (this.opened?.place.instance === place.instance && this.opened.stage.painted() !== null) {
+      this.opened.stage.goto(frame);
+      return this.opened.stage;
+    }
     const turn = ++this.opening;
     this.closeStage();
-    this.element.classList.add('viewing');
-    this.back(`#/study/${this.study}`, 'Images of this study');
-    this.mark(place.instance);
+    this.showRail(false);
+    this.current = place.instance;
+    this.mark();
     this.main.replaceChildren();
     const { signal } = this.gone;
+    const asked = performance.now();
     const metadata = this.client.metadata(place, signal);
     const sent = this.client.frame(place, frame, signal);
     metadata.catch(() => undefined);
     sent.catch(() => undefined);
-    const [{ Stage }, { FrameFeed }] = await Promise.all([
-      import('../stack/stage'),
-      import('../frames/feed'),
-    ]);
+    const [{ Stage }, { FrameFeed }] = await loadStage();
     if (turn !== this.opening || signal.aborted) return undefined;
     const deviceGb = (navigator as { deviceMemory?: number }).deviceMemory;
-    const feed = new FrameFeed(this.client, place, frameMemory(deviceGb, this.options.get('cache')));
+    const feed = new FrameFeed(this.client, place, frameMemory(deviceGb, this.options.get('cache')), asked);
     feed.adopt(frame, sent);
     const wish = this.options.get('render');
     const stage = new Stage({
@@ -92,7 +119,8 @@ export class StudyPage {
       metadata,
       first: frame,
       renderer: wish === 'cpu' || wish === 'gpu' ? wish : 'auto',
-      onBack: () => (location.hash = `#/study/${this.study}`),
+      onBack: () => (location.hash = '#/'),
+      onImage: (by) => this.turn(by),
       onFrame: (shown) => history.replaceState(null, '', stackHash(place, shown)),
     });
     this.opened = { stage, place };
@@ -113,11 +141,28 @@ export class StudyPage {
     this.opened = undefined;
   }
 
-  private back(href: string, name: string): void {
-    const link = this.element.querySelector<HTMLAnchorElement>('.back');
-    if (!link) return;
-    link.href = href;
-    link.title = name;
+  /** The address is replaced: "back" leads to the list, not to an address that opens an image anew. */
+  private openFirst(): void {
+    const [first] = this.entries.values();
+    if (!first || !this.choosing) return;
+    this.choosing = false;
+    location.replace(first.hash);
+  }
+
+  /** To the image before or after this one. */
+  private turn(by: 1 | -1): void {
+    const uids = [...this.entries.keys()];
+    const at = uids.indexOf(this.current ?? '');
+    const next = this.entries.get(uids[at + by] ?? '');
+    if (at < 0 || !next) return;
+    next.scrollIntoView({ block: 'nearest' });
+    location.replace(next.hash);
+  }
+
+  /** Of no effect where there is room for it at all times. */
+  private showRail(shown: boolean): void {
+    this.element.classList.toggle('railed', shown);
+    this.railButton.setAttribute('aria-expanded', String(shown));
   }
 
   // -------------------------------------------------------------- the rail
@@ -191,7 +236,8 @@ export class StudyPage {
         ...instances.map((instance) => this.entry(instance, uid)),
       ),
     );
-    this.mark(this.opened?.place.instance);
+    this.mark();
+    this.openFirst();
   }
 
   private entry(instance: DicomJson, series: string): HTMLElement {
@@ -209,6 +255,12 @@ export class StudyPage {
       {
         class: 'entry',
         href: stackHash({ study: this.study, series, instance: uid }),
+        on: {
+          click: (event) => {
+            this.showRail(false);
+            if (this.current === uid) event.preventDefault();
+          },
+        },
       },
       h('strong', {}, title),
       h('span', { class: 'frames' }, count === 1 ? '1 frame' : `${count} frames`),
@@ -234,12 +286,17 @@ export class StudyPage {
     }
   }
 
-  private mark(instance: string | undefined): void {
+  private mark(): void {
     for (const [uid, entry] of this.entries) {
-      if (uid === instance) entry.setAttribute('aria-current', 'true');
+      if (uid === this.current) entry.setAttribute('aria-current', 'true');
       else entry.removeAttribute('aria-current');
     }
   }
+}
+
+/** All that shows an image, cornerstone included: not needed for the list of studies. */
+function loadStage() {
+  return Promise.all([import('../stack/stage'), import('../frames/feed')]);
 }
 
 /** Why an instance has no frames to look at; undefined when it has. */

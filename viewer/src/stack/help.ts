@@ -1,18 +1,20 @@
 /** Knows the help: what keys and gestures do, in a dialog over everything. */
 
 import { h } from '../ui/dom';
-import { KEY_HELP, POINTER_HELP } from './keys';
+import { KEY_HELP, MOUSE_HELP, TOUCH_HELP } from './keys';
 
 export function showHelp(): void {
   const close = h('button', { type: 'button', class: 'button' }, 'Close');
   const dialog = h(
     'dialog',
     { class: 'help', attrs: { 'aria-label': 'Keys and gestures' } },
-    h('h2', {}, 'Keys'),
-    list(KEY_HELP),
-    h('h2', {}, 'Mouse and touch'),
-    list(POINTER_HELP),
-    close,
+    h('header', {}, h('h1', {}, 'Keys and gestures'), close),
+    h(
+      'div',
+      { class: 'columns' },
+      section('Keys', KEY_HELP),
+      h('div', {}, section('Mouse', MOUSE_HELP), section('Touch', TOUCH_HELP)),
+    ),
   );
   close.addEventListener('click', () => dialog.close());
   dialog.addEventListener('close', () => dialog.remove());
@@ -23,6 +25,7 @@ export function showHelp(): void {
   dialog.showModal();
 }
 
-function list(rows: [string, string][]): HTMLElement {
-  return h('dl', {}, ...rows.flatMap(([keys, action]) => [h('dt', {}, keys), h('dd', {}, action)]));
+function section(title: string, rows: [string, string][]): HTMLElement {
+  const lines = rows.flatMap(([keys, action]) => [h('dt', {}, keys), h('dd', {}, action)]);
+  return h('section', {}, h('h2', {}, title), h('dl', {}, ...lines));
 }

@@ -10,28 +10,38 @@ export interface KeyActions {
   zoom(factor: number): void;
   help(): void;
   back(): void;
+  image(by: 1 | -1): void;
 }
 
 export const KEY_HELP: [keys: string, action: string][] = [
   ['Space', 'Play or pause'],
-  ['← →', 'One frame back or on'],
+  ['← →  or  ↑ ↓', 'One frame back or on'],
   ['Shift + ← →', 'Ten frames back or on'],
-  ['Home End', 'First or last frame'],
+  ['Home  End', 'First or last frame'],
   ['G', 'Go to frame number'],
-  ['+ −', 'Zoom in or out'],
+  ['[  ]  or  Page ↑ ↓', 'Previous or next image of the study'],
+  ['+  −', 'Zoom in or out'],
   ['I', 'Invert'],
   ['R', 'Reset window, zoom and position'],
   ['?', 'This list'],
-  ['Esc', 'Back'],
+  ['Esc', 'Back to the studies'],
 ];
 
-export const POINTER_HELP: [gesture: string, action: string][] = [
-  ['Left drag · one finger', 'Window width and centre'],
-  ['Right drag · pinch', 'Zoom'],
-  ['Middle or Ctrl drag · two fingers', 'Pan'],
-  ['Wheel', 'Scroll frames'],
+export const MOUSE_HELP: [gesture: string, action: string][] = [
+  ['Left drag', 'Window: across for width, up and down for level'],
+  ['Right drag', 'Zoom'],
+  ['Middle or Ctrl + left drag', 'Pan'],
+  ['Wheel', 'One frame back or on'],
   ['Ctrl + wheel', 'Zoom at the pointer'],
-  ['Double click · double tap', 'Reset'],
+  ['Double click', 'Reset'],
+];
+
+export const TOUCH_HELP: [gesture: string, action: string][] = [
+  ['One finger', 'Frames: right or down is on, left or up is back'],
+  ['One finger, sun button on', 'Window; always so where there is a single frame'],
+  ['Two fingers', 'Zoom and pan'],
+  ['Three fingers', 'Window'],
+  ['Double tap', 'Reset'],
 ];
 
 export function attachKeys(actions: KeyActions, last: () => number): () => void {
@@ -60,6 +70,12 @@ function actionOf(event: KeyboardEvent, actions: KeyActions, last: () => number)
     case 'ArrowLeft':
     case 'ArrowUp':
       return () => actions.step(-step);
+    case '[':
+    case 'PageUp':
+      return () => actions.image(-1);
+    case ']':
+    case 'PageDown':
+      return () => actions.image(1);
     case 'Home':
       return () => actions.goto(1);
     case 'End':

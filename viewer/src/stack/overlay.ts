@@ -118,8 +118,7 @@ function round(value: number): string {
   return Math.abs(value) >= 10 ? String(Math.round(value)) : value.toFixed(1);
 }
 
+/** Frame bytes that came over the network: what is fetched twice counts twice. */
 function fetched(count: number, size: number | undefined): string {
-  if (!size) return `${bytes(count)} fetched`;
-  const share = (100 * count) / size;
-  return `${bytes(count)} of ${bytes(size)} fetched (${share < 10 ? share.toFixed(1) : Math.round(share)} %)`;
+  return size ? `${bytes(count)} of ${bytes(size)} fetched` : `${bytes(count)} fetched`;
 }

@@ -12,12 +12,12 @@ import { paceOf, type Pace } from '../dicom/rate';
 import type { FrameFeed } from '../frames/feed';
 import type { InstancePlace } from '../route';
 import { h } from '../ui/dom';
-import { attachGestures } from './gestures';
 import { showHelp } from './help';
 import { attachKeys } from './keys';
 import { Overlay } from './overlay';
 import { Player } from './player';
 import { Scrubber } from './scrubber';
+import type { Tools } from './tools';
 import { Transport } from './transport';
 import { StackView, type Renderer } from './view';
 
@@ -34,6 +34,8 @@ export interface StageOptions {
   first: number;
   renderer: Renderer;
   onBack: () => void;
+  /** The image `by` further on in the study's list. */
+  onImage: (by: 1 | -1) => void;
   onFrame: (frame: number) => void;
 }
 
@@ -42,11 +44,7 @@ export class Stage {
   /** Resolves with the first paint, rejects when there will be none. */
   readonly ready: Promise<void>;
 
-  private readonly picture = h('div', {
-    class: 'picture',
-    tabIndex: -1,
-    attrs: { role: 'img', 'aria-label': 'Image' },
-  });
+  private readonly picture = h('div', { class: 'picture', attrs: { role: 'img', 'aria-label': 'Image' } });
   private readonly overlay = new Overlay();
   private readonly foot = h('div', { class: 'foot' });
   private readonly gone = new AbortController();
@@ -55,6 +53,8 @@ export class Stage {
   private player: Player | undefined;
   private scrubber: Scrubber | undefined;
   private transport: Transport | undefined;
+  private tools: Tools | undefined;
+  private oneFinger: 'frames' | 'window' = 'frames';
   private pace: Pace | undefined;
   private facts: InstanceFacts | undefined;
   private count = 1;
@@ -73,7 +73,7 @@ export class Stage {
     this.element = h(
       'div',
       { class: 'stage' },
-      h('div', { class: 'screen' }, this.picture, this.overlay.element),
+      h('div', { class: 'screen', tabIndex: -1 }, this.picture, this.overlay.element),
       this.foot,
     );
     this.ready = new Promise((resolve, reject) => (this.settleReady = { resolve, reject }));
@@ -157,7 +157,8 @@ export class Stage {
     const prepared = await withPalette(metadata, (uri) => client.bulk(uri, this.gone.signal));
     view.describe(withModality(prepared), Array.from({ length: this.count }, (_, index) => feed.imageId(index + 1)));
     feed.open(this.count, pace.rate, view.usesCpu);
-    feed.onChange = () => this.scrubber?.refresh();
+    // While a cine plays its clock refreshes the figures.
+    feed.onChange = () => (this.player?.playing ? this.scrubber?.refresh() : this.refresh());
     this.controls(pace);
     view.onPainted = (frame) => this.wasPainted(frame);
     view.onChanged = () => this.refresh();
@@ -197,13 +198,6 @@ export class Stage {
     this.foot.replaceChildren(this.count > 1 ? this.scrubber.element : '', this.transport.element);
     this.cleanups.push(
       attachKeys(actions, () => this.count),
-      attachGestures(this.picture, {
-        window: (dx, dy) => this.view?.moveWindow(dx, dy),
-        zoom: (factor, at) => this.view?.zoomBy(factor, at),
-        pan: (dx, dy) => this.view?.pan(dx, dy),
-        scroll: (frames) => actions.step(frames),
-        reset: () => actions.reset(),
-      }),
       this.animate(),
     );
   }
@@ -221,11 +215,17 @@ export class Stage {
         if (this.player) this.player.loop = !this.player.loop;
         this.refresh();
       },
+      toggleFinger: () => {
+        this.oneFinger = this.oneFinger === 'frames' ? 'window' : 'frames';
+        this.tools?.oneFinger(this.oneFinger);
+        this.refresh();
+      },
       invert: () => this.view?.invert(),
       reset: () => this.view?.reset(),
       zoom: (factor: number) => this.view?.zoomBy(factor),
       help: () => showHelp(),
       back: () => this.options.onBack(),
+      image: (by: 1 | -1) => this.options.onImage(by),
     };
   }
 
@@ -320,10 +320,22 @@ export class Stage {
     this.settleReady?.resolve();
     this.options.feed.start();
     this.steer();
+    void this.handle();
     this.options.client.facts(this.options.place.instance, this.gone.signal).then((facts) => {
       this.facts = facts;
       this.refresh();
     }, () => undefined);
+  }
+
+  /** Mouse, wheel and fingers; the keyboard and the controls do without. */
+  private async handle(): Promise<void> {
+    const { attachTools } = await import('./tools');
+    if (this.gone.signal.aborted) return;
+    const { step, reset } = this.actions();
+    const tools = attachTools(this.picture, this.count, { scroll: step, reset });
+    if (this.oneFinger === 'window') tools.oneFinger('window');
+    this.tools = tools;
+    this.cleanups.push(() => tools.detach());
   }
 
   /** The frame that play waits for may have failed before: showing it is what tries again. */
@@ -374,6 +386,7 @@ export class Stage {
       waiting: this.player?.waiting ?? false,
       loop: this.player?.loop ?? true,
       inverted: this.view?.isInverted ?? false,
+      fingerWindows: this.oneFinger === 'window',
       painted: this.painted(),
       count: this.count,
       fps: this.player?.fps(performance.now()) ?? 0,

@@ -8,6 +8,7 @@ export interface TransportActions {
   goto(frame: number): void;
   speed(factor: number): void;
   toggleLoop(): void;
+  toggleFinger(): void;
   invert(): void;
   reset(): void;
   help(): void;
@@ -18,6 +19,7 @@ export interface TransportState {
   waiting: boolean;
   loop: boolean;
   inverted: boolean;
+  fingerWindows: boolean;
   painted: number | null;
   count: number;
   fps: number;
@@ -31,6 +33,7 @@ export class Transport {
   private readonly play: HTMLButtonElement;
   private readonly loop: HTMLButtonElement;
   private readonly invert: HTMLButtonElement;
+  private readonly finger: HTMLButtonElement;
   private readonly field: HTMLInputElement;
   private readonly total = h('span', { class: 'total' });
   private readonly fps = h('output', { class: 'fps', attrs: { 'aria-label': 'Frames a second, achieved' } });
@@ -40,6 +43,7 @@ export class Transport {
     this.play = button('Play (Space)', ICON.play, () => actions.togglePlay(), 'play');
     this.loop = button('Loop', ICON.loop, () => actions.toggleLoop());
     this.invert = button('Invert (I)', ICON.invert, () => actions.invert());
+    this.finger = button('One finger changes the window', ICON.window, () => actions.toggleFinger(), 'finger');
     this.field = frameField(actions, count);
     const speed = h(
       'select',
@@ -51,6 +55,7 @@ export class Transport {
     );
     const single = count <= 1;
     for (const one of [this.play, this.loop, speed]) one.disabled = single;
+    this.finger.hidden = single;
     this.element = h(
       'div',
       { class: 'transport' },
@@ -68,6 +73,7 @@ export class Transport {
       h(
         'div',
         { class: 'group tools' },
+        this.finger,
         this.invert,
         button('Reset view (R)', ICON.reset, () => actions.reset()),
         button('Help (?)', ICON.help, () => actions.help(), 'helps'),
@@ -90,6 +96,7 @@ export class Transport {
     }
     this.loop.setAttribute('aria-pressed', String(state.loop));
     this.invert.setAttribute('aria-pressed', String(state.inverted));
+    this.finger.setAttribute('aria-pressed', String(state.fingerWindows));
     if (document.activeElement !== this.field) {
       const frame = state.painted === null ? '–' : String(state.painted);
       if (this.field.value !== frame) this.field.value = frame;
@@ -109,8 +116,9 @@ function frameField(actions: TransportActions, count: number): HTMLInputElement 
     type: 'text',
     inputMode: 'numeric',
     autocomplete: 'off',
-    attrs: { 'aria-label': `Frame number, 1 to ${count}`, size: String(Math.max(2, String(count).length)) },
+    attrs: { 'aria-label': `Frame number, 1 to ${count}` },
   });
+  field.style.width = `calc(${String(count).length}ch + 1.25rem)`;
   field.addEventListener('focus', () => field.select());
   field.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') {

@@ -1,6 +1,6 @@
 /**
- * Knows cornerstone: one rendering engine, one StackViewport. Tells which frame is PAINTED (not
- * which was asked for), and moves window, zoom and pan.
+ * Knows cornerstone's rendering: one engine, one StackViewport. Tells which frame is PAINTED (not
+ * which was asked for), and how it is shown.
  *
  * It is only given frames that are decoded and in cornerstone's cache, so showing one is a matter
  * of one animation frame and never of the network.
@@ -13,15 +13,16 @@ import {
   imageLoader,
   init as initCore,
   setUseCPURendering,
+  utilities,
   type Types,
 } from '@cornerstonejs/core';
 import dicomImageLoader from '@cornerstonejs/dicom-image-loader';
 import type { DicomJson } from '../dicom/json';
 
-const ENGINE = 'multiframe';
-const VIEWPORT = 'stack';
+export const ENGINE = 'multiframe';
+export const VIEWPORT = 'stack';
 /** Shares of the fitted size between which the zoom stays. */
-const ZOOM_LIMITS = { least: 0.2, most: 40 };
+export const ZOOM_LIMITS = { least: 0.2, most: 40 };
 
 export type Renderer = 'auto' | 'cpu' | 'gpu';
 export interface Window {
@@ -57,7 +58,7 @@ export class StackView {
   private readonly frameOf = new Map<string, number>();
   private window_: Window | undefined;
   private inverted = false;
-  /** Magnification at which the whole picture fits; 0 before there is one. */
+  /** cornerstone's zoom when the whole picture fits; 0 before there is one. */
   private fitted = 0;
 
   constructor(
@@ -72,9 +73,13 @@ export class StackView {
       type: Enums.ViewportType.STACK,
       defaultOptions: { background: [0, 0, 0] },
     });
+    // With the focus on it, cornerstone's tools would swallow every key.
+    element.removeAttribute('tabindex');
     this.viewport = this.engine.getViewport(VIEWPORT) as Types.IStackViewport;
     this.viewport.getCanvas().dataset['testid'] = 'viewport';
+    if (this.usesCpu) correctCpuScale(this.viewport);
     element.addEventListener(Enums.Events.IMAGE_RENDERED, () => this.painted());
+    element.addEventListener(Enums.Events.CAMERA_MODIFIED, () => this.onChanged());
     this.resizing = new ResizeObserver(() => this.resized());
     this.resizing.observe(element);
   }
@@ -93,12 +98,18 @@ export class StackView {
   /** The first frame must be decoded. */
   async open(first: number): Promise<void> {
     await this.viewport.setStack(this.imageIds, first - 1);
+    this.element.addEventListener(Enums.Events.VOI_MODIFIED, (event) => this.windowed(event as CustomEvent));
     this.resized();
   }
 
   /** The frame must be decoded. `onPainted` tells when it is on the screen. */
   show(frame: number): void {
-    void this.viewport.setImageIdIndex(frame - 1).then(() => this.viewport.render());
+    void this.viewport.setImageIdIndex(frame - 1).then(() => {
+      // cornerstone's CPU renderer goes on drawing the chosen window but says it is the file's own,
+      // and the next drag would start from there.
+      if (this.usesCpu && this.window_) this.viewport.setProperties({ voiRange: rangeOf(this.window_) }, true);
+      this.viewport.render();
+    });
   }
 
   get window(): Window | undefined {
@@ -119,30 +130,13 @@ export class StackView {
     return pixels > 0 ? 100 / pixels : 1;
   }
 
-  moveWindow(dx: number, dy: number): void {
-    const now = this.window;
-    const image = this.viewport.getCornerstoneImage() as Types.IImage | undefined;
-    if (!now || !image) return;
-    const range = image.color ? 256 : Math.max(1, image.maxPixelValue - image.minPixelValue);
-    const step = Math.max(range / 1024, 0.001);
-    this.setWindow({ width: Math.max(step, now.width + dx * step), centre: now.centre + dy * step });
-  }
-
-  zoomBy(factor: number, at?: Types.Point2): void {
-    const wanted = this.magnification * factor;
-    const next = Math.min(ZOOM_LIMITS.most, Math.max(ZOOM_LIMITS.least, wanted / this.fitted));
-    const point = at ?? this.middle();
-    const before = this.viewport.canvasToWorld(point);
-    this.magnification = next * this.fitted;
-    this.shift(before, this.viewport.canvasToWorld(point));
-  }
-
-  /** Moves the picture by CSS pixels. */
-  pan(dx: number, dy: number): void {
-    const middle = this.middle();
-    const from = this.viewport.canvasToWorld(middle);
-    const to = this.viewport.canvasToWorld([middle[0] + dx, middle[1] + dy]);
-    this.shift(from, to);
+  /** About the middle of what is seen. */
+  zoomBy(factor: number): void {
+    const now = this.viewport.getZoom() / this.fitted;
+    const next = Math.min(ZOOM_LIMITS.most, Math.max(ZOOM_LIMITS.least, now * factor));
+    const { parallelScale = 1 } = this.viewport.getCamera();
+    this.viewport.setCamera({ parallelScale: (parallelScale * now) / next });
+    this.redraw();
   }
 
   invert(): void {
@@ -152,11 +146,11 @@ export class StackView {
   }
 
   reset(): void {
-    this.window_ = undefined;
     this.inverted = false;
     const own = this.ownWindow();
     this.viewport.setProperties({ invert: false });
     if (own) this.viewport.setProperties({ voiRange: rangeOf(own) });
+    this.window_ = undefined;
     this.fit();
     this.redraw();
   }
@@ -170,10 +164,11 @@ export class StackView {
     if (first) for (const imageId of this.imageIds) dicomImageLoader.wadors.metaDataManager.remove(imageId);
   }
 
-  private setWindow(next: Window): void {
-    this.window_ = next;
-    this.viewport.setProperties({ voiRange: rangeOf(next) });
-    this.redraw();
+  private windowed(event: CustomEvent<{ range: Types.VOIRange }>): void {
+    const { lower, upper } = event.detail.range;
+    const { windowWidth, windowCenter } = utilities.windowLevel.toWindowLevel(lower, upper);
+    this.window_ = { width: windowWidth, centre: windowCenter };
+    this.onChanged();
   }
 
   private ownWindow(): Window | undefined {
@@ -184,49 +179,20 @@ export class StackView {
     return width === undefined || centre === undefined ? undefined : { width, centre };
   }
 
-  private shift(from: Types.Point3, to: Types.Point3): void {
-    const { focalPoint, position } = this.viewport.getCamera();
-    if (!focalPoint || !position) return;
-    const moved = (point: Types.Point3): Types.Point3 => [
-      point[0] - to[0] + from[0],
-      point[1] - to[1] + from[1],
-      point[2] - to[2] + from[2],
-    ];
-    this.viewport.setCamera({ focalPoint: moved(focalPoint), position: moved(position) });
-    this.redraw();
-  }
-
   private redraw(): void {
     this.viewport.render();
     this.onChanged();
   }
 
-  private middle(): Types.Point2 {
-    return [this.element.clientWidth / 2, this.element.clientHeight / 2];
-  }
-
-  /**
-   * Proportional to the size on the screen. The CPU renderer keeps a scale in device pixels; what
-   * it calls parallelScale is off by the device's pixel ratio, so it is not used there.
-   */
-  private get magnification(): number {
-    return this.usesCpu ? this.viewport.getZoom() : 1 / (this.viewport.getCamera().parallelScale ?? 1);
-  }
-
-  private set magnification(value: number) {
-    if (this.usesCpu) this.viewport.setZoom(value);
-    else this.viewport.setCamera({ parallelScale: 1 / value });
-  }
-
   private fit(): void {
     this.viewport.resetCamera();
-    this.fitted = this.magnification;
+    this.fitted = this.viewport.getZoom();
   }
 
   /** The picture is fitted anew, but a zoom that was chosen stays. */
   private resized(): void {
     if (this.element.clientWidth === 0 || !this.viewport.getCornerstoneImage()) return;
-    const chosen = this.fitted > 0 ? this.magnification / this.fitted : 1;
+    const chosen = this.fitted > 0 ? this.viewport.getZoom() / this.fitted : 1;
     if (this.usesCpu) this.resizeCpuCanvas();
     else this.engine.resize(true, false);
     this.fit();
@@ -255,5 +221,18 @@ export class StackView {
 }
 
 function rangeOf({ width, centre }: Window): Types.VOIRange {
-  return { lower: centre - width / 2, upper: centre + width / 2 };
+  return utilities.windowLevel.toLowHighRange(width, centre);
+}
+
+/**
+ * cornerstone 5.14's CPU renderer tells its scale in CSS pixels but takes it for device pixels: on a
+ * screen with two device pixels to one of CSS, every step of a zoom would halve the picture.
+ */
+function correctCpuScale(viewport: Types.IStackViewport): void {
+  const setCamera = viewport.setCamera.bind(viewport);
+  viewport.setCamera = (camera, ...rest) => {
+    const ratio = window.devicePixelRatio || 1;
+    const { parallelScale } = camera;
+    setCamera(parallelScale ? { ...camera, parallelScale: parallelScale / ratio } : camera, ...rest);
+  };
 }

@@ -162,7 +162,8 @@ def test_real_cines_are_listed_and_painted(page: Page, tmp_path: Path) -> None:
         page.evaluate("n => window.multiframe.goto(n)", 20)
         page.wait_for_function("() => window.multiframe.painted() === 20", timeout=20_000)
         colours = page.evaluate(
-            """() => { const c = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');
+            """() => {
+            const c = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');
             const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
             return new Set(Array.from({length: 4000}, (_, i) => d[4 * i * Math.floor(d.length / 16000)])).size; }"""
         )

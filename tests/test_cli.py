@@ -130,8 +130,8 @@ def test_exit_codes_tell(file: Path, tmp_path: Path, arguments: list[str], code:
 
 def test_a_reader_that_leaves_is_no_fault(file: Path) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m multiframe info {file} --json | head -c 1; exit ${{PIPESTATUS[0]}}",
-        shell=True, executable="/bin/bash", capture_output=True, timeout=60, check=False,  # noqa: S602
+        ["bash", "-c", f"{sys.executable} -m multiframe info {file} --json | head -c 1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 128 + signal.SIGPIPE)
     assert done.stderr == b""

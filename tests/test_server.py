@@ -312,14 +312,24 @@ def test_a_changed_file_never_gives_old_bytes(tmp_path):
         lost = server.get(f"{now.url}/frames/3", accept=OCTETS)
         assert lost.status_code == 500
         assert lost.json()["error"] == "TruncatedError"
+        # and whole again, as a file is that was still being copied
+        path.write_bytes(data)
+        assert parts_of(server.get(f"{now.url}/frames/3", accept=OCTETS))[0][1] == now.frame(3)
         # another instance in its place
         cine(path, frames=4, rows=96, columns=128, seed=9)
         assert server.get(f"{now.url}/frames/1", accept=OCTETS).status_code == 404
         # gone
         path.unlink()
-        gone = server.get(f"{Served.__name__ and now.url}/frames/1", accept=OCTETS)
+        other = "dicom-web/instances"
+        (listed,) = server.get(other).json()
+        url = "/".join(
+            ["dicom-web/studies", listed["0020000D"]["Value"][0], "series", listed["0020000E"]["Value"][0]]
+            + ["instances", listed["00080018"]["Value"][0], "frames/1"]
+        )
+        gone = server.get(url, accept=OCTETS)
         assert gone.status_code == 404
         assert str(path) not in gone.text
+        assert server.get(other).json() == [], "and is not listed any more"
 
 
 def test_it_answers_while_it_still_reads(tmp_path):

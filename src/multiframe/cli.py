@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Frame *numbers* count from 1 he
 are crossed in `_index`. Heavy rooms are imported by the verb that needs them: ``--help`` is quick.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -140,7 +141,7 @@ def _serve(
     paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
     allow_origin: list[str] | None, public_url: str | None,
 ) -> NoReturn:  # fmt: skip
-    from multiframe.settings import Settings
+    from multiframe.settings import Settings, cache_folder
     from multiframe.web.serve import Served
     from multiframe.web.serve import serve as run
 
@@ -154,7 +155,7 @@ def _serve(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     roots = [path.resolve() for path in paths]
     name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    folder = cache or cache_folder()
+    folder = cache or cache_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
     settings = Settings(memory=memory, allow_origins=origins, public_url=public_url.rstrip("/") if public_url else None)
     served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers)
@@ -169,11 +170,6 @@ def _check_urls(urls: list[str], option: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise typer.BadParameter(f"{url!r} is not like https://images.example.org", param_hint=option)
-
-
-def cache_folder() -> Path:
-    """Name the folder in which what can be made anew is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multiframe"
 
 
 @app.command()
@@ -304,6 +300,11 @@ def frame(
 
     instance = open_instance(file)
     index = _index(number)
+    try:
+        instance.grow(index).require(index)
+    except errors.FrameNotFound:
+        count = len(instance)
+        raise errors.FrameNotFound(f"there is no frame {number}: the file has {count:,}, counted from 1") from None
     if form is As.encoded:
         (encoded,) = instance.encoded([index])
         data = encoded.data
@@ -341,8 +342,11 @@ def _write(path: Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _warn(message: str) -> None:
@@ -350,8 +354,6 @@ def _warn(message: str) -> None:
 
 
 def _told(error: BaseException) -> str:
-    if isinstance(error, errors.FrameNotFound):
-        return str(error).replace("counted from 0", "the first is 0")
     if isinstance(error, OSError) and not isinstance(error, errors.MultiframeError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from multiframe.errors import SourceError
-from multiframe.settings import format_size
+from multiframe.settings import cache_folder, format_size
 from multiframe.testing import cine
 
 if sys.platform != "win32":
@@ -36,10 +36,7 @@ def default_directory() -> Path:
     >>> default_directory().parts[-2:]
     ('multiframe', 'demo')
     """
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative path is to be ignored, says the XDG Base Directory Specification.
-    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
-    return base / "multiframe" / "demo"
+    return cache_folder(os.environ) / "demo"
 
 
 def real_files() -> list[Path]:
@@ -100,7 +97,8 @@ def prepare(directory: Path, size: int, *, progress: Callable[[int, int], object
             f"{directory}: the demo's files cannot be kept there ({error.strerror or error}); "
             "name another folder with --dir"
         ) from error
-    return [path, *real_files()]
+    # Of the real cines one is shown: both carry the same SOP Instance UID.
+    return [path, *(real for real in real_files() if real.name.startswith("color3d"))]
 
 
 def _complete(directory: Path, size: int) -> Path | None:

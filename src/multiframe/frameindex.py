@@ -698,7 +698,8 @@ class _Found:
             # Nothing behind the last fragment shows that it is whole: its own data has to.
             start, stop = int(c.starts[-1]), int(c.stops[-1])
             (data,) = yield [ByteRange(start, min(stop, start + _MAX_RLE))]
-            if not (self._segments and len(data) == stop - start and rle_ends(bytes(data), self._pixels)):
+            fits = self._segments and self.end != "junk"  # no Item behind it: then its length may be the lie
+            if not (fits and len(data) == stop - start and rle_ends(bytes(data), self._pixels)):
                 return self._by_first_marks()
         if c.begins.all():
             return _Shared(_firsts(range(c.n)), c.n)

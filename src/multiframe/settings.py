@@ -4,10 +4,12 @@ It is handed in, never looked up: whoever needs a knob is given the settings or 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
-__all__ = ["KIB", "MIB", "Settings", "format_size", "parse_size"]
+__all__ = ["KIB", "MIB", "Settings", "cache_folder", "format_size", "parse_size"]
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -56,6 +58,19 @@ class Settings:
     public_url: str | None = None
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     page_limit: int = 1000
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Name the folder in which what can be made anew is kept.
+
+    Examples
+    --------
+    >>> cache_folder({"XDG_CACHE_HOME": "/var/cache"})
+    PosixPath('/var/cache/multiframe')
+    """
+    named = Path(environment.get("XDG_CACHE_HOME", ""))
+    # A relative path is to be ignored, says the XDG Base Directory Specification.
+    return (named if named.is_absolute() else Path.home() / ".cache") / "multiframe"
 
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

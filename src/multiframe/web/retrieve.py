@@ -16,7 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from multiframe.catalog import Catalog
 from multiframe.dicomjson import metadata
-from multiframe.errors import FrameNotFound, InstanceNotFound, MultiframeError, NotAcceptable, SourceChanged
+from multiframe.errors import (
+    FrameNotFound,
+    InstanceNotFound,
+    MultiframeError,
+    NotAcceptable,
+    SourceChanged,
+    SourceError,
+)
 from multiframe.instance import Instance
 from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
@@ -159,14 +166,24 @@ async def _instance(catalog: Catalog, study: str | None, series: str | None, uid
 async def _with_fresh[T](
     request: Request, study: str | None, series: str | None, uid: str, use: Callable[[Instance], Awaitable[T]]
 ) -> T:
-    """Use an instance; where its file has changed, read it anew once: old bytes are never given."""
+    """Use an instance; where its file has changed, read it anew once: neither old bytes nor old errors are given."""
     catalog: Catalog = request.app.state.catalog
     instance = await _instance(catalog, study, series, uid)
     try:
         return await use(instance)
-    except SourceChanged:
-        await asyncio.to_thread(catalog.refresh, uid)
-        return await use(await _instance(catalog, study, series, uid))
+    except MultiframeError:
+        if _unchanged(instance):
+            raise
+    await asyncio.to_thread(catalog.refresh, uid)
+    return await use(await _instance(catalog, study, series, uid))
+
+
+def _unchanged(instance: Instance) -> bool:
+    """Whether the file is still the one whose header and index are kept."""
+    try:
+        return instance.source.stat() == instance.stat
+    except SourceError:
+        return False
 
 
 async def frames(request: Request) -> Response:
@@ -174,7 +191,8 @@ async def frames(request: Request) -> Response:
     study, series, uid = _uids(request)
 
     async def use(instance: Instance) -> Response:
-        indices = _indices(request.path_params["frames"], instance.header.declared_frames or 1)
+        count = instance.header.declared_frames or len(await instance.grow_async(None))
+        indices = _indices(request.path_params["frames"], count)
         syntax = instance.frame_syntax
         choice = choose_frames(parse_accept(_accept(request)), syntax, count=len(indices))
         known = instance.known
@@ -197,7 +215,7 @@ async def frames(request: Request) -> Response:
 
 async def _current(instance: Instance) -> Instance:
     """Make sure the file is the one whose header is kept."""
-    if instance.source.stat() != instance.stat:
+    if not _unchanged(instance):
         raise SourceChanged("the file is not the one whose header is kept")
     return instance
 
@@ -289,11 +307,12 @@ async def facts(request: Request) -> Response:
     return JSONResponse(
         {
             "size": instance.stat.size,
-            "frames": instance.header.declared_frames or 1,
+            "frames": instance.header.declared_frames or (len(index) if index and index.complete else 1),
             "syntax": {"uid": instance.syntax.uid, "name": instance.syntax.name},
             "origin": index.origin if index else None,
             "complete": bool(index and index.complete),
             "fragments": index.fragments if index and index.complete else None,
+            "damage": index.damage.message if index and index.damage else None,
         },
         headers={"cache-control": "private, no-cache"},
     )

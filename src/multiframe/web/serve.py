@@ -5,6 +5,8 @@ module run again with their orders as JSON, and they end when the parent's end o
 the parent ended. It must not know what is served.
 """
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import fcntl
@@ -20,9 +22,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multiframe.settings import Settings
+
+if TYPE_CHECKING:
+    from multiframe.catalog import ScanStatus
 
 __all__ = ["Served", "serve"]
 
@@ -254,7 +259,7 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
 
 
 def _scan(orders: dict[str, Any], settings: Settings) -> None:
-    from multiframe.catalog import Catalog, ScanStatus
+    from multiframe.catalog import Catalog
 
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -282,14 +287,20 @@ def _scan(orders: dict[str, Any], settings: Settings) -> None:
         finally:
             catalog.close()
         if not stopped.is_set():
-            fresh = f"{status.registered:,} read, {status.unchanged:,} unchanged"
-            bad = f", {status.failed:,} could not be read" if status.failed else ""
-            gone = f", {status.vanished:,} gone" if status.vanished else ""
-            seconds = time.monotonic() - begun
-            _say(
-                f"{status.found:,} files in {seconds:.1f} s: {fresh}{bad}{gone}, {status.ignored:,} not DICOM\n",
-                live=tty,
-            )
+            _say(_told(status, time.monotonic() - begun), live=tty)
+
+
+def _told(status: ScanStatus, seconds: float) -> str:
+    """Say what a scan has found, and nothing of what it has not."""
+    counts = {
+        "read": status.registered,
+        "unchanged": status.unchanged,
+        "could not be read": status.failed,
+        "left out (no DICOM, or a second file of an instance)": status.ignored,
+        "gone": status.vanished,
+    }
+    parts = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f"{status.found:,} files in {seconds:.1f} s: {parts or 'nothing to serve'}\n"
 
 
 def _say(text: str, *, live: bool) -> None:

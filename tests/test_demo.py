@@ -68,7 +68,7 @@ def test_made_once(tmp_path):
     told: list[tuple[int, int]] = []
     folder = tmp_path / "new" / "folder"
     path, *real = demo.prepare(folder, 400_000, progress=lambda *so_far: told.append(so_far))
-    assert real == demo.real_files()
+    assert real == demo.real_files()[:1], "one of the two that carry the same UID"
     data = pydicom.dcmread(path, stop_before_pixels=True)
     assert told[-1] == (data.NumberOfFrames, data.NumberOfFrames)
     size = path.stat().st_size

@@ -314,7 +314,7 @@ def test_a_changed_file_never_gives_old_bytes(tmp_path):
         assert lost.json()["error"] == "TruncatedError"
         # and whole again, as a file is that was still being copied
         path.write_bytes(data)
-        assert parts_of(server.get(f"{now.url}/frames/3", accept=OCTETS))[0][1] == now.frame(3)
+        assert parts_of(server.get(f"{now.url}/frames/3", accept=OCTETS))[0][1] == Served(path).frame(3)
         # another instance in its place
         cine(path, frames=4, rows=96, columns=128, seed=9)
         assert server.get(f"{now.url}/frames/1", accept=OCTETS).status_code == 404
@@ -322,10 +322,8 @@ def test_a_changed_file_never_gives_old_bytes(tmp_path):
         path.unlink()
         other = "dicom-web/instances"
         (listed,) = server.get(other).json()
-        url = "/".join(
-            ["dicom-web/studies", listed["0020000D"]["Value"][0], "series", listed["0020000E"]["Value"][0]]
-            + ["instances", listed["00080018"]["Value"][0], "frames/1"]
-        )
+        study, series, uid = (listed[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
+        url = f"dicom-web/studies/{study}/series/{series}/instances/{uid}/frames/1"
         gone = server.get(url, accept=OCTETS)
         assert gone.status_code == 404
         assert str(path) not in gone.text

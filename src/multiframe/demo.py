@@ -81,7 +81,7 @@ def prepare(directory: Path, size: int, *, progress: Callable[[int, int], object
     Returns
     -------
     list of Path
-        The cine first, then `real_files`.
+        The cine first, then the real one of `multiframe[demo]`, if it is installed.
 
     Raises
     ------

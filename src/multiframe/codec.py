@@ -87,7 +87,7 @@ class PixelSpec:
 class Codec(Protocol):
     """One family of codestreams.
 
-    A codec is a class without state; `multiframe.testing.CodecTests` proves one.
+    A codec is a class without state.
 
     Attributes
     ----------

@@ -24,18 +24,18 @@ CAP = 1200 << 20
 READ_NUMBER = """([code, rows, columns]) => {
   const canvas = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');
   const { width: W, height: H } = canvas;
-  const { data } = canvas.getContext('2d').getImageData(0, 0, W, H);
   const scale = Math.min(W / columns, H / rows);  // the picture is fitted into the middle of the viewport
-  const r = { width: columns * scale, height: rows * scale };
-  r.x = (W - r.width) / 2; r.y = (H - r.height) / 2;
-  const w = r.width / code.grid_columns, h = r.height / code.grid_rows, cells = [];
+  const w = columns * scale / code.grid_columns, h = rows * scale / code.grid_rows;  // of a cell
+  const left = Math.round((W - columns * scale) / 2 + code.left * w);
+  const top = Math.round((H - rows * scale) / 2 + code.top * h);
+  // Only the code is read: whole pictures, many times a second, would be garbage that counts as the page's memory.
+  const width = Math.ceil(code.columns * w);
+  const { data } = canvas.getContext('2d').getImageData(left, top, width, Math.ceil(code.rows * h));
+  const cells = [];
   for (let row = 0; row < code.rows; row++) for (let col = 0; col < code.columns; col++) {
-    const x = r.x + (code.left + col) * w, y = r.y + (code.top + row) * h;
     let sum = 0, n = 0;
-    for (let py = Math.round(y + h / 4); py < Math.max(Math.round(y + h / 4) + 1, Math.round(y + h * 3 / 4)); py++)
-      for (let px = Math.round(x + w / 4); px < Math.max(Math.round(x + w / 4) + 1, Math.round(x + w * 3 / 4)); px++) {
-        sum += data[4 * (py * W + px) + 1]; n++;
-      }
+    for (let y = Math.round((row + 0.25) * h); y < (row + 0.75) * h; y++)
+      for (let x = Math.round((col + 0.25) * w); x < (col + 0.75) * w; x++) { sum += data[4 * (y * width + x) + 1]; n++; }
     cells.push(sum / n);
   }
   const low = Math.min(...cells), high = Math.max(...cells);

@@ -48,7 +48,7 @@ __all__ = ["Damage", "FrameIndex", "dump_index", "index_frames", "load_index"]
 type Offsets = NDArray[np.uint64]
 type Origin = Literal["native", "extended", "basic", "scan"]
 
-MAX_FRAGMENTS = 1 << 22
+MAX_FRAGMENTS = 1 << 20
 """More Items than that are refused: memory must not depend on what a file claims."""
 
 _FIRST_ITEMS = 16

@@ -12,7 +12,7 @@ from random import Random
 from struct import pack
 from unittest.mock import patch
 
-from multiframe import frameindex
+from multiframe import indexing
 from multiframe.errors import MultiframeError
 from multiframe.instance import open_instance
 from tests.files import END, ITEM, UNMARKED, Made, Memory, any_file
@@ -31,7 +31,7 @@ def wrong_frame(file: Made, *, step: int = 0, loosely: bool = False) -> str:
         Whether padding behind a codestream may differ: Items were changed.
     """
     wanted = range(len(file.frames) + 2)
-    with patch.object(frameindex, "_FIRST_ITEMS", 1 if step else 16):
+    with patch.object(indexing, "_FIRST_ITEMS", 1 if step else 16):
         try:
             source = Memory(file.data)
             instance = open_instance(source)

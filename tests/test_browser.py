@@ -35,7 +35,9 @@ READ_NUMBER = """([code, rows, columns]) => {
   for (let row = 0; row < code.rows; row++) for (let col = 0; col < code.columns; col++) {
     let sum = 0, n = 0;
     for (let y = Math.round((row + 0.25) * h); y < (row + 0.75) * h; y++)
-      for (let x = Math.round((col + 0.25) * w); x < (col + 0.75) * w; x++) { sum += data[4 * (y * width + x) + 1]; n++; }
+      for (let x = Math.round((col + 0.25) * w); x < (col + 0.75) * w; x++) {
+        sum += data[4 * (y * width + x) + 1]; n++;
+      }
     cells.push(sum / n);
   }
   const low = Math.min(...cells), high = Math.max(...cells);

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from multiframe import frameindex
+from multiframe import indexing
 from multiframe.errors import (
     FormatError,
     FragmentError,
@@ -270,7 +270,7 @@ def test_no_pixel_data_is_said():
 
 
 def test_absurd_numbers_of_items_or_frames_take_no_memory(monkeypatch):
-    monkeypatch.setattr(frameindex, "MAX_FRAGMENTS", 1000)
+    monkeypatch.setattr(indexing, "MAX_FRAGMENTS", 1000)
     with pytest.raises(FragmentError, match="refused"):
         _ = made(JPEG, [[b""] * 5000]).open().index
     for syntax in (JPEG, JXL):

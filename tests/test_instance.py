@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 
 import multiframe
-from multiframe import FileSource, FrameIndex, MultiframeError, frameindex
+from multiframe import FileSource, FrameIndex, MultiframeError, indexing
 from multiframe.errors import FormatError, NoPixelData, NotDicom, SourceChanged, TruncatedError
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
@@ -105,7 +105,7 @@ def test_every_frame_is_the_one_pydicom_finds(name):
 
 @pytest.mark.parametrize("name", [name for name in names("frames") if len(multiframe.open(corpus()[name])) > 1])
 def test_a_part_of_the_index_gives_what_the_whole_gives(name, monkeypatch):
-    monkeypatch.setattr(frameindex, "_FIRST_ITEMS", 2)
+    monkeypatch.setattr(indexing, "_FIRST_ITEMS", 2)
     path = corpus()[name]
     _, expected = theirs(path)
     for i in range(len(expected)):
@@ -156,7 +156,7 @@ def test_async_twins_give_the_same():
 
 def test_many_threads_walk_once(monkeypatch):
     walks = []
-    index_frames = frameindex.index_frames
+    index_frames = indexing.index_frames
 
     def counted(*args, **how):
         walks.append(how["until"])

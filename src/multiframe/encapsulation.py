@@ -1,7 +1,7 @@
 """Items, fragments and offset tables of encapsulated Pixel Data: reading and writing (PS3.5 A.4).
 
 It knows the eight bytes of an Item header and how a table counts. It must not know what a fragment holds (that is
-``codestream.py``'s) nor which fragments make a frame (``frameindex.py``'s), and it reads nothing itself: who follows
+``codestream.py``'s) nor which fragments make a frame (``sharing.py``'s), and it reads nothing itself: who follows
 Items hands in the function that reads.
 """
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from multiframe.codec import PixelSpec, codec_for
 from multiframe.errors import DecodeError, SourceError
-from multiframe.frameindex import FrameIndex, index_frames
+from multiframe.frameindex import FrameIndex
 from multiframe.header import Header, read_header
+from multiframe.indexing import index_frames
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import ByteRange, Plan
 from multiframe.rope import Rope

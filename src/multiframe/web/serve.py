@@ -36,6 +36,9 @@ log = logging.getLogger("multiframe.serve")
 _RESTARTS = 5
 """A worker that dies more often than this within a minute is not started again."""
 
+_SHORT_SCAN = 0.3
+"""Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Served:
@@ -140,21 +143,25 @@ class _Parent:
         handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         waker = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         children: list[subprocess.Popen[bytes]] = []
+        scanner: subprocess.Popen[bytes] | None = None
         try:
-            # The database is made by the first worker that opens it: the scan comes after.
             children += [self._start("worker") for _ in range(self._wanted)]
-            scanner: subprocess.Popen[bytes] | None = None
+            scanner = self._start("scan")
             announced = False
+            answering = 0.0
             while not self._ended:
-                readable, _, _ = select.select([self._wake_r, self._ready_r][: 1 if announced else 2], [], [])
+                wait = max(0.0, answering + _SHORT_SCAN - time.monotonic()) if answering and not announced else None
+                readable, _, _ = select.select([self._wake_r, self._ready_r][: 1 if answering else 2], [], [], wait)
                 if self._ready_r in readable:
-                    announced = True
-                    ready()
-                    scanner = self._start("scan")
+                    answering = time.monotonic()
                 if self._wake_r in readable:
                     os.read(self._wake_r, 512)
-                if scanner is not None and scanner.poll() is not None and scanner.stdin:
+                scanned = scanner.poll() is not None
+                if scanned and scanner.stdin:
                     scanner.stdin.close()
+                if answering and not announced and (scanned or time.monotonic() >= answering + _SHORT_SCAN):
+                    announced = True
+                    ready()
                 for dead in [c for c in children if c.poll() is not None and not self._ended]:
                     children.remove(dead)
                     self._count_death()
@@ -163,7 +170,7 @@ class _Parent:
             return self._ended
         finally:
             signal.set_wakeup_fd(waker)
-            _stop(children + ([scanner] if scanner is not None else []))
+            _stop([*children, scanner] if scanner else children)
             for s, handler in handlers.items():
                 signal.signal(s, handler)
             for fd in (self._wake_r, self._wake_w, self._ready_r, self._ready_w):

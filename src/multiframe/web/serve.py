@@ -7,7 +7,6 @@ the parent ended. It must not know what is served.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import fcntl
 import json
@@ -224,6 +223,8 @@ def _when_orphaned(then: Callable[[], None]) -> None:
 
 
 def _work(orders: dict[str, Any], settings: Settings) -> None:
+    import asyncio
+
     import uvicorn
 
     from multiframe.catalog import Catalog
@@ -240,7 +241,6 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=65,
         timeout_graceful_shutdown=8,
-        # Below this much unsent a connection counts as drained; more would be memory outside the budget.
         ws="none",
     )
 

@@ -44,6 +44,7 @@ _HOLE = 4096  # file systems leave out blocks, not bytes
 _PIECE = 1 << 20
 _MAX_PADDING = 1 << 12
 _SHORTEST = 16
+_MOST_PADDING = 1 << 16
 
 _MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
 _NO_MARK = "it does not begin like a codestream"
@@ -250,7 +251,20 @@ class Sharing:
             shared = yield from self._by_marks()
         else:
             shared = self._by_count()
+        if self.end == "junk" and shared.upto == c.n and not (yield from self._may_end()):
+            shared = _Shared(shared.firsts[:-1], int(shared.firsts[-1]) if len(shared.firsts) else 0, _NO_END)
         return self._checked(self._without_doubtful_empties(shared))
+
+    def _may_end(self) -> Plan[bool]:
+        """Whether what lies behind the last Item, and is none, is what can follow Pixel Data.
+
+        Else the length of that Item may be wrong, and the frame with it.
+        """
+        (data,) = yield [ByteRange(self.next_at, self.next_at + _MOST_PADDING)]
+        after = bytes(data)
+        # Data Set Trailing Padding, Digital Signatures (PS3.10 7.2, PS3.3 C.12.1.1.3); or nothing but zeros.
+        known = after[:2] in (b"\xfc\xff", b"\xfa\xff") and after[4:6].isupper()
+        return known or (len(after) < _MOST_PADDING and not any(after))
 
     def _without_doubtful_empties(self, shared: _Shared) -> _Shared:
         """Stop before an Item without a value where it may be meant as a frame."""

@@ -1,5 +1,6 @@
 """The command as a user meets it: real processes, exit codes, nothing but results on stdout."""
 
+import hashlib
 import io
 import json
 import os
@@ -81,6 +82,20 @@ def test_a_frame_as_stored(file: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_what_is_no_file_is_written_into(file: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    assert run("frame", file, 1, "-o", link).returncode == 0
+    assert link.is_symlink()
+    assert target.stat().st_size > 1000
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        assert run("frame", file, 1, "-o", pipe).returncode == 0
+        assert reader.communicate(timeout=20)[0] == target.read_bytes()
+    assert pipe.is_fifo()
+
+
 def test_a_frame_as_displayed_and_as_pixels(file: Path) -> None:
     picture = np.asarray(Image.open(io.BytesIO(run("frame", file, FRAMES, "--as", "png").stdout)))
     assert picture.dtype == np.uint8
@@ -113,6 +128,9 @@ def test_real_frames_are_displayed() -> None:
         (["serve", "{file}", "--memory", "lots"], 2, "not a size"),
         (["serve", "{file}", "--allow-origin", "localhost"], 2, "allow-origin"),
         (["serve", "{file}", "--host", "203.0.113.7"], 3, "203.0.113.7"),
+        (["serve", "{file}", "--memory", "1KiB"], 2, "too few"),
+        (["serve", "{file}", "--port", "0", "--cache", "{damaged}"], 3, "delete the file"),
+        (["frame", "{file}", "1", "-o", "{file}"], 2, "lost"),
         (["demo", "--size", "-1"], 2, "size"),
         (["nonsense"], 2, "nonsense"),
         ([], 2, "Usage"),
@@ -122,6 +140,10 @@ def test_exit_codes_tell(file: Path, tmp_path: Path, arguments: list[str], code:
     (tmp_path / "text").write_text("no DICOM " * 50)
     (tmp_path / "cut").write_bytes(file.read_bytes()[:700])
     places = {"file": file, "nowhere": tmp_path / "nowhere", "text": tmp_path / "text", "cut": tmp_path / "cut"}
+    names = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / f"catalog-{names}.sqlite").write_bytes(b"no database " * 1000)
+    places["damaged"] = tmp_path / "damaged"
     done = run(*(a.format(**places) for a in arguments), env={"NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path)})
     assert done.returncode == code, done.stderr
     assert says in (done.stderr + done.stdout).decode()

@@ -30,6 +30,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.SourceError: SURROUNDINGS,
     errors.OverBudget: SURROUNDINGS,
     errors.MultiframeError: FILE,
+    errors.InstanceNotFound: CALL,
     KeyboardInterrupt: INTERRUPTED,
     OSError: SURROUNDINGS,
 }
@@ -141,7 +142,7 @@ def _serve(
     paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
     allow_origin: list[str] | None, public_url: str | None,
 ) -> NoReturn:  # fmt: skip
-    from multiframe.settings import Settings, cache_folder
+    from multiframe.settings import LEAST_MEMORY, Settings, cache_folder
     from multiframe.web.serve import Served
     from multiframe.web.serve import serve as run
 
@@ -157,6 +158,12 @@ def _serve(
     name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = cache or cache_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
+    if cache is None:
+        folder.chmod(0o700)
+    if memory < LEAST_MEMORY * workers:
+        raise typer.BadParameter(
+            f"{memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
+        )
     settings = Settings(memory=memory, allow_origins=origins, public_url=public_url.rstrip("/") if public_url else None)
     served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
@@ -185,17 +192,21 @@ def demo(
     workers: Workers = 1,
     memory: Memory = "64MiB",  # type: ignore[assignment]
 ) -> None:
-    """Show it: write a synthetic ultrasound cine, serve it, and print where to look.
+    r"""Show it: write a synthetic ultrasound cine, serve it, and print where to look.
 
     The cine is JPEG Baseline without an offset table, the layout that crashes viewers; each frame carries its number.
-    It is made once and used again. Real cines join it when `multiframe[demo]` is installed.
+    It is made once and used again. Real cines join it when `multiframe\[demo]` is installed.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from multiframe.demo import default_directory, prepare
+    from multiframe.settings import format_size
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"writing a cine of {format_size(size)}, if it is not there yet", highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("writing the cine", total=None)
         files = prepare(
             directory or default_directory(),
@@ -245,6 +256,8 @@ def info(file: File, as_json: AsJson = False) -> None:
         print(json.dumps(facts, indent=2))
     else:
         _tell(facts)
+    if index.damage and not len(index):
+        raise index.damage.error()
 
 
 def _tell(facts: dict[str, Any]) -> None:
@@ -299,6 +312,8 @@ def frame(
     from multiframe.instance import open_instance
 
     instance = open_instance(file)
+    if output is not None and output.exists() and output.samefile(file):
+        raise typer.BadParameter("that is the file the frame comes from: it would be lost", param_hint="-o")
     index = _index(number)
     try:
         instance.grow(index).require(index)
@@ -337,7 +352,11 @@ def _index(number: int) -> int:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; what is no regular file, such as a pipe or a device, is written into."""
+    path = path.resolve()  # a link stays one, and what it leads to is replaced
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

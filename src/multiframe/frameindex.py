@@ -171,7 +171,8 @@ class FrameIndex(Sequence[ByteRange]):
             return
         if self.damage is not None and (self.declared is None or 0 <= i < self.declared):
             raise self.damage.error()
-        raise FrameNotFound(f"there is no frame with index {i}: the instance has {len(self)}, counted from 0")
+        held = f"the instance has {len(self)}, " if self.complete else "they are "
+        raise FrameNotFound(f"there is no frame with index {i}: {held}counted from 0")
 
     def parts(self, i: int) -> tuple[Stored, ...]:
         """Give the payload of frame `i`, without Item headers; no read.

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-__all__ = ["KIB", "MIB", "Settings", "cache_folder", "format_size", "parse_size"]
+__all__ = ["KIB", "LEAST_MEMORY", "MIB", "Settings", "cache_folder", "format_size", "parse_size"]
 
 KIB = 1024
 MIB = 1024 * 1024
+
+LEAST_MEMORY = 64 * KIB
+"""A worker with less could not even hold the header of an ordinary file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -427,7 +427,7 @@ class Sharing:
         begins = c.begins if c.begins.any() else None
         for table in self.tables.candidates:
             tabled = self._proven(table)
-            if tabled is None or len(table.entries) not in (self.declared, c.n):
+            if tabled is None or len(table.entries) not in (self.declared, c.n if self.end == "delimiter" else None):
                 continue
             if begins is not None and np.flatnonzero(begins).tolist() != tabled.tolist():
                 continue

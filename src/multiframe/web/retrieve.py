@@ -22,7 +22,7 @@ from multiframe.errors import (
     MultiframeError,
     NotAcceptable,
     SourceChanged,
-    SourceError,
+    SourceNotFound,
 )
 from multiframe.instance import Instance
 from multiframe.memory import Lease, MemoryBudget
@@ -171,6 +171,8 @@ async def _with_fresh[T](
     instance = await _instance(catalog, study, series, uid)
     try:
         return await use(instance)
+    except SourceNotFound:
+        raise  # it stays in the catalog: a folder can be away for a moment
     except MultiframeError:
         if _unchanged(instance):
             raise
@@ -179,11 +181,14 @@ async def _with_fresh[T](
 
 
 def _unchanged(instance: Instance) -> bool:
-    """Whether the file is still the one whose header and index are kept."""
-    try:
-        return instance.source.stat() == instance.stat
-    except SourceError:
-        return False
+    """Whether the file is still the one whose header and index are kept.
+
+    Raises
+    ------
+    SourceNotFound, SourceError
+        It is not there, or cannot be read.
+    """
+    return instance.source.stat() == instance.stat
 
 
 async def frames(request: Request) -> Response:

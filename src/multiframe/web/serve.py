@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multiframe.errors import MultiframeError, SourceError
 from multiframe.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ log = logging.getLogger("multiframe.serve")
 
 _RESTARTS = 5
 """A worker that dies more often than this within a minute is not started again."""
+
+_UNUSABLE = 78
+"""How a child ends that has said why it cannot work here: another would say the same."""
 
 _SHORT_SCAN = 0.3
 """Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
@@ -83,6 +87,8 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     ------
     OSError
         The port cannot be bound.
+    SourceError
+        The database cannot be used; a worker has said why.
     RuntimeError
         Workers die as soon as they are started.
     """
@@ -163,6 +169,8 @@ class _Parent:
                     ready()
                 for dead in [c for c in children if c.poll() is not None and not self._ended]:
                     children.remove(dead)
+                    if dead.returncode == _UNUSABLE:
+                        raise SourceError("not started, for the reason above")
                     self._count_death()
                     log.warning("a worker ended with %s: starting another", dead.returncode)
                     children.append(self._start("worker"))
@@ -325,7 +333,12 @@ def main() -> None:
     role, text = sys.argv[1:3]
     orders = json.loads(text)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    {"worker": _work, "scan": _scan}[role](orders, _settings(orders["settings"]))
+    try:
+        {"worker": _work, "scan": _scan}[role](orders, _settings(orders["settings"]))
+    except MultiframeError as error:
+        if role == "worker":  # the scan meets the same, and once is enough
+            sys.stderr.write(f"multiframe: {error}\n")
+        sys.exit(_UNUSABLE)
 
 
 if __name__ == "__main__":

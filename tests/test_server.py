@@ -306,6 +306,14 @@ def test_a_changed_file_never_gives_old_bytes(tmp_path):
         path.write_bytes(data)
         now = Served(path)
         assert parts_of(server.get(f"{now.url}/frames/3", accept=OCTETS))[0][1] == now.frame(3) != old[2]
+        held = server.get(f"{now.url}/frames/3", accept=OCTETS).headers["etag"]
+        os.utime(path)
+        for method in ("GET", "HEAD"):
+            answer = server.client.request(
+                method, f"{now.url}/frames/3", headers={"accept": OCTETS, "if-none-match": held}
+            )
+            assert answer.status_code == 200, "another state of the file: what the client holds may be old"
+            assert answer.headers["etag"] != held
         # cut: the frames that are there are given, the others are an error
         os.truncate(path, at + 100)
         assert parts_of(server.get(f"{now.url}/frames/2", accept=OCTETS))[0][1] == old[1]

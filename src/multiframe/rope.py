@@ -4,8 +4,10 @@ Frames and multipart bodies are ropes. It knows lengths and how native bytes bec
 must not know HTTP, files, or what a frame is.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from itertools import accumulate
 from typing import NamedTuple
 
 from multiframe.errors import TruncatedError
@@ -99,11 +101,13 @@ class Rope:
     [b'ad', b'PI']
     """
 
-    __slots__ = ("_identity", "parts", "size")
+    __slots__ = ("_identity", "_stops", "parts", "size")
 
     def __init__(self, parts: Iterable[bytes | Stored], *, identity: str = "") -> None:
         self.parts = tuple(parts)
-        self.size = sum(len(p) if isinstance(p, bytes) else p.size for p in self.parts)
+        # Where each part ends: a piece of a body of thousands of frames is found without walking them all.
+        self._stops = list(accumulate(len(p) if isinstance(p, bytes) else p.size for p in self.parts))
+        self.size = self._stops[-1] if self._stops else 0
         self._identity = identity
 
     @property
@@ -130,11 +134,13 @@ class Rope:
         """
         asked: list[ByteRange] = []
         pieces: list[bytes | tuple[Stored, ByteRange]] = []
-        at = 0
-        for part in self.parts:
+        for k in range(bisect_right(self._stops, wanted.start), len(self.parts)):
+            part = self.parts[k]
             size = len(part) if isinstance(part, bytes) else part.size
+            at = self._stops[k] - size
+            if at >= wanted.stop:
+                break
             inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
-            at += size
             if inside.start >= inside.stop:
                 continue
             if isinstance(part, bytes):

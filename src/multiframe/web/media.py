@@ -232,10 +232,10 @@ def multipart(parts: Sequence[tuple[str, Sequence[Stored]]], *, identity: str) -
     """
     digest = sha256(f"{identity} {parts!r}".encode()).hexdigest()[:32]
     boundary = f"multiframe-{digest}"
+    heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
     pieces: list[bytes | Stored] = []
-    for i, (content_type, payload) in enumerate(parts):
-        before = "\r\n" if i else ""
-        pieces.append(f"{before}--{boundary}\r\nContent-Type: {content_type}\r\n\r\n".encode())
+    for content_type, payload in parts:
+        pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
     return Rope(pieces, identity=identity), boundary

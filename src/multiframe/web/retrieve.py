@@ -45,6 +45,9 @@ __all__ = ["ROUTES", "BadRequest", "facts", "frames"]
 
 log = logging.getLogger("multiframe.web")
 
+_MOST_FRAMES = 10_000
+"""In one request: what is known of each part is held while the answer is sent."""
+
 _FOREVER = "private, max-age=31536000, immutable"
 
 
@@ -104,6 +107,8 @@ async def _rope_answer(request: Request, instance: Instance, rope: Rope, headers
     budget: MemoryBudget = request.app.state.budget
     etag = rope.etag
     headers |= {"etag": etag, "accept-ranges": "bytes", "cache-control": _FOREVER, "vary": "Accept"}
+    if request.method == "HEAD" or "if-none-match" in request.headers:
+        await _current(instance)  # nothing is read that would show it
     if etag_matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     part, status = ByteRange(0, rope.size), HTTPStatus.OK
@@ -139,6 +144,10 @@ def _indices(text: str, count: int) -> list[int]:
     numbers = text.split(",")
     if len(numbers) > count:
         raise BadRequest(f"{len(numbers)} frames asked for, the instance has {count}: each at most once")
+    if len(numbers) > _MOST_FRAMES:
+        raise BadRequest(
+            f"{len(numbers)} frames asked for at once: {_MOST_FRAMES} are the most, ask in several requests"
+        )
     indices = []
     for number in numbers:
         if not (number.isascii() and number.isdecimal() and len(number) < 12):

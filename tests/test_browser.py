@@ -152,6 +152,41 @@ def test_it_plays_jumps_and_stays_small(page: Page, server: Server, folder: Path
     assert 0 < peak < CAP
 
 
+def test_play_goes_on_over_a_damaged_frame(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    cine(path, frames=40)
+    start = multiframe.open(path).index[20].start
+    with path.open("r+b") as file:
+        file.seek(start + 100)
+        file.write(bytes(range(256)) * 8)
+    with serving([path], cache=tmp_path / "cache") as server:
+        page.goto(address(server, path, 21))
+        trouble = page.locator(".trouble strong")
+        trouble.wait_for(timeout=20_000)
+        assert trouble.inner_text() == "This frame cannot be shown: its data is damaged"
+        page.evaluate("() => window.multiframe.goto(1)")
+        assert painted(page, 1) == 1, "the first picture after a failed opening"
+        page.evaluate("""() => {
+            window.seen = [];
+            const look = () => {
+              const failed = !document.querySelector('.trouble').hidden;
+              const hidden = getComputedStyle(document.querySelector('.picture canvas')).visibility === 'hidden';
+              window.seen.push([document.querySelector('.frame-line').textContent, failed, hidden]);
+              requestAnimationFrame(look);
+            };
+            look();
+            window.multiframe.goto(15);
+            window.multiframe.play();
+        }""")
+        page.wait_for_function("() => window.multiframe.painted() > 25", timeout=20_000)
+        page.evaluate("() => window.multiframe.pause()")
+        seen = page.evaluate("() => window.seen")
+        assert ["21 / 40", True, True] in seen, "its place, the error, no picture"
+        assert all(hidden and line == "21 / 40" for line, failed, hidden in seen if failed)
+        now = page.evaluate("() => window.multiframe.painted()")
+        assert painted(page, now) == now
+
+
 def test_real_cines_are_listed_and_painted(page: Page, tmp_path: Path) -> None:
     path = real_files()[0]
     with serving([path], cache=tmp_path) as server:

@@ -433,6 +433,8 @@ class Sharing:
                 continue
             if self.family == "deflate" and len(tabled) != c.n:  # one fragment a frame (PS3.5 A.4.13)
                 continue
+            if self.end != "delimiter" and len(tabled) != c.n:  # what is cut off could have told otherwise
+                continue
             return self._closed(tabled, table.lengths is not None and len(tabled) == c.n)
         trouble = "neither an offset table nor a mark nor their number tells the frames apart"
         if self.end == "delimiter":

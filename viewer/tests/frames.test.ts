@@ -70,6 +70,18 @@ describe('play', () => {
     expect(screen.shown).toEqual([2, 3, 4, 1, 2, 3]);
   });
 
+  test('a frame that failed late has its time all the same', () => {
+    const screen = screenOf(() => true);
+    const player = new Player(9, { rate: 10, source: 'FrameTime' }, screen);
+    player.play(0);
+    player.tick(0);
+    player.failed(80);
+    player.tick(120);
+    expect(screen.shown).toEqual([2]);
+    player.tick(180);
+    expect(screen.shown).toEqual([2, 3]);
+  });
+
   test('waits for a frame that is not there and does not hurry afterwards', () => {
     let there = false;
     const screen = screenOf(() => there);

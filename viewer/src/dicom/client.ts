@@ -15,6 +15,8 @@ export class ServerError extends Error {
     readonly title: string,
     message: string,
     readonly retryAfter: number | undefined,
+    /** The server's own name for the trouble. */
+    readonly kind = '',
   ) {
     super(message);
     this.name = 'ServerError';
@@ -188,7 +190,7 @@ async function refusal(answer: Response): Promise<ServerError> {
   const title = `HTTP ${answer.status}${answer.statusText ? ` ${answer.statusText}` : ''}`;
   try {
     const said = JSON.parse(body) as { error?: string; message?: string };
-    return new ServerError(answer.status, title, said.message ?? said.error ?? title, wait);
+    return new ServerError(answer.status, title, said.message ?? said.error ?? title, wait, said.error);
   } catch {
     return new ServerError(answer.status, title, 'The server gave no reason.', wait);
   }

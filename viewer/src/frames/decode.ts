@@ -15,30 +15,60 @@ import { metaData, utilities, type Types } from '@cornerstonejs/core';
 import dicomImageLoader from '@cornerstonejs/dicom-image-loader';
 import { withColourSaid } from '../dicom/jpegcolour';
 import type { FramePart } from '../dicom/multipart';
-import { inFreshWorker } from './workers';
+import { nativeSamples } from '../dicom/native';
+import { inFreshWorker, inNewWorker } from './workers';
 
 type Image = Types.IImage;
 type Samples = Types.PixelDataTypedArray;
 type ImageFrame = ReturnType<typeof dicomImageLoader.getImageFrame>;
 
 const JPEG_BASELINE = '1.2.840.10008.1.2.4.50';
+const JPEG2000 = new Set(['1.2.840.10008.1.2.4.90', '1.2.840.10008.1.2.4.91']);
+/** More than there are workers, each of which may give its last picture again. */
+const RECENT = 64;
 /** An image's objects besides its samples, generously. */
 const OVERHEAD = 8 * 1024;
 
 /** `rgba`: cornerstone's CPU renderer reads four samples a pixel, its GPU renderer three. */
 export async function decodeFrame(imageId: string, part: FramePart, rgba: boolean): Promise<Image> {
   const frame = dicomImageLoader.getImageFrame(imageId);
+  const bytes = nativeSamples(part, frame);
   const inBrowser =
     part.syntax === JPEG_BASELINE && frame.bitsAllocated === 8 && frame.samplesPerPixel === 3;
   const image = inBrowser
     ? await decodeColourJpeg(imageId, frame, part.bytes, rgba)
-    : await inFreshWorker(part.syntax, part.bytes.length, () =>
-        dicomImageLoader.createImage(imageId, part.bytes, part.syntax, {
-          useRGBA: rgba,
-        }) as Promise<Image>,
-      );
+    : await decodeInWorker(imageId, { ...part, bytes }, rgba);
   checkSize(image, frame);
   return lean(image, rgba);
+}
+
+async function decodeInWorker(imageId: string, { bytes, syntax }: FramePart, rgba: boolean): Promise<Image> {
+  const decode = () => dicomImageLoader.createImage(imageId, bytes, syntax, { useRGBA: rgba }) as Promise<Image>;
+  const image = await inFreshWorker(syntax, bytes.length, decode);
+  if (!JPEG2000.has(syntax) || !isEcho(image, bytes)) return image;
+  return inNewWorker(syntax, bytes.length, decode);
+}
+
+/** The last pictures out of the JPEG 2000 decoders, and what they were made of, as checksums. */
+let recent: { picture: number; code: number }[] = [];
+
+/**
+ * The JPEG 2000 decoder (dicom-image-loader 5.14) is used again for every frame, and of a frame that
+ * it cannot read it gives the picture before. So the same picture out of other bytes is suspicious.
+ */
+function isEcho(image: Image, bytes: Uint8Array): boolean {
+  const samples = image.voxelManager?.getScalarData() ?? image.getPixelData();
+  const picture = checksum(new Uint8Array(samples.buffer as ArrayBuffer, samples.byteOffset, samples.byteLength));
+  const code = checksum(bytes);
+  if (recent.some((one) => one.picture === picture && one.code !== code)) return true;
+  recent = [...recent.filter((one) => one.code !== code), { picture, code }].slice(-RECENT);
+  return false;
+}
+
+function checksum(bytes: Uint8Array): number {
+  let sum = 0;
+  for (const byte of bytes) sum = (Math.imul(sum, 31) + byte) | 0;
+  return sum;
 }
 
 /** A decoder that cannot make sense of a frame may answer with an empty picture instead of an error. */

@@ -11,6 +11,7 @@ import { cache, type Types } from '@cornerstonejs/core';
 import { ServerError, type Client } from '../dicom/client';
 import type { FramePart } from '../dicom/multipart';
 import type { InstancePlace } from '../route';
+import { decodeError } from '../dicom/trouble';
 import { decodeFrame, release } from './decode';
 import { BEHIND, victims, wanted, type Head } from './order';
 
@@ -94,9 +95,11 @@ export class FrameFeed {
 
   state(frame: number): FrameState {
     if (this.decodedCosts.has(frame)) return 'decoded';
+    // It may be here in code and give no picture. It stays failed until another try ends well.
+    if (this.failures.has(frame)) return 'failed';
     if (this.encoded.has(frame)) return 'encoded';
     if (this.fetching.has(frame)) return 'loading';
-    return this.failures.has(frame) ? 'failed' : 'absent';
+    return 'absent';
   }
 
   failure(frame: number): Error | undefined {
@@ -140,7 +143,6 @@ export class FrameFeed {
   /** Resolves when the frame can be shown. */
   async ready(frame: number): Promise<void> {
     if (this.decodedCosts.has(frame)) return;
-    this.failures.delete(frame);
     const part = this.encoded.get(frame) ?? (await this.bytes(frame));
     await this.decode(frame, part);
   }
@@ -263,7 +265,7 @@ export class FrameFeed {
     const work = decodeFrame(this.imageId(frame), part, this.rgba).then(
       (image) => this.keepDecoded(frame, image),
       (error: unknown) => {
-        const failure = error instanceof Error ? error : new Error(String(error));
+        const failure = decodeError(error);
         this.failures.set(frame, failure);
         throw failure;
       },
@@ -291,6 +293,7 @@ export class FrameFeed {
     cache.setMaxCacheSize(Math.max(cache.getMaxCacheSize(), budget + cost));
     cache.putImageSync(image.imageId, image);
     this.decodedCosts.set(frame, cost);
+    this.failures.delete(frame);
     this.decodedBytes += cost;
   }
 

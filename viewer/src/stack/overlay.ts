@@ -3,8 +3,11 @@
 import { ServerError, type InstanceFacts } from '../dicom/client';
 import { bytes, date, number, personName, text, time, type DicomJson } from '../dicom/json';
 import type { Pace } from '../dicom/rate';
+import { frameTrouble } from '../dicom/trouble';
 import { h } from '../ui/dom';
 import type { Window } from './view';
+
+const SAID_MS = 4000;
 
 export interface Readings {
   painted: number | null;
@@ -26,7 +29,9 @@ export class Overlay {
   private readonly file = h('div');
   private readonly spinner = h('div', { class: 'spinner', attrs: { role: 'status' }, hidden: true }, h('i'), h('span'));
   private readonly trouble = h('div', { class: 'trouble', attrs: { role: 'alert' }, hidden: true });
+  private readonly notice = h('div', { class: 'say', attrs: { role: 'status' }, hidden: true });
   private last = '';
+  private hiding: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
     this.element = h(
@@ -38,6 +43,7 @@ export class Overlay {
       h('div', { class: 'corner bottom right' }, this.file, this.size),
       this.spinner,
       this.trouble,
+      this.notice,
     );
   }
 
@@ -91,6 +97,25 @@ export class Overlay {
       title ? h('p', { class: 'code' }, title) : '',
       retry ? h('button', { class: 'button', type: 'button', on: { click: retry } }, 'Try again') : '',
     );
+  }
+
+  /** A frame's own trouble: what it means, then in small what was said. */
+  failFrame(frame: number, error: Error, retry: () => void): void {
+    const { what, detail } = frameTrouble(frame, error);
+    this.trouble.hidden = false;
+    this.trouble.replaceChildren(
+      h('strong', {}, what),
+      h('p', { class: 'code' }, detail),
+      h('button', { class: 'button', type: 'button', on: { click: retry } }, 'Try again'),
+    );
+  }
+
+  /** Said for a moment. */
+  say(what: string): void {
+    clearTimeout(this.hiding);
+    this.notice.textContent = what;
+    this.notice.hidden = false;
+    this.hiding = setTimeout(() => (this.notice.hidden = true), SAID_MS);
   }
 
   clearFailure(): void {

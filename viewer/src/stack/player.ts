@@ -70,6 +70,11 @@ export class Player {
     this.screen.show(next);
   }
 
+  /** The frame due now has no picture: its place is shown for its time all the same. */
+  failed(now: number): void {
+    this.due = Math.max(this.due, now + this.stay(this.screen.asked()));
+  }
+
   painted(now: number): void {
     this.paints.push(now);
     while (this.paints.length > 2 && now - (this.paints[0] ?? now) > MEASURED_MS) this.paints.shift();

@@ -62,6 +62,9 @@ export class Stage {
   private painted_: number | null = null;
   private lastAsk = 0;
   private withheld = false;
+  /** The frame asked for, when it has no picture to show. */
+  private failed: number | null = null;
+  private begun = false;
   private settled = true;
   private settling: ReturnType<typeof setTimeout> | undefined;
   private lingering: ReturnType<typeof setTimeout> | undefined;
@@ -95,6 +98,11 @@ export class Stage {
   /** The frame that can be seen: none while a failure hides the picture before it. */
   painted(): number | null {
     return this.withheld ? null : this.painted_;
+  }
+
+  /** The frame whose place is shown: that of a failed one is empty. */
+  private shown(): number | null {
+    return this.failed ?? this.painted();
   }
 
   asked(): number {
@@ -164,8 +172,7 @@ export class Stage {
     view.onChanged = () => this.refresh();
     feed.steer(this.head(), false, false, [this.asked_]);
     this.refresh();
-    await feed.ready(this.asked_);
-    await view.open(this.asked_);
+    this.show(this.asked_);
   }
 
   private openFailed(error: Error): void {
@@ -177,7 +184,7 @@ export class Stage {
 
   private controls(pace: Pace): void {
     const screen = {
-      painted: () => this.painted_,
+      painted: () => (this.failed === null ? this.painted_ : this.failed),
       asked: () => this.asked_,
       canShow: (frame: number) => this.options.feed.state(frame) === 'decoded' || this.nudge(frame),
       show: (frame: number) => this.ask(frame),
@@ -190,7 +197,7 @@ export class Stage {
       {
         count: this.count,
         state: (frame) => this.options.feed.state(frame),
-        painted: () => this.painted(),
+        painted: () => this.shown(),
         asked: () => this.asked_,
       },
       (frame) => this.goto(frame),
@@ -208,6 +215,10 @@ export class Stage {
       step: (frames: number) => this.goto(this.asked_ + frames),
       goto: (frame: number) => this.goto(frame),
       askFrame: () => this.transport?.askFrame(),
+      noSuchFrame: () => {
+        this.overlay.say(`This image has ${this.count} ${this.count === 1 ? 'frame' : 'frames'}`);
+        this.refresh();
+      },
       speed: (factor: number) => {
         if (this.player) this.player.speed = factor;
       },
@@ -255,7 +266,9 @@ export class Stage {
     this.lastAsk = now;
     this.asked_ = target;
     this.overlay.clearFailure();
-    this.withhold(false);
+    this.failed = null;
+    // Until the next picture is there it stays empty: the old one must not flash up.
+    if (target === this.painted_) this.withhold(false);
     this.settled = false;
     clearTimeout(this.settling);
     clearTimeout(this.lingering);
@@ -270,19 +283,21 @@ export class Stage {
     if (this.painted_ !== frame) this.spinner();
     else this.stopSpinner();
     this.options.feed.ready(frame).then(
-      () => {
-        if (this.asked_ === frame && !this.gone.signal.aborted) this.view?.show(frame);
-      },
-      (error: Error) => this.frameFailed(frame, error),
-    );
+      () => (this.asked_ === frame && !this.gone.signal.aborted ? this.view?.show(frame) : undefined),
+    ).catch((error: Error) => this.frameFailed(frame, error));
   }
 
   private frameFailed(frame: number, error: Error): void {
     if (this.asked_ !== frame || this.gone.signal.aborted || error.name === 'AbortError') return;
-    this.pause();
     this.stopSpinner();
     this.withhold(true);
-    this.overlay.fail(`Frame ${frame} could not be shown`, error, () => this.ask(frame));
+    this.failed = frame;
+    this.overlay.failFrame(frame, error, () => this.goto(frame));
+    this.picture.setAttribute('aria-label', `Frame ${frame} of ${this.count} cannot be shown`);
+    this.settleReady?.reject(error);
+    this.begin();
+    if (this.player?.playing) this.player.failed(performance.now());
+    else this.settle(frame);
     this.refresh();
   }
 
@@ -295,14 +310,15 @@ export class Stage {
   private wasPainted(frame: number): void {
     const first = this.painted_ === null;
     const now = performance.now();
+    if (this.failed !== this.asked_ && (frame === this.asked_ || frame !== this.painted_)) this.withhold(false);
     if (this.painted_ !== frame) this.player?.painted(now);
     this.painted_ = frame;
     if (frame === this.asked_) this.stopSpinner();
-    this.picture.setAttribute('aria-label', `Frame ${frame} of ${this.count}`);
+    if (this.failed === null) this.picture.setAttribute('aria-label', `Frame ${frame} of ${this.count}`);
     this.refresh();
     if (first) this.opened();
     if (this.player?.playing) this.player.tick(now);
-    else if (frame === this.asked_) this.settle(frame);
+    else if (frame === this.asked_ && this.failed === null) this.settle(frame);
   }
 
   /** The head rests: its surroundings are fetched, and the address says where it is. */
@@ -318,9 +334,16 @@ export class Stage {
   /** What is not needed for the first picture is asked for behind it. */
   private opened(): void {
     this.settleReady?.resolve();
+    this.begin();
+    void this.handle().catch(() => undefined);
+  }
+
+  /** The first frame is settled, for good or ill: the others may be read ahead. */
+  private begin(): void {
+    if (this.begun) return;
+    this.begun = true;
     this.options.feed.start();
     this.steer();
-    void this.handle();
     this.options.client.facts(this.options.place.instance, this.gone.signal).then((facts) => {
       this.facts = facts;
       this.refresh();
@@ -373,8 +396,8 @@ export class Stage {
   private refresh(): void {
     const { feed } = this.options;
     this.overlay.read({
-      painted: this.painted(),
-      asked: this.inStep() ? (this.painted_ ?? this.asked_) : this.asked_,
+      painted: this.shown(),
+      asked: this.inStep() ? (this.painted() ?? this.asked_) : this.asked_,
       count: this.count,
       window: this.painted_ === null ? undefined : this.view?.window,
       zoom: this.painted_ === null ? 1 : (this.view?.zoom ?? 1),
@@ -387,7 +410,7 @@ export class Stage {
       loop: this.player?.loop ?? true,
       inverted: this.view?.isInverted ?? false,
       fingerWindows: this.oneFinger === 'window',
-      painted: this.painted(),
+      painted: this.shown(),
       count: this.count,
       fps: this.player?.fps(performance.now()) ?? 0,
       rate: (this.pace?.rate ?? 0) * (this.player?.speed ?? 1),

@@ -6,6 +6,7 @@ export interface TransportActions {
   togglePlay(): void;
   step(frames: number): void;
   goto(frame: number): void;
+  noSuchFrame(): void;
   speed(factor: number): void;
   toggleLoop(): void;
   toggleFinger(): void;
@@ -123,8 +124,10 @@ function frameField(actions: TransportActions, count: number): HTMLInputElement 
   field.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') {
       const frame = Number.parseInt(field.value, 10);
+      const typed = field.value.trim();
       field.blur();
-      if (frame >= 1) actions.goto(Math.min(count, frame));
+      if (frame >= 1 && frame <= count) actions.goto(frame);
+      else if (typed !== '') actions.noSuchFrame();
     }
     if (event.key === 'Escape') {
       event.stopPropagation();

@@ -58,6 +58,9 @@ export class StackView {
   private readonly frameOf = new Map<string, number>();
   private window_: Window | undefined;
   private inverted = false;
+  private opening: Promise<void> | undefined;
+  private wanted = 0;
+  private closed = false;
   /** cornerstone's zoom when the whole picture fits; 0 before there is one. */
   private fitted = 0;
 
@@ -95,21 +98,30 @@ export class StackView {
     }));
   }
 
-  /** The first frame must be decoded. */
-  async open(first: number): Promise<void> {
-    await this.viewport.setStack(this.imageIds, first - 1);
-    this.element.addEventListener(Enums.Events.VOI_MODIFIED, (event) => this.windowed(event as CustomEvent));
-    this.resized();
+  /** The frame must be decoded. `onPainted` tells when it is on the screen. The first one opens the stack. */
+  async show(frame: number): Promise<void> {
+    this.wanted = frame;
+    if (!this.opening) {
+      this.opening = this.open(frame);
+      await this.opening;
+      return;
+    }
+    await this.opening;
+    // While the stack was opening the wish may have changed, and the frame may be gone again.
+    if (this.wanted !== frame || this.closed) return;
+    await this.viewport.setImageIdIndex(frame - 1);
+    if (this.closed) return;
+    // cornerstone's CPU renderer goes on drawing the chosen window but says it is the file's own,
+    // and the next drag would start from there.
+    if (this.usesCpu && this.window_) this.viewport.setProperties({ voiRange: rangeOf(this.window_) }, true);
+    this.viewport.render();
   }
 
-  /** The frame must be decoded. `onPainted` tells when it is on the screen. */
-  show(frame: number): void {
-    void this.viewport.setImageIdIndex(frame - 1).then(() => {
-      // cornerstone's CPU renderer goes on drawing the chosen window but says it is the file's own,
-      // and the next drag would start from there.
-      if (this.usesCpu && this.window_) this.viewport.setProperties({ voiRange: rangeOf(this.window_) }, true);
-      this.viewport.render();
-    });
+  private async open(first: number): Promise<void> {
+    await this.viewport.setStack(this.imageIds, first - 1);
+    if (this.closed) return;
+    this.element.addEventListener(Enums.Events.VOI_MODIFIED, (event) => this.windowed(event as CustomEvent));
+    this.resized();
   }
 
   get window(): Window | undefined {
@@ -132,6 +144,7 @@ export class StackView {
 
   /** About the middle of what is seen. */
   zoomBy(factor: number): void {
+    if (!this.viewport.getCornerstoneImage()) return;
     const now = this.viewport.getZoom() / this.fitted;
     const next = Math.min(ZOOM_LIMITS.most, Math.max(ZOOM_LIMITS.least, now * factor));
     const { parallelScale = 1 } = this.viewport.getCamera();
@@ -140,12 +153,14 @@ export class StackView {
   }
 
   invert(): void {
+    if (!this.viewport.getCornerstoneImage()) return;
     this.inverted = !this.inverted;
     this.viewport.setProperties({ invert: this.inverted });
     this.redraw();
   }
 
   reset(): void {
+    if (!this.viewport.getCornerstoneImage()) return;
     this.inverted = false;
     const own = this.ownWindow();
     this.viewport.setProperties({ invert: false });
@@ -156,6 +171,7 @@ export class StackView {
   }
 
   close(): void {
+    this.closed = true;
     this.resizing.disconnect();
     this.onPainted = () => undefined;
     this.onChanged = () => undefined;

@@ -76,7 +76,7 @@ def mutated(file: Made, random: Random, *, staying: bool = False) -> Made:
     if file.syntax in UNMARKED and how not in ("cut", "table", "header"):
         how = "cut"  # the rest would show nowhere
     if how == "two":
-        return mutated(mutated(file, random, staying=True), random)
+        return mutated(mutated(file, random, staying=True), random, staying=staying)
     if staying and how in ("insert", "drop"):
         how = "length"
     at = random.choice(tags)

@@ -317,7 +317,7 @@ def test_a_few_thousand_files_right_and_wrong():
 
 @pytest.mark.long
 def test_very_many_files_right_and_wrong():
-    assert fuzz_index.run(500_000, seed=10_000) == ""
+    assert fuzz_index.run(100_000, seed=10_000) == ""  # minutes; python -m tests.fuzz_index takes any count
 
 
 @pytest.mark.parametrize("syntax", ENCAPSULATED)

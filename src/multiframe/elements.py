@@ -89,7 +89,7 @@ class Walk:
     @property
     def depth(self) -> int:
         """How many Items we are inside of."""
-        return sum(1 for _, is_item, _ in self._open if is_item)
+        return len(self._open) // 2  # sequences and Items alternate
 
     @property
     def inside(self) -> bool:

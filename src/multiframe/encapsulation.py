@@ -22,7 +22,6 @@ _HEADER = Struct("<HHI")
 _WORDS = Struct("<II")
 _ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
 _END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
-_ITEM_BYTES = _ITEM_WORD.to_bytes(4, "little")
 
 _NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""

@@ -4,6 +4,7 @@ It knows PS3.18 8.7 and RFC 9110 / 2046 as text and numbers. It must not know St
 HTTP's inclusive byte ranges live only here.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ __all__ = [
     "multipart",
     "parse_accept",
     "parse_range",
+    "takes_gzip",
 ]
 
 OCTETS = "application/octet-stream"
@@ -209,6 +211,20 @@ def accepts_json(accept: Sequence[MediaRange]) -> bool:
     """
     good = ("application/dicom+json", "application/json", "application/*", "*/*")
     return not accept or any(e.type in good and e.q > 0 for e in accept)
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding header takes gzip: named, and not with q=0 (RFC 9110 12.5.3).
+
+    Examples
+    --------
+    >>> takes_gzip("br, gzip;q=0.5"), takes_gzip("gzip;q=0"), takes_gzip("")
+    (True, False, False)
+    """
+    return any(
+        re.fullmatch(r"\s*gzip\s*(?:;\s*q\s*=\s*(?!0(?:\.0*)?\s*$)[0-9.]+\s*)?", coding, re.IGNORECASE)
+        for coding in accepted.split(",")
+    )
 
 
 def multipart(parts: Sequence[tuple[str, Sequence[Stored]]], *, identity: str) -> tuple[Rope, str]:

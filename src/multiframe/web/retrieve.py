@@ -39,6 +39,7 @@ from multiframe.web.media import (
     multipart,
     parse_accept,
     parse_range,
+    takes_gzip,
 )
 
 __all__ = ["ROUTES", "BadRequest", "facts", "frames"]
@@ -257,7 +258,7 @@ class _MetadataResponse(Response):
     def __init__(self, request: Request, study: str, series: str | None, uids: Sequence[str], first: Instance) -> None:
         headers = {"content-type": "application/dicom+json", "cache-control": "private, no-cache",
                    "vary": "Accept, Accept-Encoding"}  # fmt: skip
-        self._gzip = "gzip" in request.headers.get("accept-encoding", "")
+        self._gzip = takes_gzip(request.headers.get("accept-encoding", ""))
         if self._gzip:
             headers["content-encoding"] = "gzip"
         super().__init__(None, 200, headers)

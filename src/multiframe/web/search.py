@@ -19,7 +19,7 @@ from starlette.responses import Response
 from multiframe.catalog import KEYS, Catalog, Found, Level, Search
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
-from multiframe.web.media import accepts_json, parse_accept
+from multiframe.web.media import accepts_json, parse_accept, takes_gzip
 from multiframe.web.retrieve import BadRequest
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
@@ -162,18 +162,11 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
     }
     if warnings:
         headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings[:_MOST_WARNINGS])
-    if len(body) > _GZIP_FROM and _takes_gzip(request.headers.get("accept-encoding", "")):
+    if len(body) > _GZIP_FROM and takes_gzip(request.headers.get("accept-encoding", "")):
         body = zlib.compress(body, 1, wbits=31)
         headers["content-encoding"] = "gzip"
     headers["content-length"] = str(len(body))
     return Response(None if request.method == "HEAD" else body, headers=headers)
-
-
-def _takes_gzip(accepted: str) -> bool:
-    return any(
-        re.fullmatch(r"\s*gzip\s*(?:;\s*q\s*=\s*(?!0(?:\.0*)?\s*$)[0-9.]+\s*)?", coding, re.IGNORECASE)
-        for coding in accepted.split(",")
-    )
 
 
 def _body(found: Iterable[Found], level: Level, fields: frozenset[str], base: str, query: Search) -> bytes:

@@ -133,7 +133,9 @@ def test_it_plays_jumps_and_stays_small(page: Page, server: Server, folder: Path
         page.evaluate("n => window.multiframe.goto(n)", n)
         assert painted(page, n) == n
 
-    page.evaluate("() => { window.multiframe.goto(1); window.multiframe.play(); }")
+    page.evaluate("() => window.multiframe.goto(1)")
+    assert painted(page, 1) == 1  # the frame before stays on the screen until this one is there
+    page.evaluate("() => window.multiframe.play()")
     seen: list[int] = []
     peak = 0
     deadline = time.monotonic() + 60

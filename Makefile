@@ -9,7 +9,7 @@ BIN    := .venv/bin
 LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
-.PHONY: help setup demo viewer viewer-test test test-all lint format wheel test-wheel bench requirements clean
+.PHONY: help setup demo viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,10 @@ clean:  ## remove all that make has made
 
 .venv/.dev: requirements-dev.txt .venv/.demo
 	@$(LOCK) tools/setup tools/setup requirements-dev.txt
+	@touch $@
+
+.venv/.bench: requirements-bench.txt .venv/.dev
+	@$(LOCK) tools/setup tools/setup requirements-bench.txt
 	@touch $@
 
 viewer/node_modules/.ready: viewer/package.json viewer/package-lock.json

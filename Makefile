@@ -58,6 +58,9 @@ format: .venv/.dev  ## rewrite the code in the one style
 bench: .venv/.dev viewer  ## measure (benchmarks/README.md says what)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
+bench-index: .venv/.bench  ## measure finding frames, beside pydicom, highdicom, wsidicom
+	@exec $(BIN)/python -m benchmarks index $(ARGS)
+
 requirements:  ## pin what pyproject.toml asks for, anew
 	@tools/requirements
 

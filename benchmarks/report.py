@@ -41,24 +41,25 @@ def table(facts: Figures, results: Sequence[Figures]) -> str:
         "the same repeat.",
         "**First frame**, index cold: connect, metadata, frame 1. *Read*: bytes the library reads of the file for it; "
         "*index*: for all frames, which is done behind the answer.",
-        _rows("file|frames|first frame|ideal|×|÷ 60 frames|frame alone|×|received|read|index", first),
+        rows("file|frames|first frame|ideal|×|÷ 60 frames|frame alone|×|received|read|index", first),
         f"**Random frames**, {facts['jumps']} a repeat: *cold* follows the first frame at once, while the index is "
         "being completed, and *second* is the first of them. *Last first*: a new server is asked for its last frame "
         "before any other.",
-        _rows("file|second|cold p50|×|cold p95|×|warm p50|×|warm p95|×|ideal p50|ideal p95|last first", jumps),
+        rows("file|second|cold p50|×|cold p95|×|warm p50|×|warm p95|×|ideal p50|ideal p95|last first", jumps),
         "**Memory**: resident bytes of all server processes together, what they share counted in each. *Burst*: frames "
         "a second over six connections.",
-        _rows("file|idle|peak|largest peak|ideal peak|burst|ideal burst", memory),
+        rows("file|idle|peak|largest peak|ideal peak|burst|ideal burst", memory),
         "**No server**: open the file, find its middle frame, read it.",
-        _rows("file|multiframe|pydicom", library),
+        rows("file|multiframe|pydicom", library),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(head: str, rows: Sequence[Sequence[str]]) -> str:
+def rows(head: str, cells: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown; `head` has its names between bars."""
     names = head.split("|")
     aligned = ["---", *["---:"] * (len(names) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, aligned, *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, aligned, *cells))
 
 
 def _size(size: float) -> str:

@@ -24,6 +24,7 @@ JXL, DEFLATED, UNCOMPRESSED = (f"1.2.840.10008.1.2.{n}" for n in ("4.110", "8.1"
 IMPLICIT, EXPLICIT, BIG_ENDIAN = (f"1.2.840.10008.1.2{n}" for n in ("", ".1", ".2"))
 
 ITEM, END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
+ITEM_END = b"\xfe\xff\x0d\xe0\0\0\0\0"
 _LONG = frozenset((b"OB", b"OW", b"OV", b"SQ", b"UN", b"UT"))
 
 
@@ -117,7 +118,9 @@ def _segment(marker: int, value: bytes) -> bytes:
     return bytes((0xFF, marker)) + pack(">H", len(value) + 2) + value
 
 
-def jpeg(random: Random, *, hostile: bool = True, thumbnail: int = 0, ls: bool = False, end: bool = True) -> Frame:
+def jpeg(
+    random: Random, *, hostile: bool = True, thumbnail: int = 0, ls: bool = False, end: bool = True, more: bytes = b""
+) -> Frame:
     """JPEG or JPEG-LS: perhaps with thumbnails in its header that end and begin where it can be cut."""
     traps: list[int] = []
     out = b"\xff\xd8" + (_segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0") if random.random() < 0.5 else b"")
@@ -129,7 +132,7 @@ def jpeg(random: Random, *, hostile: bool = True, thumbnail: int = 0, ls: bool =
         value = lead + small + random.choice((small, b"", ITEM + b"\4\0\0\0", bytes(thumbnail)))
         out += _segment(random.choice((0xE1, 0xFE, 0xE2)), value)
     tables = [_segment(0xDB, bytes(65)), _segment(0xF7 if ls else 0xC0, b"\x08\0\x08\0\x08\1\1\x11\0")]
-    scan = _segment(0xDA, b"\1\1\0\0\x3f\0") + coded(random, random.randint(2, 60), 0x7F if ls else 0)
+    scan = _segment(0xDA, b"\1\1\0\0\x3f\0") + coded(random, random.randint(2, 60), 0x7F if ls else 0) + more
     scans = scan if random.random() < 0.7 or ls else scan + b"\xff\xd3\x11" + _segment(0xC4, bytes(19)) + scan
     out += b"".join(tables) + scans + (b"\xff\xd9" if end else b"")
     return Frame(out, traps)
@@ -210,12 +213,20 @@ TABLES = (
     "none", "basic", "extended", "unpadded", "origin", "shuffled", "short", "long", "zero", "random", "items", "cut",
     "shifted",
 )  # fmt: skip
+ODD_TABLES = (
+    "wrapped", "extended wrapped", "extended origin", "extended shuffled", "extended short", "extended long",
+    "extended zero", "extended random", "extended items", "extended cut", "extended shifted", "extended odd",
+    "extended uneven", "extended alone", "extended far", "extended and shuffled", "extended and random",
+)  # fmt: skip
+"""Of two words: an Extended table of that kind; `and`: a true one, and a Basic one of that kind."""
 
 
 def table_entries(kind: str, true: list[int], items: list[int], random: Random) -> list[int]:
     """What a table of the kind says, where the truth is `true`."""
     n = len(true)
     match kind:
+        case "wrapped":  # as 32 bits do beyond 4 GiB: ascending, and again from below
+            return [t % (random.choice(true[1:]) if n > 1 else 8) for t in true]
         case "origin":
             wrong = random.choice((8, 8 + 4 * n, 1000))
             return [t + wrong for t in true]
@@ -228,12 +239,41 @@ def table_entries(kind: str, true: list[int], items: list[int], random: Random) 
         case "zero":
             return [0] * n
         case "random":
-            return [0, *sorted(random.sample(range(1, 4000), n - 1))]
+            return [0, *sorted(random.sample(range(1, 4000 + n), n - 1))]
         case "items":
             return [0, *sorted(random.choices(items, k=n - 1))]
         case "shifted":
             return [0, *(items[min(items.index(t) + 1, len(items) - 1)] for t in true[1:])]
     return true
+
+
+def extended_table(kind: str, true: list[int], items: list[int], lengths: list[int], random: Random) -> bytes:
+    """An Extended Offset Table of the kind and its lengths, as two elements."""
+    offsets, listed = true, lengths
+    match kind:
+        case "shuffled":
+            order = random.sample(range(len(true)), len(true))
+            offsets = [true[k] for k in order]
+            listed = [lengths[k] for k in order] if random.random() < 0.5 else lengths
+        case "short":
+            offsets, listed = true[:-1], lengths[:-1]
+        case "odd":
+            listed = [n - 1 for n in lengths]
+        case "uneven":
+            listed = lengths[:-1] if random.random() < 0.5 else [*lengths, lengths[-1]]
+        case "far":
+            offsets = [t + random.choice((0, 2**32, 2**63)) for t in true]
+            listed = [n + random.choice((0, 0, 2, 2**32, 2**63)) for n in lengths]
+        case _:
+            offsets = table_entries(kind, true, items, random)
+            listed = [*lengths, *lengths[-1:]][: len(offsets)]
+    out = b""
+    for tag, numbers in ((0x7FE00001, offsets), (0x7FE00002, listed)):
+        value = b"".join(pack("<Q", n % 2**64) for n in numbers)
+        out += element(tag, b"OV", value[:-2] if kind == "cut" else value)
+        if kind == "alone":
+            break
+    return out
 
 
 @dataclass
@@ -253,9 +293,9 @@ class Made:
 
 def made(
     syntax: str, fragments: list[list[bytes]], *, table: str = "none", frames: str | None = "right",
-    delimiter: bool = True, junk: bytes = b"", random: Random | None = None,
+    delimiter: bool = True, junk: bytes = b"", private: bytes = b"", random: Random | None = None,
 ) -> Made:  # fmt: skip
-    """Lay frames out, each a list of fragments, in a file."""
+    """Lay frames out, each a list of fragments, in a file; `private` elements stand before the tables."""
     random = random or Random(1)
     whole = [b"".join(f) for f in fragments]
     items, true, lengths = [], [], []
@@ -266,48 +306,86 @@ def made(
         for fragment in frame:
             items.append(at)
             at += 8 + len(fragment)
-    basic, extra = b"", b""
-    if table in ("extended", "unpadded"):
+    basic, extra = b"", private
+    first, _, kind = table.partition(" ")
+    if kind.startswith("and "):
+        first, kind = "extended", ""
+    if table == "unpadded" or first == "extended":
         listed = [n - (table == "unpadded" and f.endswith(b"\0")) for n, f in zip(lengths, whole, strict=True)]
-        for tag, numbers in ((0x7FE00001, true), (0x7FE00002, listed)):
-            extra += element(tag, b"OV", b"".join(pack("<Q", n) for n in numbers))
-    elif table != "none":
-        entries = table_entries(table, true, items, random)
+        extra += extended_table(kind, true, items, listed, random)
+    if first not in ("none", "extended", "unpadded") or " and " in table:
+        entries = table_entries(table.rpartition(" ")[2], true, items, random)
         basic = b"".join(pack("<I", e % 2**32) for e in entries)
         basic = basic[:-2] if table == "cut" else basic
     count = str(len(whole)) if frames == "right" else frames
     before = head(syntax, frames=count, extra=extra) + element(0x7FE00010, b"OB", b"", length=0xFFFFFFFF)
-    value = item(basic) + b"".join(item(f) for frame in fragments for f in frame)
+    value = item(basic) + b"".join([item(f) for frame in fragments for f in frame])
     data = before + value + (END if delimiter else b"") + junk
     how = f"{syntax} {[[len(p) for p in f] for f in fragments]} {table=} {frames=} {delimiter=} {junk=}"
-    return Made(syntax, data, whole, fragments, len(before), how)
+    return Made(syntax, data, whole, fragments, len(before), how + (f" {private=}" if private else ""))
 
 
-def any_file(random: Random, *, syntaxes: Iterable[str] = ENCAPSULATED) -> Made:
-    """A file of any layout, right or wrong."""
+def imitation(random: Random) -> bytes:
+    """Elements that stand before Pixel Data and look like it: an icon of its own, a private value of Items."""
+    small = jpeg(random, hostile=False).data
+    items = item(b"") + item(small + b"\0" * (len(small) % 2)) + END
+    icon = random.choice(
+        (
+            element(0x7FE00010, b"OB", items, length=0xFFFFFFFF),
+            element(0x7FE00010, b"OB", bytes(64)),
+            element(0x7FE00010, b"OW", ITEM + bytes(4) + small + b"\0" * (len(small) % 2)),
+        )
+    )
+    told = random.random() < 0.5
+    inside = item(icon) if told else item(icon, 0xFFFFFFFF) + ITEM_END
+    icon = element(0x00880200, b"SQ", inside if told else inside + END, length=None if told else 0xFFFFFFFF)
+    whole = element(0x7FE00010, b"OB", items, length=0xFFFFFFFF)
+    private = element(0x00291010, random.choice((b"OB", b"UN")), b"\0\0" + random.choice((whole, items, ITEM)))
+    return random.choice((icon, private, private + icon))
+
+
+def any_fragments(random: Random, *, syntaxes: Iterable[str] = ENCAPSULATED) -> tuple[str, list[list[bytes]]]:
+    """A syntax, and frames in it, each cut into fragments."""
     syntax = random.choice(tuple(syntaxes))
     n = random.choice((1, 1, 2, 3, 4, 5, 12))
     most = random.choice((1, 1, 2, 3, 5))
+    if random.random() < 0.02:
+        n, most = random.choice(((1, 40), (2, 40), (60, 1), (40, 3)))
+    large = n <= 12 and random.random() < 0.02
     fragments = []
     for _ in range(n):
         frame = frame_of(syntax, random)
         padding = random.choice((b"", b"", b"\0\0", b"\xff\xff", bytes(10)))
         if syntax in (JPEG, JPEG_LS, J2K):
+            if large and syntax != J2K:  # Items so far apart that what lies between them is not read
+                more = Random(random.getrandbits(32)).randbytes(random.randrange(20_000, 50_000))
+                frame = jpeg(random, ls=syntax == JPEG_LS, more=more.replace(b"\xff", b"\xff\0") + b"\x55")
             frame.data += b"\0" * (len(frame.data) % 2) + padding
         pieces = cut(frame, 1 if syntax == DEFLATED else random.randint(1, most), random)  # PS3.5 A.4.13
         if random.random() < 0.1:
             pieces.insert(random.randint(0, len(pieces)), b"")
         fragments.append(pieces)
-    pieces_in_all = sum(map(len, fragments))
-    wrong = random.choice((None, "0", str(max(1, n - 1)), str(n + 1), str(pieces_in_all), "many"))
-    if syntax in UNMARKED and n < pieces_in_all:
+    return syntax, fragments
+
+
+def laid_out(syntax: str, fragments: list[list[bytes]], random: Random) -> Made:
+    """Frames in a file of any layout, right or wrong."""
+    n, pieces = len(fragments), sum(map(len, fragments))
+    wrong = random.choice((None, "0", str(max(1, n - 1)), str(n + 1), str(pieces), "many"))
+    if syntax in UNMARKED and n < pieces:
         wrong = "right"  # nothing in the file could show such a lie
     return made(
         syntax,
         fragments,
-        table=random.choice(TABLES),
+        table=random.choice(TABLES) if random.random() < 0.6 else random.choice(ODD_TABLES),
         frames="right" if random.random() < 0.6 else wrong,
         delimiter=random.random() < 0.8,
         junk=random.choice((b"", b"", bytes(64), b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0\0\0\0\0", random.randbytes(30))),
+        private=imitation(random) if random.random() < 0.2 else b"",
         random=random,
     )
+
+
+def any_file(random: Random, *, syntaxes: Iterable[str] = ENCAPSULATED) -> Made:
+    """A file of any layout, right or wrong."""
+    return laid_out(*any_fragments(random, syntaxes=syntaxes), random)

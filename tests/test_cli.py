@@ -43,7 +43,7 @@ def test_version() -> None:
     assert run("--version").stdout.decode().strip() == f"multiframe {multiframe.__version__}"
 
 
-@pytest.mark.parametrize("verb", ["serve", "demo", "info", "frame"])
+@pytest.mark.parametrize("verb", ["serve", "demo", "info", "frame", "index"])
 def test_help_is_worth_reading(verb: str) -> None:
     done = run(verb, "--help", env={"COLUMNS": "120", "NO_COLOR": "1"})
     assert done.returncode == 0

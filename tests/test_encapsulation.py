@@ -39,24 +39,30 @@ def slowly(data: bytes, at: int) -> tuple[list[tuple[int, int]], str, int]:
         at += 8 + length
 
 
-def follow(data: bytes, limit: int, head: int) -> list[Items]:
-    """Follow to the end, `limit` Items at a time."""
+def follow(data: bytes, limit: int, head: int, *, most: int = 1 << 30, stop: int | None = None) -> list[Items]:
+    """Follow to `stop`, `limit` Items at a time; no read gives more than `most` bytes."""
     at, parts = len(LEAD), []
     while True:
-        chain = ItemChain(at, len(data), limit, head)
-        parts.append(records(follow_items(lambda a, b: data[a:b], chain), chain))
+        chain = ItemChain(at, len(data) if stop is None else stop, limit, head)
+        answer = follow_items(lambda n, at: data[at : at + min(n, most)], chain)
+        assert len(answer) <= limit * chain.record
+        parts.append(records(answer, chain))
         if parts[-1].end != "more":
             return parts
         assert parts[-1].next_at > at
         at = parts[-1].next_at
 
 
-@given(FRAGMENTS, TAILS, st.integers(1, 20), st.sampled_from((16, 64, 200)), st.sampled_from((300, 5000, 1 << 18)))
-def test_items_are_the_same_however_they_are_read(fragments, tail, limit, head, window):
+@given(
+    FRAGMENTS, TAILS, st.integers(1, 20), st.sampled_from((16, 64, 200)), st.sampled_from((300, 5000, 1 << 20)),
+    st.sampled_from((1, 7, 25, 100, 1000, 1 << 20)), st.sampled_from((b"", bytes(300), item(b"more") * 40)),
+)  # fmt: skip
+def test_items_are_the_same_however_they_are_read(fragments, tail, limit, head, window, most, beyond):
     data = LEAD + b"".join(item(f) for f in fragments) + tail
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encapsulation, "_WINDOW", window)
-        parts = follow(data, limit, head)
+        patch.setattr(encapsulation, "_FIRST_WINDOW", window)
+        patch.setattr(encapsulation, "_WINDOW", 2 * window)
+        parts = follow(data + beyond, limit, head, most=most, stop=len(data))
     found, end, next_at = slowly(data, len(LEAD))
     at = np.concatenate([p.at for p in parts]).tolist()
     length = np.concatenate([p.length for p in parts]).tolist()
@@ -64,7 +70,7 @@ def test_items_are_the_same_however_they_are_read(fragments, tail, limit, head, 
     assert (parts[-1].end, parts[-1].next_at) == (end, next_at)
     for part in parts:
         for a, h in zip(part.at.tolist(), part.head, strict=True):
-            assert h.tobytes() == data[a + 8 : a + 8 + head].ljust(head, b"\0")
+            assert h.tobytes() == data[a + 8 : a + 8 + head].ljust(head, b"\0")[:head]
         last_known = len(part.at) + (part.end in ("delimiter", "eof", "junk"))
         for a, t in list(zip([*part.at.tolist(), part.next_at], part.tail, strict=True))[:last_known]:
             assert t.tobytes() == data[a - 8 : a]
@@ -80,7 +86,7 @@ def test_pydicom_reads_what_is_written(fragments):
     count, at = parse_fragments(buffer)
     assert count == len(fragments)
     chain = ItemChain(8, len(value) + 8, 1000)
-    items = records(follow_items(lambda a, b: (LEAD + value)[a:b], chain), chain)
+    items = records(follow_items(lambda n, at: (LEAD + value)[at : at + n], chain), chain)
     assert items.length.tolist() == [4 * len(fragments), *map(len, padded)]
     assert (items.at[1:] - np.uint64(8)).tolist() == at
     assert offsets == [a - at[0] for a in at]
@@ -100,10 +106,10 @@ class Reads:
     def __init__(self, data: bytes) -> None:
         self.data, self.count, self.bytes = data, 0, 0
 
-    def __call__(self, start: int, stop: int) -> bytes:
+    def __call__(self, size: int, at: int) -> bytes:
         self.count += 1
-        self.bytes += stop - start
-        return self.data[start:stop]
+        self.bytes += size
+        return self.data[at : at + size]
 
 
 def test_far_items_cost_a_small_read_each_near_ones_share_windows():
@@ -114,3 +120,37 @@ def test_far_items_cost_a_small_read_each_near_ones_share_windows():
         assert len(records(follow_items(read, chain), chain).at) == count
         assert read.count <= most_reads
         assert read.bytes <= most_share * len(data)
+
+
+def test_one_near_item_among_far_ones_is_not_worth_a_window():
+    data = LEAD + (item(bytes(100)) + item(bytes(100_000))) * 200 + END_OF_ITEMS
+    read = Reads(data)
+    chain = ItemChain(8, len(data), 10_000)
+    assert len(records(follow_items(read, chain), chain).at) == 400
+    assert read.bytes <= 0.05 * len(data)
+
+
+def test_items_lead_from_far_to_near_and_back():
+    data = LEAD + (item(bytes(20_000)) * 300 + item(bytes(50)) * 20_000) * 2 + END_OF_ITEMS
+    read = Reads(data)
+    chain = ItemChain(8, len(data), 1 << 20)
+    assert len(records(follow_items(read, chain), chain).at) == 2 * 20_300
+    assert read.count <= 2 * (300 + 4 * 128 + 10)
+
+
+def test_junk_that_hops_on_and_on_is_met_once():
+    zeros = LEAD + item(b"") + bytes(1 << 20)
+    read = Reads(zeros)
+    chain = ItemChain(8, len(zeros), 1 << 20)
+    answer = follow_items(read, chain)
+    assert len(answer) == 2 * chain.record
+    assert records(answer, chain).end == "junk"
+    assert read.count <= 3
+
+
+def test_a_file_that_becomes_shorter_ends():
+    data = LEAD + item(bytes(50_000)) * 3
+    for cut in (8, 12, 20, 50_020, 60_000):
+        chain = ItemChain(8, len(data), 100)
+        items = records(follow_items(lambda n, at, cut=cut: data[:cut][at : at + n], chain), chain)  # type: ignore[misc]
+        assert len(items.at) <= 2

@@ -2,7 +2,6 @@
 
 import os
 import tracemalloc
-from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from struct import pack
@@ -23,7 +22,6 @@ from multiframe.errors import (
     OffsetTableError,
     TruncatedError,
 )
-from multiframe.frameindex import FrameIndex, dump_index, load_index
 from multiframe.instance import Instance, open_instance
 from multiframe.ranges import ByteRange
 from tests import fuzz_index
@@ -493,31 +491,6 @@ def test_a_sparse_file_of_20_gb_without_a_table(tmp_path):
     assert instance.index[0] == ByteRange(len(before) + 8, len(before) + 8 + length)
     assert peak < 4 << 20
     assert os.stat(path).st_blocks * 512 < 10 << 20
-
-
-# ------------------------------------------------------------------------------------------------------------ kept
-
-
-@LONG
-@given(st.randoms(use_true_random=False))
-def test_an_index_comes_back_as_it_was_kept(random):
-    try:
-        index = any_file(random).open().index
-    except MultiframeError:
-        return
-    again = load_index(dump_index(index))
-    assert repr(again) == repr(index)
-    for name in ("starts", "stops", "firsts"):
-        assert getattr(again, name).tolist() == getattr(index, name).tolist()
-        assert not getattr(again, name).flags.writeable
-
-
-@given(st.binary(max_size=60), st.integers(0, 200))
-def test_a_damaged_index_is_a_value_error(change, at):
-    data = bytearray(dump_index(made(JPEG, [[simple(i)] for i in range(3)]).open().index))
-    data[at : at + len(change)] = change
-    with suppress(ValueError):
-        assert isinstance(load_index(bytes(data)), FrameIndex)
 
 
 def test_an_index_is_a_sequence():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.encaps import generate_fragments, generate_frames, get_frame, parse_basic_offsets
 
+from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.ranges import ByteRange
 from multiframe.source import ByteSource, FileSource, ItemReader
 from multiframe.syntaxes import SYNTAXES, syntax_of
@@ -22,12 +23,14 @@ from multiframe.testing import (
     JPEG_BASELINE,
     NUMBER_CODE,
     CountingSource,
+    FaultySource,
     Layout,
-    _Film,
     cine,
     part10,
     read_number,
 )
+from multiframe.testing.film import Film
+from tests.files import Memory
 
 FRAMES = [bytes([i]) * (40 + 7 * i) for i in range(1, 6)]  # odd and even
 PADDED = [frame + b"\0" * (len(frame) % 2) for frame in FRAMES]
@@ -61,7 +64,7 @@ def film():
 @pytest.fixture(scope="module")
 def full():
     """Pictures of the usual size, numbers far apart."""
-    strip = _Film(768, 1024, 0, 1, syntax_of(JPEG_BASELINE))
+    strip = Film(768, 1024, 0, 1, syntax_of(JPEG_BASELINE))
     numbers = [1, 2, 3, 10, 255, 256, 1000, 4095, 4096, 8090, 12139, 65535, 99999, 524288, (1 << 20) - 1]
     return {number: imagecodecs.jpeg8_decode(strip.frame(number, 12139)) for number in numbers}
 
@@ -334,3 +337,75 @@ def test_counting_source(tmp_path):
     assert (source.requests, source.bytes_read) == (3, 16)
     source.reset()
     assert (source.requests, source.bytes_read) == (0, 0)
+
+
+class TestFaultySource:
+    WANTED = [ByteRange(0, 7), ByteRange(95, 200)]  # noqa: RUF012
+
+    @pytest.fixture(params=["blocking", "async"])
+    def read(self, request):
+        def read(source, identity=None):
+            if request.param == "blocking":
+                reply = source.read_ranges(self.WANTED, identity=identity)
+            else:
+                reply = asyncio.run(source.read_ranges_async(self.WANTED, identity=identity))
+            return [len(buffer) for buffer in reply.buffers], reply.stat
+
+        return read
+
+    def source(self, **faults) -> FaultySource:
+        return FaultySource(Memory(bytes(range(100))), **faults)
+
+    def test_without_faults(self, read):
+        source = self.source()
+        assert isinstance(source, ByteSource)
+        assert not isinstance(source, ItemReader)
+        assert read(source, (1,)) == ([7, 5], (100, (1,)))
+        assert source.stat() == (100, (1,))
+        assert source.calls == 1
+        with pytest.raises(SourceChanged):
+            read(source, (2,))
+
+    def test_calls_that_fail(self, read):
+        source = self.source(fails=range(1, 3), error=SourceNotFound)
+        read(source)
+        for call in (1, 2):
+            with pytest.raises(SourceNotFound, match=f"call {call} fails"):
+                read(source)
+        assert read(source)[0] == [7, 5]
+        assert source.calls == 4
+        with pytest.raises(SourceError, match="call 0"):
+            read(self.source(fails={0}))
+
+    def test_short(self, read):
+        source = self.source(short={0})
+        assert read(source) == ([3, 2], (100, (1,)))
+        assert read(source)[0] == [7, 5]
+
+    def test_changed(self, read):
+        source = self.source(changed=1)
+        old = source.stat().identity
+        assert read(source, old)[1] == (100, old)
+        new = source.stat().identity
+        assert new != old
+        with pytest.raises(SourceChanged, match="on purpose"):
+            read(source, old)
+        assert read(source, new) == ([7, 5], (100, new))
+        assert read(source)[1] == (100, new)
+
+    def test_cut(self, read):
+        source = self.source(cut=97)
+        assert source.stat() == (97, (1,))
+        assert read(source, (1,)) == ([7, 2], (97, (1,)))
+        assert read(self.source(cut=5))[0] == [5, 0]
+        assert read(self.source(cut=1000)) == ([7, 5], (100, (1,)))
+
+    def test_a_delay_can_be_cancelled(self):
+        async def main():
+            reading = asyncio.create_task(self.source(delay=3600).read_ranges_async(self.WANTED))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+
+        asyncio.run(main())

@@ -10,7 +10,6 @@ The database is a cache: deleting it costs a scan. It holds patients' names: nob
 import json
 import os
 import re
-import stat as modes
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -35,14 +34,16 @@ from multiframe.errors import (
     SourceNotFound,
     UnknownSyntax,
 )
-from multiframe.frameindex import FrameIndex, dump_index, load_index
+from multiframe.folders import files, inside
+from multiframe.frameindex import FrameIndex
 from multiframe.header import Header, PixelData, read_header
+from multiframe.indexfile import SUFFIX, dump, load, read_index
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.migrations import REVISIONS
 from multiframe.ranges import ByteRange
 from multiframe.settings import MIB, Settings
-from multiframe.source import FileSource, Identity, ObjectStat, object_stat, run
+from multiframe.source import FileSource, Identity, ObjectStat, run
 from multiframe.syntaxes import syntax_of
 
 __all__ = ["KEYS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search"]
@@ -514,9 +515,21 @@ class Catalog:
             pixel_data = PixelData(*facts["pixel_data"]) if facts["pixel_data"] else None
             values = {int(tag): (start, stop) for tag, (start, stop) in facts["values"].items()}
             header = Header(raw, syntax_of(row.syntax), facts["dataset_at"], pixel_data, values)
-        instance = Instance(source, stat, header, index=_index(row.frame_index), budget=self.budget)
+        index = _index(row.frame_index)
+        if index is None:
+            index = self._beside(source, stat, header)
+        instance = Instance(source, stat, header, index=index, budget=self.budget)
         self._keep(uid, instance)
         return instance
+
+    def _beside(self, source: FileSource, stat: ObjectStat, header: Header) -> FrameIndex | None:
+        """Give what an index file beside the file says, where it is fresh: then no Items need be walked."""
+        if header.pixel_data is None:
+            return None
+        try:
+            return read_index(FileSource(f"{source.path}{SUFFIX}"), source, header, stat, budget=self.budget)
+        except (SourceError, FormatError):
+            return None  # whatever it is, the file itself will say so
 
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance
@@ -528,13 +541,13 @@ class Catalog:
         """Store the index of `instance` once it is complete, unless its file has changed meanwhile."""
         uid = instance.header.sop_instance_uid
         index = instance.known
-        if index is not None and index.complete:
+        if index is not None and index.complete and index.proof == "whole":
             same = sa.select(_objects.c.path).where(_objects.c.identity == _dumped(instance.stat.identity))
             with self._transaction(write=True) as connection:
                 connection.execute(
                     sa.update(_instances)
                     .where(_instances.c.instance == uid, _instances.c.path.in_(same))
-                    .values(frame_index=dump_index(index))
+                    .values(frame_index=dump(index))
                 )
         if self.cached(uid) is instance:
             self._keep(uid, instance)  # it has grown
@@ -692,7 +705,7 @@ class _Scan:
     def run(self, stop: Callable[[], bool]) -> ScanStatus:
         stopped = False
         try:
-            for some in batched(_files(self.roots, self._unlisted), _LOOKUP):
+            for some in batched(files(self.roots, self._unlisted), _LOOKUP):
                 known = self._known([path for path, _ in some])
                 for path, stat in some:
                     if stopped := stop():
@@ -809,41 +822,15 @@ def _outermost(roots: Iterable[Path]) -> list[bytes]:
     """Give the roots as they really lie, without those that lie below others."""
     kept: list[bytes] = []
     for root in sorted({os.fsencode(os.path.realpath(root)) for root in roots}):
-        if not any(root.startswith(_inside(outer)) for outer in kept):
+        if not any(root.startswith(inside(outer)) for outer in kept):
             kept.append(root)
     return kept
 
 
-def _inside(directory: bytes) -> bytes:
-    return directory.rstrip(b"/") + b"/"
-
-
 def _below(root: bytes) -> sa.ColumnElement[bool]:
-    inside = _inside(root)
+    below = inside(root)
     path = _objects.c.path
-    return sa.or_(path == root, sa.and_(path >= inside, path < inside[:-1] + b"0"))  # "0" comes next after "/"
-
-
-def _files(roots: Iterable[bytes], unlisted: Callable[[bytes], None]) -> Iterator[tuple[bytes, ObjectStat]]:
-    """Walk over all regular files below the roots, in the same order every time; no file is opened."""
-    for root in roots:
-        pending = [root]
-        while pending:
-            path = pending.pop()
-            try:
-                status = os.stat(path, follow_symlinks=False)
-                if not modes.S_ISDIR(status.st_mode):
-                    if modes.S_ISREG(status.st_mode):
-                        yield path, object_stat(status)
-                    continue
-                names = sorted(os.listdir(path), reverse=True)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                unlisted(path)
-                continue
-            inside = _inside(path)
-            pending.extend(inside + name for name in names)
+    return sa.or_(path == root, sa.and_(path >= below, path < below[:-1] + b"0"))  # "0" comes next after "/"
 
 
 # ---------------------------------------------------------------------------------------------------- rows
@@ -1015,8 +1002,8 @@ def _index(dumped: bytes | None) -> FrameIndex | None:
     if dumped is None:
         return None
     try:
-        return load_index(dumped)
-    except (ValueError, TypeError, LookupError, zlib.error):
+        return load(dumped)[0]
+    except FormatError:
         return None  # of another version: found anew, and written over
 
 

@@ -206,13 +206,18 @@ def measure_headers(family: Family, head: Bytes, length: NDArray[np.uint64], beg
     reach[active] = 2
     shown = np.minimum(length.astype(np.int64), head.shape[1])
     need = 12 if j2k else 4
+    # At each byte of a head the four from there on: marker and length of a segment are taken out at once.
+    fours = np.lib.stride_tricks.as_strided(
+        head[:, :4].view(">u4"), (n, head.shape[1] - 3), (head.strides[0], 1), writeable=False
+    )
     while len(active):
         at = reach[active]
-        active, at = (enough := active[at + need <= shown[active]]), at[at + need <= shown[active]]
-        if not len(enough):
+        enough = at + need <= shown[active]
+        active, at = active[enough], at[enough]
+        if not len(active):
             break
-        first, marker = head[active, at], head[active, at + 1]
-        size = head[active, at + 2].astype(np.int64) << 8 | head[active, at + 3]
+        segment = fours[active, at].astype(np.int64)
+        first, marker, size = segment >> 24, segment >> 16 & 0xFF, segment & 0xFFFF
         fill = (first == 0xFF) & (marker == 0xFF)
         last = marker == (0x90 if j2k else 0xDA)  # SOT, SOS
         step = np.where(fill, 1, size + 2)
@@ -230,7 +235,7 @@ def measure_headers(family: Family, head: Bytes, length: NDArray[np.uint64], beg
     return Headers(reach, state)
 
 
-def _standalone(marker: Bytes, *, j2k: bool) -> Flags:
+def _standalone(marker: NDArray[np.int64], *, j2k: bool) -> Flags:
     """Markers that a header cannot hold: they have no segment, or belong elsewhere."""
     found: Flags = (marker < 0x02) | ((marker >= 0xD0) & (marker <= 0xD9))
     if j2k:

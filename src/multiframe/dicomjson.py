@@ -291,7 +291,7 @@ def metadata(
     url = f'"{_RETRIEVE_URL:08X}":{{"vr":"UR","Value":[{quoted(retrieve_url)}]}}' if retrieve_url else ""
     pieces = ["{"]
     size = 0
-    for text in _texts(_Writer(header), header.dataset_at, end, header.syntax.explicit, bulk, url):
+    for text in _texts(_Writer(header), header.dataset_at, end, header.explicit, bulk, url):
         pieces.append(text)
         size += len(text)
         if size >= _PIECE:
@@ -404,9 +404,8 @@ def attributes(header: Header) -> dict[str, dict[str, Any]]:
     {'vr': 'CS', 'Value': ['US']}
     """
     writer = _Writer(header)
-    syntax = header.syntax
     end = len(header.raw) if header.pixel_data is None else header.pixel_data.at
-    here = Walk(header.dataset_at, explicit=syntax.explicit, little=syntax.little, stop=end, descend=False)
+    here = Walk(header.dataset_at, explicit=header.explicit, little=header.syntax.little, stop=end, descend=False)
     texts = []
     while here.at < end:
         element = here.step(header.raw)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from multiframe.errors import FormatError, TruncatedError
 from multiframe.ranges import Buffer
 
-__all__ = ["ITEM", "ITEM_END", "MAX_DEPTH", "SEQUENCE_END", "UNDEFINED", "Element", "Walk", "walk"]
+__all__ = ["ITEM", "ITEM_END", "KNOWN_VRS", "MAX_DEPTH", "SEQUENCE_END", "UNDEFINED", "Element", "Walk", "walk"]
 
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
@@ -28,6 +28,9 @@ MAX_DEPTH = 64
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _NAMES = {vr: vr.decode() for vr in _SHORT | _LONG}
+
+KNOWN_VRS = _SHORT | _LONG
+"""The Value Representations of the standard (PS3.5 6.2), as written."""
 
 _LITTLE = Struct("<HH2sH"), Struct("<HHI"), Struct("<I")
 _BIG = Struct(">HH2sH"), Struct(">HHI"), Struct(">I")
@@ -71,20 +74,28 @@ class Walk:
         Where the data set ends; None: not known.
     descend : bool
         Whether sequences of defined length are entered; those of undefined length must be.
+    strays : bool
+        Whether Items and delimiters at the top level, which belong to no sequence, are stepped over.
     """
 
-    __slots__ = ("_open", "_structs", "at", "descend", "explicit", "little", "stop")
+    __slots__ = ("_open", "_strayed", "_structs", "at", "descend", "explicit", "little", "spilled", "stop", "strays")
 
-    def __init__(self, at: int, *, explicit: bool, little: bool, stop: int | None = None, descend: bool = True) -> None:
+    def __init__(
+        self, at: int, *, explicit: bool, little: bool, stop: int | None = None, descend: bool = True,
+        strays: bool = False,
+    ) -> None:  # fmt: skip
         self.at = at
         self.explicit = explicit
         self.little = little
         self.stop = stop
         self.descend = descend
+        self.strays = strays
+        self._strayed = False
+        self.spilled = -1  # where a stray was met whose contents could not be stepped over
         self._structs = _LITTLE if little else _BIG
-        # What is open around us, innermost last: (end or -1, is it an Item, explicit VR outside of it).
+        # What is open around us, innermost last: (end or -1, is it an Item, explicit VR and little endian outside).
         # Fragments of a nested icon are Items that are not entered: `_FRAGMENTS` in place of an end.
-        self._open: list[tuple[int, bool, bool]] = []
+        self._open: list[tuple[int, bool, bool, bool]] = []
 
     @property
     def depth(self) -> int:
@@ -94,7 +105,7 @@ class Walk:
     @property
     def inside(self) -> bool:
         """Whether something that began before `at` is not closed there."""
-        return any(end != self.at for end, _, _ in self._open)
+        return any(end != self.at for end, *_ in self._open)
 
     def step(self, data: Buffer, base: int = 0) -> Element | None:
         """Read the element at `at` and move on to what follows it.
@@ -117,7 +128,7 @@ class Walk:
         """
         opened = self._open
         while opened and self.at == opened[-1][0]:
-            self.explicit = opened.pop()[2]
+            self._leave()
         at = self.at
         if opened and 0 <= opened[-1][0] < at:
             raise FormatError("a nested element runs past the end of what holds it", at)
@@ -144,17 +155,26 @@ class Walk:
                 (length,) = length_only.unpack_from(data, i + 8)
                 start = at + 12
             else:
-                raise FormatError("not a data element: its VR is none of the standard's", at)
+                vr = "UN"
+                form = self._unknown(data, i, tag)
+                if form is None:
+                    return None
+                start, length = at + form[0], form[1]
         if length == UNDEFINED:
-            if tag == _PIXEL_DATA and (not opened or vr in ("OB", "OW")):  # its Items are fragments, no data elements
+            fragments = tag == _PIXEL_DATA and not opened
+            if fragments or vr in ("OB", "OW"):  # its Items are fragments, no data elements
                 element = Element(tag, vr, at, start, -1, self.depth)
-                if opened:  # an icon's
+                if not fragments:  # an icon's, or private
                     self._enter(_FRAGMENTS, False, at)
                     self.at = start
                 return element
+            if vr == "UN" and not self.little and len(data) - i < 16:
+                return None
             self._enter(-1, False, at)
-            if vr == "UN":  # PS3.5 6.2.2: written as Implicit VR Little Endian
+            if vr == "UN":  # PS3.5 6.2.2: written as Implicit VR Little Endian; in Big Endian not all writers do
                 self.explicit = False
+                if not self.little and data[start - base : start - base + 2] == b"\xfe\xff":
+                    self._turn(little=True)
             self.at = start
             return Element(tag, vr or "SQ", at, start, -1, self.depth)
         stop = start + length
@@ -179,7 +199,52 @@ class Walk:
     def _enter(self, end: int, is_item: bool, at: int) -> None:
         if len(self._open) >= 2 * MAX_DEPTH:
             raise FormatError(f"sequences are nested more than {MAX_DEPTH} deep", at)
-        self._open.append((end, is_item, self.explicit))
+        self._open.append((end, is_item, self.explicit, self.little))
+
+    def _leave(self) -> None:
+        _, _, self.explicit, little = self._open.pop()
+        if little != self.little:
+            self._turn(little=little)
+
+    def _turn(self, *, little: bool) -> None:
+        self.little = little
+        self._structs = _LITTLE if little else _BIG
+
+    def _unknown(self, data: Buffer, i: int, tag: int) -> tuple[int, int] | None:
+        """Say how many bytes the header of an element with an unknown VR has, and how many its value.
+
+        A VR to come has 32 bits for it (PS3.5 7.1.2), those that careless writers make up have 16. What is believed
+        is what a next element follows.
+
+        Returns
+        -------
+        (int, int) or None
+            None: the bytes given do not reach that far.
+        """
+        short, _, length_only = self._structs
+        limit = self._open[-1][0] if self._open else -1
+        ends = {end - self.at for end in (limit, self.stop if self.stop is not None else -1) if end >= 0}
+        furthest = max(ends, default=-1)
+        unseen = False
+        forms = [(8, short.unpack_from(data, i)[3])]
+        if not forms[0][1]:  # the reserved bytes of the long form are zero
+            unseen = len(data) - i < 12 and furthest != 8
+            forms += [(12, *length_only.unpack_from(data, i + 8))] if len(data) - i >= 12 else []
+        for head, length in forms:
+            end = head + length
+            if end in ends:
+                return head, length
+            if furthest >= 0 and end > furthest:
+                continue
+            if len(data) - i < end + 8:
+                unseen |= length < 1 << 16  # what is longer is no accident of a careless writer, but of no element
+                continue
+            group, number, code, _ = short.unpack_from(data, i + end)
+            if group == 0xFFFE or (group << 16 | number > tag and (code in _SHORT or code in _LONG)):
+                return head, length
+        if unseen:
+            return None
+        raise FormatError("not a data element: its VR is none of the standard's", self.at)
 
     def _delimiter(self, tag: int, length: int, at: int) -> Element:
         opened = self._open
@@ -201,11 +266,18 @@ class Walk:
             return Element(tag, "", at, start, stop, self.depth)
         closes_item = tag == ITEM_END and opened and not in_sequence and opened[-1][0] == -1
         if closes_item or (tag == SEQUENCE_END and in_sequence and opened[-1][0] < 0):
-            self.explicit = opened.pop()[2]
-        else:
+            self._leave()
+        elif opened or not self.strays:
             raise FormatError("an Item or delimiter where none can be", at)
+        else:
+            start += 0 if length == UNDEFINED else length
+            # An Item with its length takes all that is in it along, and the delimiter behind such ones closes nothing.
+            whole = start > at + 8 if tag == ITEM else tag == SEQUENCE_END and self._strayed
+            if not whole and self.spilled < 0:
+                self.spilled = at
+            self._strayed = True
         self.at = start
-        return Element(tag, "", at, start, start, self.depth)
+        return Element(tag, "", at, at + 8, start, self.depth)
 
 
 def walk(

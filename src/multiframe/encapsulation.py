@@ -6,7 +6,9 @@ Items hands in the function that reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from struct import Struct
+from struct import error as StructError
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,12 +22,15 @@ __all__ = ["END_OF_ITEMS", "Items", "encapsulate", "follow_items", "item_header"
 
 _HEADER = Struct("<HHI")
 _WORDS = Struct("<II")
+_LENGTH = Struct("<I")
 _ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
 _END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
 
 _NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""
-_WINDOW = 256 * 1024
+_FIRST_WINDOW, _WINDOW = 64 * 1024, 1024 * 1024
+_RUN = 128
+"""Most far Items read one by one before it is looked at how far they still lie from each other."""
 
 END_OF_ITEMS = _HEADER.pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
 """The Sequence Delimitation Item."""
@@ -34,76 +39,98 @@ END_OF_ITEMS = _HEADER.pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
 def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     """Follow Item headers from one to the next, as fast as they can be read.
 
-    Far Items cost one small read each; near ones are read in windows.
+    Far Items cost one small read each; near ones are read in windows. Which they are is told by those just met.
 
     Parameters
     ----------
     read : callable
-        Given start and stop, gives those bytes of the file, fewer at its end.
+        Given how many bytes and from which offset on (as `os.pread` wants them), gives those bytes of the file: fewer
+        at its end, or where a read was interrupted, but none only at its end.
 
     Returns
     -------
     bytes
         The records that `ItemChain` describes.
     """
-    at, stop, limit, head = chain
-    record = chain.record
+    at, stop, left = chain.start, chain.stop, chain.limit
     out: list[bytes] = []
-    add, words, far = out.append, _WORDS.unpack_from, stop - 8 - head
-    stride = _NEAR  # what lies from Item to Item, lately
-    while limit > 0 and at <= stop:
+    stride, goes_on = _NEAR, True  # stride: from Item to Item, lately
+    run, window = 1, _FIRST_WINDOW  # both are doubled as long as they serve
+    while goes_on and left > 0 and at <= stop:
         if stride < _NEAR:
-            window = read(at - 8, min(stop, at - 8 + min(_WINDOW, limit * (stride + 8) + record)))
-            found, i = _hops(window, record, limit)
-            if found:
-                add(_gathered(window, found, record))
-                limit -= len(found)
-                at += i - 8
-                if found[-1] == i:  # no Item: the chain ends here
-                    break
-                stride = (i - 8) // len(found)
-                continue
-        one = read(at - 8, at + 8 + head if at <= far else stop)
-        limit -= 1
-        if len(one) < 16:
-            add(one)
-            break
-        tag, length = words(one, 8)
-        at += 8 + length
-        add(one if len(one) == record or at > stop else one.ljust(record, b"\0"))
-        if tag != _ITEM_WORD or length == UNDEFINED:
-            break
-        stride += (length - stride) // 4
+            size = min(window, left * (stride + 8) + chain.record, stop + 8 - at)
+            got, next_at, goes_on = _in_window(read(size, at - 8), at, left, chain.record, out)
+            run, window = 1, min(2 * window, _WINDOW)
+        else:
+            got, next_at, goes_on = _one_by_one(read, at, min(run, left), chain, out)
+            run, window = min(2 * run, _RUN), _FIRST_WINDOW
+        # Not those of the last read alone: one near Item among far ones is not worth a window.
+        stride = (stride + 3 * (next_at - at) // got) // 4 if got else _NEAR  # no whole record in a window: alone, then
+        left -= got
+        at = next_at
     return b"".join(out)
 
 
-def _hops(window: bytes, record: int, limit: int) -> tuple[list[int], int]:
-    """Hop from Item to Item inside a window: where their tags lie, and where the next one does.
+def _one_by_one(
+    read: Callable[[int, int], bytes], at: int, most: int, chain: ItemChain, out: list[bytes]
+) -> tuple[int, int, bool]:
+    """Read the Items from `at` on each for itself: how many, where the next one lies, and whether the chain goes on."""
+    # A hop costs little more than its read: what is looked up or called here besides, the whole walk feels.
+    record, item, undefined, whole = chain.record, _ITEM_WORD, UNDEFINED, chain.stop + 8 - chain.record
+    add, header, n = out.append, Struct(f"<8xII{chain.head}x").unpack, len(out)
+    try:
+        for _ in repeat(None, most):
+            if at > whole:
+                break
+            one = read(record, at - 8)
+            tag, length = header(one)
+            add(one)
+            if tag != item or length == undefined:
+                return len(out) - n, at, False
+            at += 8 + length
+    except StructError:  # an interrupted read, or the file became shorter
+        pass
+    else:
+        if len(out) - n == most or at > chain.stop:
+            return len(out) - n, at, True
+    one = _completed(read, at - 8, min(record, chain.stop + 8 - at))
+    add(one if len(one) < 16 else one.ljust(record, b"\0"))
+    tag, length = _WORDS.unpack_from(one, 8) if len(one) >= 16 else (0, 0)
+    return len(out) - n, at + 8 + length, tag == item and length != undefined
 
-    Only Items whose whole record lies in the window are listed; whatever is no Item is the last one, and is "next" too.
+
+def _completed(read: Callable[[int, int], bytes], at: int, size: int) -> bytes:
+    """Read until there are so many bytes, or the file ends."""
+    data = b""
+    while len(data) < size and (more := read(size - len(data), at + len(data))):
+        data += more
+    return data
+
+
+def _in_window(window: bytes, at: int, most: int, record: int, out: list[bytes]) -> tuple[int, int, bool]:
+    """Hop from Item to Item inside a window, whose first tag is that at `at`; answers as `_one_by_one`.
+
+    Only Items whose whole record lies in the window are met; whatever is no Item is the last.
     """
     found: list[int] = []
-    add, words = found.append, _WORDS.unpack_from
-    i, last = 8, len(window) - record + 8
-    while i <= last:
-        tag, length = words(window, i)
-        add(i)
-        if tag != _ITEM_WORD or length == UNDEFINED:
+    add, length = found.append, _LENGTH.unpack_from
+    i, last = 0, len(window) - record
+    for _ in repeat(None, most):
+        if i > last:
             break
-        i += 8 + length
-    if len(found) > limit:
-        i = found[limit]
-        del found[limit:]
-    return found, i
-
-
-def _gathered(window: bytes, tags: list[int], record: int) -> bytes:
-    """Cut the records of the Items whose tags lie at `tags` out of a window."""
-    if record > 64:
-        return b"".join([window[i - 8 : i - 8 + record] for i in tags])
-    every = np.lib.stride_tricks.sliding_window_view(np.frombuffer(window, np.uint8), record)
-    cut: bytes = every[np.array(tags) - 8].tobytes()
-    return cut
+        add(i)
+        i += 8 + length(window, i + 12)[0]
+    if not found:
+        return 0, at, True
+    # An array over the window has a record at each of its bytes: those of the Items are taken out at once, and their
+    # tags looked at only then. Behind what is no Item the hops led astray.
+    rows = np.ndarray(last + 1, f"V{record}", window, strides=(1,))[found]
+    headers = rows.view({"names": ["tag", "length"], "formats": ["<u4", "<u4"], "offsets": [8, 12], "itemsize": record})
+    odd = np.flatnonzero((headers["tag"] != _ITEM_WORD) | (headers["length"] == UNDEFINED))
+    if len(odd):
+        rows, i = rows[: odd[0] + 1], found[odd[0]]
+    out.append(rows.tobytes())
+    return len(rows), at + i, not len(odd)
 
 
 class Items(NamedTuple):
@@ -140,7 +167,7 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     --------
     >>> data = bytes(8) + encapsulate([b"ab", b"cdef"])
     >>> chain = ItemChain(8, len(data), 100)
-    >>> items = records(follow_items(lambda a, b: data[a:b], chain), chain)
+    >>> items = records(follow_items(lambda n, at: data[at : at + n], chain), chain)
     >>> items.at.tolist(), items.length.tolist(), items.end
     ([8, 16, 26], [0, 2, 4], 'delimiter')
     """

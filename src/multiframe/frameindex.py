@@ -1,11 +1,9 @@
-"""Where every frame lies: `FrameIndex`, and how one is kept.
+"""Where every frame lies: `FrameIndex`.
 
-It knows byte ranges and why some are missing. It must not know how frames are found (that is ``indexing.py``'s), nor
-files, codecs or what asks.
+It knows byte ranges and why some are missing. It must not know how frames are found (that is ``indexing.py``'s) or
+kept (``indexfile.py``'s), nor files, codecs or what asks.
 """
 
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, overload
@@ -17,7 +15,7 @@ from multiframe.errors import FormatError, FragmentError, FrameNotFound, NotFram
 from multiframe.ranges import ByteRange
 from multiframe.rope import Stored
 
-__all__ = ["Damage", "FrameIndex", "Native", "Offsets", "Origin", "dump_index", "frozen", "load_index"]
+__all__ = ["Damage", "FrameIndex", "Native", "Offsets", "Origin", "frozen"]
 
 type Offsets = NDArray[np.uint64]
 type Origin = Literal["native", "extended", "basic", "scan"]
@@ -102,6 +100,9 @@ class FrameIndex(Sequence[ByteRange]):
         Set where there are no fragments.
     damage : Damage or None
         Why there are no more frames.
+    claimed : bool
+        These are the ranges that a table claims, of a far object; `Instance.encoded` proves each frame when it reads
+        it. A claimed range ends where the frame's last Item does, and may hold Item headers: it has no `parts`.
 
     Examples
     --------
@@ -123,6 +124,7 @@ class FrameIndex(Sequence[ByteRange]):
     native: Native | None = None
     native_frames: int = 0
     damage: Damage | None = None
+    claimed: bool = False
 
     def __len__(self) -> int:
         return self.native_frames if self.native else max(0, len(self.firsts) - 1)
@@ -144,6 +146,9 @@ class FrameIndex(Sequence[ByteRange]):
     def __getitem__(self, i: int | slice) -> ByteRange | list[ByteRange]:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
+        if self.claimed:
+            self.require(i)
+            return ByteRange(int(self.starts[i]), int(self.stops[i]))
         parts = self.parts(i)
         return ByteRange(parts[0].start, parts[-1].stop)
 
@@ -183,6 +188,9 @@ class FrameIndex(Sequence[ByteRange]):
             As `require`.
         """
         self.require(i)
+        if self.claimed:
+            message = f"of frame {i} is known only what a table claims: Instance.complete() walks the Items"
+            raise OffsetTableError(message, int(self.starts[i]) - 8)
         if self.native:
             return (_native_frame(self.native, i),)
         first, last = int(self.firsts[i]), int(self.firsts[i + 1])
@@ -200,61 +208,3 @@ def _native_frame(native: Native, i: int) -> Stored:
     if native.bits % 8:  # only frames of 1-bit cells end inside a byte
         return Stored(start, stop, shift=first % 8, bits=native.bits)
     return Stored(start, stop, word=native.word, origin=native.start)
-
-
-_VERSION = 1
-
-
-def dump_index(index: FrameIndex) -> bytes:
-    """Write a complete index as bytes, a few of them a frame.
-
-    Examples
-    --------
-    >>> index = FrameIndex("scan", starts=frozen([8, 30]), stops=frozen([22, 44]), firsts=frozen([0, 1, 2]))
-    >>> load_index(dump_index(index)).parts(1) == index.parts(1)
-    True
-    """
-    facts = {
-        "version": _VERSION, "origin": index.origin, "repaired": index.repaired, "proof": index.proof,
-        "kind": index.kind, "declared": index.declared, "proven_to": index.proven_to, "native": index.native,
-        "native_frames": index.native_frames, "damage": index.damage, "fragments": len(index.starts),
-        "firsts": len(index.firsts),
-    }  # fmt: skip
-    # Gaps and lengths repeat where offsets never do; bytes of one weight lie together, and those mostly are zero.
-    columns = (np.diff(index.starts, prepend=np.uint64(0)), index.stops - index.starts,
-               np.diff(index.firsts, prepend=np.uint64(0)))  # fmt: skip
-    numbers = np.concatenate(columns).astype("<u8").view(np.uint8).reshape(-1, 8).T.tobytes()
-    return zlib.compress(json.dumps(facts).encode() + b"\n" + numbers, 6)
-
-
-def load_index(data: bytes) -> FrameIndex:
-    """Read what `dump_index` wrote.
-
-    Raises
-    ------
-    ValueError
-        It is of another version, or damaged.
-    """
-    try:
-        return _load(data)
-    except (zlib.error, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a damaged index: {error}") from None
-
-
-def _load(data: bytes) -> FrameIndex:
-    head, _, numbers = zlib.decompress(data).partition(b"\n")
-    facts = json.loads(head)
-    if facts.pop("version") != _VERSION:
-        raise ValueError("an index of another version")
-    n, m = facts.pop("fragments"), facts.pop("firsts")
-    columns = np.frombuffer(numbers, np.uint8).reshape(8, 2 * n + m).T.copy().view("<u8").reshape(-1)
-    starts = np.cumsum(columns[:n], dtype=np.uint64)
-    native, damage = facts.pop("native"), facts.pop("damage")
-    return FrameIndex(
-        **facts,
-        native=Native(*native) if native else None,
-        damage=Damage(*damage) if damage else None,
-        starts=frozen(starts),
-        stops=frozen(starts + columns[n : 2 * n]),
-        firsts=frozen(np.cumsum(columns[2 * n :], dtype=np.uint64)),
-    )

@@ -1,20 +1,22 @@
 """All that stands before Pixel Data, without reading Pixel Data (PS3.10 7, PS3.5 7).
 
-It knows the few attributes that say what frames are. It must not know where a frame lies, nor parse what it does not
+It knows the few attributes that say what frames are, and the lies that headers tell: what a data set is written in is
+believed of its elements rather than of its label. It must not know where a frame lies, nor parse what it does not
 need: semantics are pydicom's, from the raw bytes kept here.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from multiframe.codec import PixelSpec
-from multiframe.elements import Walk
+from multiframe.elements import KNOWN_VRS, Walk
 from multiframe.errors import FormatError, NoPixelData, NotDicom, TruncatedError
 from multiframe.ranges import Buffer, ByteRange, Plan
-from multiframe.syntaxes import TransferSyntax, syntax_of
+from multiframe.syntaxes import EXPLICIT_LE, IMPLICIT_LE, TransferSyntax, syntax_of
 
-__all__ = ["Header", "PixelData", "read_header"]
+__all__ = ["Deflated", "Header", "PixelData", "read_header"]
 
 _SYNTAX = 0x00020010
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
@@ -31,6 +33,18 @@ _WANTED = frozenset(
     )
 )
 _PIXEL_TAGS = frozenset((_FLOAT, _DOUBLE, _PIXELS))
+
+_EXPLICIT_BE = "1.2.840.10008.1.2.2"
+_FIRST_GROUP = 0x0010  # some data sets begin with the patient
+_LOOK = 4096  # bytes of a data set that tell how it is written
+_TELLING = 3  # elements one behind the other that are no accident
+_LARGE = 1 << 20
+_INTEGER = re.compile(r"\+?0*([1-9][0-9]{0,11})(?:\.0*)?")
+_ITEM_TAG = b"\xfe\xff\x00\xe0"
+
+
+class Deflated(FormatError):
+    """The data set is one deflate stream (PS3.5 A.5): `multiframe.inflate.inflated` gives a source that can be read."""
 
 
 class PixelData(NamedTuple):
@@ -110,10 +124,15 @@ class Header:
         return self.text(_SERIES)
 
     @property
+    def explicit(self) -> bool:
+        """Whether the elements name their VR: as they lie there, whatever the Transfer Syntax says."""
+        return _is_explicit(self.raw, self.dataset_at, self.syntax)
+
+    @property
     def declared_frames(self) -> int | None:
         """Number of Frames (0028,0008) as written; None where it is absent, zero or no number."""
-        text = self.text(_FRAMES)
-        return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 12 else None
+        number = _INTEGER.fullmatch(self.text(_FRAMES))
+        return int(number[1]) if number else None
 
     @property
     def extended_table(self) -> tuple[Buffer, Buffer] | None:
@@ -180,11 +199,19 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
     Raises
     ------
     NotDicom
-        No ``DICM`` at byte 128.
+        No ``DICM`` at byte 128, and what lies at byte 0 is no data set beyond doubt.
+    Deflated
+        The data set is one deflate stream: read the header again from the source that `inflated` gives.
     FormatError, TruncatedError
         What follows is no data set, or ends inside an element.
     UnknownSyntax
         The Transfer Syntax UID is none of the table.
+
+    Notes
+    -----
+    What real files get wrong is read where it can be read in one way only: no preamble, no File Meta Information (then
+    the data set is native: of encapsulated frames nothing would tell the codec), explicit VR that is implicit and the
+    reverse, VRs nobody knows, Items outside of any sequence, encapsulated Pixel Data of a defined length.
 
     References
     ----------
@@ -213,11 +240,16 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
         ended = len(data) + len(answer) < wanted
         data.extend(answer)
 
-    yield from more(132)
-    if data[128:132] != b"DICM":
-        raise NotDicom("not a DICOM file: no DICM at byte 128")
+    yield from more(132 + 8)
+    at = _meta_at(data)
+    if at < 0:
+        while len(data) < _LOOK and not ended:
+            yield from more(_LOOK)
+        if _told(data[:_LOOK], 0, ended=ended) is None:
+            raise NotDicom("not a DICOM file: no DICM at byte 128, and it does not begin with a data set either")
+        at = 0
     values: dict[int, tuple[int, int]] = {}
-    here = Walk(132, explicit=True, little=True)
+    here = Walk(at, explicit=True, little=True)
     while True:  # the File Meta Information: always Explicit VR Little Endian, and group 2 to its end
         while len(data) < here.at + 8 and not ended:
             yield from more(here.at + 8)
@@ -233,19 +265,27 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
             values[_SYNTAX] = element.start, element.stop
     if here.at > len(data):
         raise TruncatedError("the file ends inside its File Meta Information", len(data))
-    if _SYNTAX not in values:
-        raise FormatError("the File Meta Information names no Transfer Syntax", here.at)
-    start, stop = values[_SYNTAX]
-    syntax = syntax_of(bytes(data[start:stop]).decode("latin-1").strip(" \0"))
+    dataset_at = here.at
+    while len(data) < dataset_at + _LOOK and not ended and len(data) < max_header:
+        yield from more(min(dataset_at + _LOOK, max_header))
+    look = data[: dataset_at + _LOOK]
+    start, stop = values.get(_SYNTAX, (0, 0))
+    uid = bytes(data[start:stop]).decode("latin-1").strip(" \0")
+    if uid:
+        syntax = syntax_of(uid)
+    else:
+        told = _told(look, dataset_at, ended=ended)
+        if told is None:
+            raise FormatError("the File Meta Information names no Transfer Syntax", dataset_at)
+        syntax = syntax_of(told)
     if syntax.deflated:
-        raise FormatError(
-            "a deflated data set is one stream without random access: not opened by this version; "
-            "store it in another Transfer Syntax",
-            here.at,
+        raise Deflated(
+            f"{syntax}: the data set is one deflate stream, in which nothing can be found before it is inflated",
+            dataset_at,
         )
 
-    dataset_at = here.at
-    here = Walk(dataset_at, explicit=syntax.explicit, little=syntax.little, descend=False)
+    explicit = _is_explicit(look, dataset_at, syntax)
+    here = Walk(dataset_at, explicit=explicit, little=syntax.little, descend=False, strays=True)
     pixel_data = None
     while True:
         if len(data) <= here.at and not ended:
@@ -262,10 +302,88 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
                 pixel_data = PixelData(element.tag, element.vr, element.at, element.start, element.stop)
                 break
             if element.tag in _WANTED:
+                if here.spilled >= 0 and element.tag in values:
+                    raise FormatError(_WHOSE, here.spilled)
                 values[element.tag] = element.start, element.stop
     end = len(data) if pixel_data is None else pixel_data.at
     header = Header(bytes(data[:end]), syntax, dataset_at, pixel_data, values)
-    if pixel_data is not None and (pixel_data.stop < 0) != syntax.encapsulated:
+    if pixel_data is None:
+        return header
+    if here.spilled >= 0:  # the pixels may be an icon's: those of the image are the last thing in a file, or nearly so
+        if pixel_data.stop < 0:
+            raise FormatError(_WHOSE, here.spilled)
+        (after,) = yield [ByteRange(pixel_data.stop, pixel_data.stop + 4)]
+        group = int.from_bytes(after[:2], "little" if syntax.little else "big")
+        if after and group <= _PIXELS >> 16:
+            raise FormatError(_WHOSE, here.spilled)
+    if syntax.encapsulated and pixel_data.stop >= 0:
+        while len(data) < pixel_data.start + 4 and not ended:
+            yield from more(pixel_data.start + 4)
+        if data[pixel_data.start : pixel_data.start + 4] == _ITEM_TAG:  # Items all the same, of a length told
+            return replace(header, pixel_data=pixel_data._replace(stop=-1))
+    if (pixel_data.stop < 0) != syntax.encapsulated:
         state = "of undefined length" if pixel_data.stop < 0 else "of defined length"
         raise FormatError(f"Pixel Data is {state}, which the Transfer Syntax {syntax} does not allow", pixel_data.at)
     return header
+
+
+_DELIMITERS = 0xFFFE
+_WHOSE = "an Item lies outside of any sequence: whether what follows belongs to it or to the image cannot be told"
+
+
+def _meta_at(data: Buffer) -> int:
+    """Say where the File Meta Information begins; -1: nowhere.
+
+    Preamble and prefix are left out by some writers, and ``DICM`` can be found in the middle of a value.
+    """
+    if data[128:132] == b"DICM" and (data[132:134] == b"\2\0" or not _looks_explicit(data, 0, "little")):
+        return 132
+    if data[:4] == b"DICM" and data[4:6] == b"\2\0":
+        return 4
+    return 0 if data[:2] == b"\2\0" and _looks_explicit(data, 0, "little") else -1
+
+
+def _looks_explicit(data: Buffer, at: int, order: Literal["little", "big"]) -> bool:
+    """Whether an element with a VR of the standard can begin at `at`."""
+    return int.from_bytes(data[at : at + 2], order) <= _FIRST_GROUP and bytes(data[at + 4 : at + 6]) in KNOWN_VRS
+
+
+def _told(data: Buffer, at: int, *, ended: bool) -> str | None:
+    """Tell from its first elements how a native data set is written, where nothing else does; None: they are none."""
+    for uid in (EXPLICIT_LE, _EXPLICIT_BE, IMPLICIT_LE):
+        syntax = syntax_of(uid)
+        if _reads(data, at, explicit=syntax.explicit, little=syntax.little, ended=ended):
+            return uid
+    return None
+
+
+def _is_explicit(data: Buffer, at: int, syntax: TransferSyntax) -> bool:
+    """Whether the elements at `at` name their VR; where that cannot be told, what the Transfer Syntax says."""
+    if _looks_explicit(data, at, "little" if syntax.little else "big") == syntax.explicit:
+        return syntax.explicit
+    other = not syntax.explicit
+    look = data[: at + _LOOK]
+    return other if _reads(look, at, explicit=other, little=syntax.little) else syntax.explicit
+
+
+def _reads(data: Buffer, at: int, *, explicit: bool, little: bool, ended: bool = False) -> bool:
+    """Whether what lies at `at` can be read as elements in ascending order, one behind the other."""
+    here = Walk(at, explicit=explicit, little=little, descend=False)
+    last = -1
+    seen = 0
+    try:
+        while seen < _TELLING:
+            element = here.step(data)
+            if element is None:
+                return ended and seen > 0 and here.at == len(data)
+            if element.depth or element.tag >> 16 == _DELIMITERS:
+                continue
+            if element.tag <= last or (last < 0 and element.tag >> 16 > _FIRST_GROUP):
+                return False
+            if not element.stop < element.start + _LARGE:
+                return False
+            last = element.tag
+            seen += 1
+    except FormatError:
+        return False
+    return True

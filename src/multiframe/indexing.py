@@ -4,6 +4,8 @@ It knows where Pixel Data begins and asks for Item headers; how they are shared 
 know files, codecs or what asks; it reads nothing itself.
 """
 
+from collections.abc import Sequence
+
 from multiframe.codestream import HEAD, evidence
 from multiframe.encapsulation import read_table, records
 from multiframe.errors import FragmentError, OffsetTableError, TruncatedError
@@ -12,7 +14,7 @@ from multiframe.header import Header
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 from multiframe.sharing import DEEP_ITEMS, Sharing, Table, Tables
 
-__all__ = ["MAX_FRAGMENTS", "index_frames"]
+__all__ = ["MAX_FRAGMENTS", "index_frames", "read_tables"]
 
 MAX_FRAGMENTS = 1 << 20
 """More Items than that are refused: memory must not depend on what a file claims."""
@@ -22,7 +24,7 @@ _MAX_TABLE = 64 << 20
 
 
 def index_frames(
-    header: Header, size: int, *, known: FrameIndex | None = None, until: int | None = None
+    header: Header, size: int, *, known: FrameIndex | None = None, until: int | None = None, far: bool = False
 ) -> Plan[FrameIndex]:
     """Find the byte ranges of the frames, reading no pixels: of each fragment its Item header and its two ends.
 
@@ -36,6 +38,8 @@ def index_frames(
         What was found before: the walk goes on from there.
     until : int, optional
         Stop as soon as the frame of this index is proven; None: find all.
+    far : bool
+        Each read costs a round trip: rather ask for many Items at once, and for fewer bytes of large ones.
 
     Returns
     -------
@@ -66,12 +70,19 @@ def index_frames(
         return known
     if not header.syntax.encapsulated:
         return _native_index(header, size)
-    tables = yield from _tables(header, size)
+    tables = yield from read_tables(header, size)
     found = Sharing(header, tables, size, known)
     at, limit = found.next_at, _FIRST_ITEMS
+    hints: Sequence[int] = ()
     while True:
-        deep = until is not None or len(found) < DEEP_ITEMS
-        chain = ItemChain(at, size, limit, HEAD.get(header.syntax.family, 16) if deep else 16)
+        deep = until is not None or (len(found) < DEEP_ITEMS and not (far and found.large))
+        need = limit
+        if far and until is not None:
+            need = found.needed(until)
+            limit = max(need, limit)
+        elif far and not len(found):
+            need = 1  # one tells how far the next are
+        chain = ItemChain(at, size, limit, HEAD.get(header.syntax.family, 16) if deep else 16, need, hints)
         (answer,) = yield [chain]
         items = records(answer, chain)
         found.add(items)
@@ -85,6 +96,8 @@ def index_frames(
                 return partial
         at = items.next_at
         limit = min(4 * limit, 1 << 12 if deep else 1 << 15)
+        if far and until is None:
+            limit, hints = 1 << 12, tables.hints
 
 
 def _native_index(header: Header, size: int) -> FrameIndex:
@@ -148,7 +161,7 @@ def _word(vr: str, bits_allocated: int) -> int:
     return 2 if vr == "OW" else 1
 
 
-def _tables(header: Header, size: int) -> Plan[Tables]:
+def read_tables(header: Header, size: int) -> Plan[Tables]:
     """Read what tables there are, if there could be as many frames as they list."""
     start, family = header.pixels.start, header.syntax.family
     chain = ItemChain(start, size, 1, HEAD.get(family, 16))

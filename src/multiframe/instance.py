@@ -10,27 +10,37 @@ import io
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from multiframe.codec import PixelSpec, codec_for
-from multiframe.errors import DecodeError, SourceError
+from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged, SourceError
+from multiframe.far import Nearby
 from multiframe.frameindex import FrameIndex
-from multiframe.header import Header, read_header
+from multiframe.header import Deflated, Header, read_header
+from multiframe.indexfile import SUFFIX, read_index
 from multiframe.indexing import index_frames
+from multiframe.inflate import inflated
 from multiframe.memory import MemoryBudget
-from multiframe.ranges import ByteRange, Plan
-from multiframe.rope import Rope
-from multiframe.source import ByteSource, FileSource, ObjectStat, run, run_async
+from multiframe.ranges import Plan
+from multiframe.remote import source_of
+from multiframe.rope import Rope, read_all
+from multiframe.source import FEW_STEPS, ByteSource, FileSource, ObjectStat, is_far, run, run_async
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
+from multiframe.trust import PROOF_REQUESTS, Trust
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-__all__ = ["EncodedFrame", "Instance", "open_instance", "source_of"]
+__all__ = ["EncodedFrame", "Instance", "open_async", "open_instance", "source_of"]
+
+type Proof = Literal["own", "whole"]
+
+_AT_ONCE = 16 << 20  # bytes of neighbouring frames that are one request
 
 
 class EncodedFrame(NamedTuple):
@@ -67,6 +77,8 @@ class Instance:
         What is known of its frames.
     budget : MemoryBudget, optional
         Where reads are entered.
+    proof, proof_requests
+        As of `open_instance`.
 
     Examples
     --------
@@ -89,6 +101,8 @@ class Instance:
         *,
         index: FrameIndex | None = None,
         budget: MemoryBudget | None = None,
+        proof: Proof | None = None,
+        proof_requests: int = PROOF_REQUESTS,
     ) -> None:
         self.source = source
         self.stat = stat
@@ -96,6 +110,10 @@ class Instance:
         self._known = index
         self._budget = budget
         self._growing = threading.Lock()
+        self._stepping = threading.Lock()
+        self._trust: Trust | None = None
+        if is_far(source) and proof != "whole":
+            self._trust = Trust(source, stat, header, proof_requests)
 
     def __repr__(self) -> str:
         return f"<Instance {self.header.sop_instance_uid} of {self.source!r}>"
@@ -125,13 +143,20 @@ class Instance:
 
     @property
     def index(self) -> FrameIndex:
-        """Where every frame lies, complete; found on first use.
+        """Where every frame lies; found on first use.
+
+        Of a far object with an offset table that looks right it is what the table claims (`FrameIndex.claimed`): each
+        frame is proven when it is read. `complete` proves all of them.
 
         Raises
         ------
         NoPixelData, FragmentError, TruncatedError
             There are no frames, or not even one can be told.
         """
+        if self._trust is not None and self._enough(None) is None:
+            tabled = run(self._trust.tables(), self.source, identity=self.stat.identity, budget=self._budget)
+            if tabled is not None:
+                return tabled.index
         return self.grow(None)
 
     @property
@@ -139,49 +164,74 @@ class Instance:
         """As much of the index as was needed so far."""
         return self._known
 
-    def _growth(self, until: int | None) -> Plan[FrameIndex]:
-        return index_frames(self.header, self.stat.size, known=self._known, until=until)
-
     def _enough(self, until: int | None) -> FrameIndex | None:
         known = self._known
         if known is not None and (known.complete or (until is not None and until < len(known))):
             return known
         return None
 
-    def grow(self, until: int | None) -> FrameIndex:
-        """Find frames up to the one of index `until`, or all; frames found once are never looked for again."""
+    def grow(self, until: int | None, *, carry: bool = False) -> FrameIndex:
+        """Find frames by their Items up to the one of index `until`, or all; those found once are found.
+
+        Parameters
+        ----------
+        carry : bool
+            Of a far object: read what lies between the Items too, for it is wanted next.
+        """
         found = self._enough(until)
         if found is not None:
             return found
-        with self._growing:  # one walk at a time: who waits finds it done
+        # One walk at a time: who waits finds it done. But who needs a few steps does not wait for a long walk.
+        few = until is not None and until - len(self._known or ()) < FEW_STEPS
+        with self._stepping if few and is_far(self.source) else self._growing:
             found = self._enough(until)
             if found is None:
-                found = run(self._growth(until), self.source, identity=self.stat.identity, budget=self._budget)
-                self._known = found
+                far, known = is_far(self.source), self._known
+                plan = index_frames(self.header, self.stat.size, known=known, until=until, far=far)
+                found = run(plan, self.source, identity=self.stat.identity, budget=self._budget, carry=carry)
+                if self._enough(until) is None:
+                    self._known = found
+                if found.complete and self._trust is not None:
+                    self._trust.compare(found)
         return found
 
     def complete(self) -> FrameIndex:
-        """Find all frames in strides, so that who asks for one of them meanwhile need not wait for the last.
+        """Find and prove all frames; who asks for one of them meanwhile need not wait for the last.
 
         Returns
         -------
         FrameIndex
-            The same as `index`.
+            With proof ``whole``.
         """
+        if is_far(self.source):
+            return self.grow(None)
         known = self.grow(0)
         while not known.complete:
             time.sleep(0.001)  # a lock let go and taken at once is never had by who waits for it
             known = self.grow(2 * len(known) + 256)
         return known
 
-    async def grow_async(self, until: int | None) -> FrameIndex:
+    async def grow_async(self, until: int | None, *, carry: bool = False) -> FrameIndex:
         """Do as `grow`, without blocking the event loop."""
         found = self._enough(until)
         if found is not None:
             return found
         from asyncio import to_thread
 
-        return await to_thread(self.grow, until)
+        return await to_thread(self.grow, until, carry=carry)
+
+    def renew(self, stat: ObjectStat) -> None:
+        """Take the object for what it is now: it was found to have grown, and to be the same up to where it ended.
+
+        Parameters
+        ----------
+        stat : ObjectStat
+            Size and identity now.
+        """
+        with self._growing:
+            self.stat = stat
+            if self._known is not None:
+                self._known = replace(self._known, complete=False, damage=None)
 
     def rope(self, i: int) -> Rope:
         """Give frame `i`, whose place must be known, as a body that is not read yet."""
@@ -204,19 +254,120 @@ class Instance:
         SourceChanged
             The file is not the one that was opened.
         """
-        for i in indices:
-            self.grow(max(i, 0))
-            rope = self.rope(i)
-            buffers = run(rope.read(ByteRange(0, rope.size)), self.source, identity=self.stat.identity)
-            yield EncodedFrame(i, self.frame_syntax, b"".join(buffers))
+        if self._trust is not None:
+            run(self._trust.tables(), self.source, identity=self.stat.identity)
+        for some in self._together(indices):
+            frames = run(self._claimed(some), self.source, identity=self.stat.identity)
+            if frames is None:
+                self.grow(max(*some, 0), carry=True)
+                frames = run(self._found(some), self.source, identity=self.stat.identity)
+            yield from frames
 
     async def encoded_async(self, indices: Iterable[int]) -> AsyncIterator[EncodedFrame]:
         """Give frames as `encoded` does, without blocking the event loop."""
+        if self._trust is not None:
+            await run_async(self._trust.tables(), self.source, identity=self.stat.identity)
+        for some in self._together(indices):
+            frames = await run_async(self._claimed(some), self.source, identity=self.stat.identity)
+            if frames is None:
+                await self.grow_async(max(*some, 0), carry=True)
+                frames = await run_async(self._found(some), self.source, identity=self.stat.identity)
+            for frame in frames:
+                yield frame
+
+    def _together(self, indices: Iterable[int]) -> Iterator[tuple[int, ...]]:
+        """Give the frames that are read at once: of a far object neighbours, where it is known that they are."""
+        if not is_far(self.source) or not isinstance(indices, Sequence):
+            yield from ((i,) for i in indices)
+            return
+        some: tuple[int, ...] = ()
+        held = 0
         for i in indices:
-            await self.grow_async(max(i, 0))
-            rope = self.rope(i)
-            buffers = await run_async(rope.read(ByteRange(0, rope.size)), self.source, identity=self.stat.identity)
-            yield EncodedFrame(i, self.frame_syntax, b"".join(buffers))
+            size = self._size_of(i)
+            if some and (i != some[-1] + 1 or held + size > _AT_ONCE):
+                yield some
+                some, held = (), 0
+                size = self._size_of(i)  # more may be known by now
+            some += (i,)
+            held += size
+        if some:
+            yield some
+
+    def _size_of(self, i: int) -> int:
+        """Give the bytes of a frame, as far as they are known; else more than are read at once."""
+        known = self._enough(max(i, 0))
+        if known is not None:
+            return known[i].size if 0 <= i < len(known) else _AT_ONCE
+        tabled = self._trust.tabled if self._trust is not None else None
+        return tabled.span(i).size if tabled is not None and 0 <= i < len(tabled) else _AT_ONCE
+
+    def _claimed(self, indices: Sequence[int]) -> Plan[list[EncodedFrame] | None]:
+        """Read frames where a table claims them, and prove each; None where the Items have to be walked."""
+        trust = self._trust
+        if trust is None or self._enough(max(*indices, 0)) is not None:
+            return None
+        tabled = trust.tabled
+        if tabled is None or not all(0 <= i < len(tabled) for i in indices):
+            return None
+        try:
+            bodies = yield from trust.read(tabled, indices)
+        except OffsetTableError as error:
+            trust.refute(error)
+            return None
+        trust.watch(self.complete)
+        return [EncodedFrame(i, self.frame_syntax, body) for i, body in zip(indices, bodies, strict=True)]
+
+    def _found(self, indices: Sequence[int]) -> Plan[list[EncodedFrame]]:
+        """Read frames whose place is known."""
+        bodies = yield from read_all([self.rope(i) for i in indices])
+        return [EncodedFrame(i, self.frame_syntax, body) for i, body in zip(indices, bodies, strict=True)]
+
+    def follow(self, start: int = 0, *, poll: float = 0.2, timeout: float = 30.0) -> Iterator[EncodedFrame]:
+        """Give the frames of a file that is still being written, each as it arrives.
+
+        Ends behind the last frame, at the Sequence Delimitation Item.
+
+        Parameters
+        ----------
+        start : int
+            The first frame wanted, counted from 0.
+        poll : float
+            Seconds between two looks at the file.
+        timeout : float
+            Seconds without a new byte after which the writer is taken to have died.
+
+        Raises
+        ------
+        TruncatedError
+            Nothing came for so long.
+        SourceChanged
+            The file was not only written on: it is another one, shorter, or has other bytes where it was proven.
+        """
+        from multiframe.following import Follower
+
+        follower = Follower(self, start, timeout)
+        while not follower.ended:
+            frame = follower.step()
+            if frame is not None:
+                yield frame
+            elif not follower.ended:
+                time.sleep(poll)
+
+    async def follow_async(
+        self, start: int = 0, *, poll: float = 0.2, timeout: float = 30.0
+    ) -> AsyncIterator[EncodedFrame]:
+        """Give frames as `follow` does, without blocking the event loop."""
+        from asyncio import sleep, to_thread
+
+        from multiframe.following import Follower
+
+        follower = Follower(self, start, timeout)
+        while not follower.ended:
+            frame = await to_thread(follower.step)
+            if frame is not None:
+                yield frame
+            elif not follower.ended:
+                await sleep(poll)
 
     def pixels(self, index: int) -> NDArray[np.generic]:
         """Decode one frame.
@@ -255,50 +406,93 @@ class Instance:
         return self.header.spec
 
 
-def open_instance(path: str | os.PathLike[str] | ByteSource, *, budget: MemoryBudget | None = None) -> Instance:
+def open_instance(
+    place: str | os.PathLike[str] | ByteSource,
+    *,
+    index: str | os.PathLike[str] | ByteSource | None = None,
+    proof: Proof | None = None,
+    proof_requests: int = PROOF_REQUESTS,
+    budget: MemoryBudget | None = None,
+) -> Instance:
     """Open a DICOM file: read its header, nothing more.
 
     Parameters
     ----------
-    path : path-like or ByteSource
-        A local file, or anything with the three methods of `ByteSource`.
+    place : path-like, URL or ByteSource
+        A local file; an ``http(s)://``, ``s3://``, ``gs://`` or ``az://`` address; or anything with the three methods
+        of `ByteSource`.
+    index : path-like, URL or ByteSource, optional
+        An index file, used if it is fresh. None: of a local file the one beside it, ``NAME.frames``, if there is one.
+    proof : str, optional
+        ``whole``: no frame is given before all Items were seen, and ``own``, the default for far objects: a frame that
+        an offset table claims is given when its own bytes prove it. Local files are always proven whole.
+    proof_requests : int
+        Of a far object: most requests spent on table entries that nobody asked for, to see that they are no lie.
+    budget : MemoryBudget, optional
+        Where reads are entered.
 
     Raises
     ------
     SourceNotFound, SourceError
-        It is not there, cannot be read, or is a URL.
+        It is not there, or cannot be read.
     NotDicom, FormatError, UnknownSyntax
         It is there and is no DICOM file that can be opened.
 
     Examples
     --------
     >>> import multiframe
-    >>> multiframe.open("https://example.org/cine.dcm")
-    Traceback (most recent call last):
-        ...
-    multiframe.errors.SourceError: https://example.org/cine.dcm: remote sources are not built in yet; give a local path
+    >>> from pydicom.data import get_testdata_file
+    >>> multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False)).syntax.name
+    'JPEG Baseline (Process 1)'
     """
-    source = source_of(path) if isinstance(path, str | os.PathLike) else path
-    stat = source.stat()
-    header = run(read_header(), source, identity=stat.identity, budget=budget)
-    return Instance(source, stat, header, budget=budget)
+    source = _source(place)
+    try:
+        source, stat, header = _opened(source, budget)
+    except SourceChanged:  # while its header was read: once more, from the beginning
+        source, stat, header = _opened(_source(place), budget)
+    instance = Instance(source, stat, header, budget=budget, proof=proof, proof_requests=proof_requests)
+    kept = _source(index) if index is not None else None
+    if kept is None and isinstance(source, FileSource):
+        kept = FileSource(f"{source.path}{SUFFIX}")
+    if kept is not None and header.pixel_data is not None:
+        try:
+            instance._known = read_index(kept, source, header, stat, budget=budget)
+        except (SourceError, FormatError):
+            if index is not None:
+                raise
+    return instance
 
 
-def source_of(place: str | os.PathLike[str]) -> ByteSource:
-    """Give the source of a place: for now, a local file.
+async def open_async(
+    place: str | os.PathLike[str] | ByteSource,
+    *,
+    index: str | os.PathLike[str] | ByteSource | None = None,
+    proof: Proof | None = None,
+    proof_requests: int = PROOF_REQUESTS,
+    budget: MemoryBudget | None = None,
+) -> Instance:
+    """Open a DICOM file as `multiframe.open` does, without blocking the event loop."""
+    from asyncio import to_thread
 
-    Raises
-    ------
-    SourceError
-        It is a URL.
+    return await to_thread(open_instance, place, index=index, proof=proof, proof_requests=proof_requests, budget=budget)
 
-    Examples
-    --------
-    >>> source_of("cine.dcm")
-    FileSource('cine.dcm')
-    """
-    name = os.fspath(place)
-    if "://" in name:
-        shown = name.partition("?")[0]  # the query of a presigned URL is a secret
-        raise SourceError(f"{shown}: remote sources are not built in yet; give a local path")
-    return FileSource(name)
+
+def _source(place: str | os.PathLike[str] | ByteSource) -> ByteSource:
+    return source_of(place) if isinstance(place, str | os.PathLike) else place
+
+
+def _opened(source: ByteSource, budget: MemoryBudget | None) -> tuple[ByteSource, ObjectStat, Header]:
+    """Read the header, and say of which object; a deflated data set is inflated first."""
+    near = Nearby(source) if is_far(source) else None
+    stat = None if near else source.stat()
+    try:
+        identity = stat.identity if stat else None  # a far object tells with the first bytes
+        header = run(read_header(), near or source, identity=identity, budget=budget)
+    except Deflated:
+        spooled = inflated(source)
+        stat = spooled.stat()
+        return spooled, stat, run(read_header(), spooled, identity=stat.identity, budget=budget)
+    if near is not None:
+        stat = near.seen
+    assert stat is not None
+    return near or source, stat, header

@@ -50,12 +50,18 @@ class ItemChain(NamedTuple):
         Most records wanted.
     head : int
         How much of each value is wanted.
+    need : int
+        So many records are needed at once; where each costs a round trip the answer may end there.
+    hints : sequence of int
+        Offsets where an offset table says that Items are: not believed, but a place to look.
     """
 
     start: int
     stop: int
     limit: int
     head: int = 16
+    need: int = 1
+    hints: Sequence[int] = ()
 
     @property
     def record(self) -> int:

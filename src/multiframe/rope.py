@@ -11,9 +11,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from multiframe.errors import TruncatedError
-from multiframe.ranges import Buffer, ByteRange, Plan
+from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["Rope", "Stored"]
+__all__ = ["Rope", "Stored", "read_all"]
 
 
 class Stored(NamedTuple):
@@ -161,3 +161,32 @@ class Rope:
                 raise TruncatedError(f"the file ends before byte {expected.stop}", expected.start + len(data))
             out.append(data if part.plain else part.produce(data, inside))
         return out
+
+
+def read_all(ropes: Iterable[Rope]) -> Plan[list[bytes]]:
+    """Read several ropes to their ends, with one question for all of them.
+
+    Raises
+    ------
+    TruncatedError
+        As `Rope.read`.
+    """
+    plans = [rope.read(ByteRange(0, rope.size)) for rope in ropes]
+    asked: list[Sequence[ByteRange | ItemChain]] = []
+    out: list[bytes | None] = []
+    for plan in plans:
+        try:
+            asked.append(next(plan))
+            out.append(None)
+        except StopIteration as done:  # nothing but literals
+            asked.append([])
+            out.append(b"".join(done.value))
+    answers = list((yield [a for some in asked for a in some]))
+    for i, (plan, some) in enumerate(zip(plans, asked, strict=True)):
+        if out[i] is None:
+            try:
+                plan.send(answers[: len(some)])
+            except StopIteration as done:
+                out[i] = b"".join(done.value)
+        del answers[: len(some)]
+    return [body for body in out if body is not None]

@@ -44,6 +44,7 @@ _HOLE = 4096  # file systems leave out blocks, not bytes
 _PIECE = 1 << 20
 _MAX_PADDING = 1 << 12
 _SHORTEST = 16
+_LARGE = 1 << 16  # a marker segment is shorter
 _MOST_PADDING = 1 << 16
 
 _MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
@@ -62,11 +63,22 @@ class Table(NamedTuple):
     lengths: Offsets | None
 
 
+_NO_ENTRIES = frozen([])
+_FARTHEST = 1 << 62
+
+
 class Tables(NamedTuple):
     """The offset tables there are, and the offset of the first Item behind them."""
 
     items_at: int
     candidates: tuple[Table, ...]
+
+    @property
+    def hints(self) -> list[int]:
+        """Offsets where the longest table says that Items are, as far as it can be taken for one."""
+        longest = max((t.entries for t in self.candidates), key=len, default=_NO_ENTRIES)
+        offsets: list[int] = longest[longest < _FARTHEST].tolist()
+        return [self.items_at + offset for offset in offsets]
 
 
 class _Shared(NamedTuple):
@@ -160,6 +172,16 @@ class Sharing:
         self._batches.append((items.at, items.length, begins, ends, headers))
         self._begun += int(begins.sum())
         self._merged = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the fragments met so far are so large that reading the headers of all codestreams would cost much."""
+        held = sum(int(batch[1].sum()) for batch in self._batches)
+        return held > _LARGE * len(self)
+
+    def needed(self, until: int) -> int:
+        """Say how many more Items have to be met at least before frame `until` can be told."""
+        return max(1, until + 2 - (self._begun if self.family != "uncompressed" else len(self)))
 
     def could_hold(self, until: int) -> bool:
         """Whether it is worth asking `so_far` for frame `until`."""
@@ -503,7 +525,12 @@ class Sharing:
                 c.begins[j] = True
                 c.reach[j], c.state[j] = 2, OPEN
                 self._batches[0][2][np.flatnonzero(c.there)[j]] = True
-        special = np.flatnonzero((c.begins & ((c.state == OPEN) | (c.reach > lengths)))[:some])
+        unseen = c.state == OPEN
+        if c.n == self.declared and self.end == "delimiter" and c.begins.all() and c.ends.all():
+            # Three witnesses agree. For a header to fill a fragment of that size it would take several marker segments
+            # of the greatest length, and a wrong Number of Frames that fits: that is not looked for.
+            unseen &= lengths < _LARGE
+        special = np.flatnonzero((c.begins & (unseen | (c.reach > lengths)))[:some])
         ahead: dict[int, bytes] = {}
         fetched = 0
         for i, j in enumerate(special.tolist()):

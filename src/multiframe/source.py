@@ -11,16 +11,31 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from multiframe.encapsulation import follow_items
 from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["ByteSource", "FileSource", "Identity", "ObjectStat", "Reply", "object_stat", "run", "run_async"]
+if TYPE_CHECKING:
+    from multiframe.far import Crew, Waiting
+
+__all__ = [
+    "FEW_STEPS",
+    "ByteSource",
+    "FileSource",
+    "Identity",
+    "ObjectStat",
+    "Reply",
+    "is_far",
+    "object_stat",
+    "run",
+    "run_async",
+]
 
 type Identity = tuple[int | str, ...]
 """What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
@@ -124,7 +139,7 @@ class FileSource:
     def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
         """Answer an `ItemChain` with the file opened once."""
         with self._opened(identity) as (fd, stat):
-            answer = follow_items(lambda start, stop: os.pread(fd, stop - start, start), chain)
+            answer = follow_items(partial(os.pread, fd), chain)
             self._unchanged(fd, stat)
         return answer
 
@@ -238,8 +253,8 @@ def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | Non
     if isinstance(source, ItemReader):
         return source.read_items(chain, identity=identity)
 
-    def read(start: int, stop: int) -> bytes:
-        return bytes(source.read_ranges([ByteRange(start, stop)], identity=identity).buffers[0])
+    def read(size: int, at: int) -> bytes:
+        return bytes(source.read_ranges([ByteRange(at, at + size)], identity=identity).buffers[0])
 
     return follow_items(read, chain)
 
@@ -249,9 +264,19 @@ def _merged(asked: Sequence[ByteRange | ItemChain], ranges: Sequence[Buffer], ch
     return [next(r) if isinstance(a, ByteRange) else next(c) for a in asked]
 
 
+FEW_STEPS = 8
+"""Items up to which a far chain is followed one by one; beyond, walkers are sent ahead."""
+
+
+def is_far(source: ByteSource) -> bool:
+    """Whether each request to a source costs a round trip: it says so by an attribute ``far``."""
+    return bool(getattr(source, "far", False))
+
+
 def run[T](
-    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None
-) -> T:
+    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None,
+    carry: bool = False,
+) -> T:  # fmt: skip
     """Run a plan to its end, blocking.
 
     Parameters
@@ -260,6 +285,8 @@ def run[T](
         The object the plan is about; another one raises `SourceChanged`.
     budget : MemoryBudget, optional
         Where what is read is entered until the plan asks on.
+    carry : bool
+        Of a far source: read what lies between Items too, for it is wanted next.
 
     Examples
     --------
@@ -271,7 +298,7 @@ def run[T](
     b'\"\"\"'
     """
     answers: Sequence[Buffer] | None = None
-    lease = None
+    lease = crew = None
     try:
         while True:
             asked = next(plan) if answers is None else plan.send(answers)
@@ -280,7 +307,17 @@ def run[T](
             lease = budget.acquire(min(_cost(asked), budget.limit), timeout=30) if budget is not None else None
             ranges = _ranges_of(asked)
             buffers = source.read_ranges(ranges, identity=identity).buffers if ranges else ()
-            chains = [_answer_chain(source, a, identity) for a in asked if isinstance(a, ItemChain)]
+            chains = []
+            for chain in asked:
+                if isinstance(chain, ByteRange):
+                    continue
+                if not is_far(source):
+                    chains.append(_answer_chain(source, chain, identity))
+                elif chain.need <= FEW_STEPS:
+                    chains.append(run(_steps(chain, carry), source, identity=identity))
+                else:
+                    crew = crew or _waiting(source, identity)
+                    chains.append(crew.follow(chain))
             answers = _merged(asked, buffers, chains)
     except StopIteration as done:
         result: T = done.value
@@ -289,14 +326,17 @@ def run[T](
         plan.close()
         if lease is not None:
             lease.release()
+        if crew is not None:
+            crew.close()
 
 
 async def run_async[T](
-    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None
-) -> T:
+    plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None,
+    carry: bool = False,
+) -> T:  # fmt: skip
     """Run a plan to its end on the event loop, as `run` does."""
     answers: Sequence[Buffer] | None = None
-    lease = None
+    lease = crew = None
     try:
         while True:
             asked = next(plan) if answers is None else plan.send(answers)
@@ -307,9 +347,17 @@ async def run_async[T](
             )
             ranges = _ranges_of(asked)
             buffers = (await source.read_ranges_async(ranges, identity=identity)).buffers if ranges else ()
-            chains = [
-                await asyncio.to_thread(_answer_chain, source, a, identity) for a in asked if isinstance(a, ItemChain)
-            ]
+            chains = []
+            for chain in asked:
+                if isinstance(chain, ByteRange):
+                    continue
+                if not is_far(source):
+                    chains.append(await asyncio.to_thread(_answer_chain, source, chain, identity))
+                elif chain.need <= FEW_STEPS:
+                    chains.append(await run_async(_steps(chain, carry), source, identity=identity))
+                else:
+                    crew = crew or _crew(source, identity)
+                    chains.append(await crew.follow(chain))
             answers = _merged(asked, buffers, chains)
     except StopIteration as done:
         result: T = done.value
@@ -318,3 +366,23 @@ async def run_async[T](
         plan.close()
         if lease is not None:
             lease.release()
+        if crew is not None:
+            await crew.close()
+
+
+def _steps(chain: ItemChain, carry: bool) -> Plan[bytes]:
+    from multiframe.far import steps  # most plans are about local files
+
+    return steps(chain, carry=carry)
+
+
+def _waiting(source: ByteSource, identity: Identity | None) -> "Waiting":
+    from multiframe.far import Waiting
+
+    return Waiting(source, identity)
+
+
+def _crew(source: ByteSource, identity: Identity | None) -> "Crew":
+    from multiframe.far import Crew
+
+    return Crew(source, identity)

@@ -45,6 +45,7 @@ from tests.files import (
     EXPLICIT,
     IMPLICIT,
     ITEM,
+    UNCOMPRESSED,
     UNMARKED,
     Made,
     Memory,
@@ -228,7 +229,8 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             old = int.from_bytes(data[at + 4 : at + 8], "little")
             near = (0, 2, old + 2, old - 2, old + 1, old * 2)
             new = random.choice((*near, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
-            if at + 8 + new not in tags:  # one that swallows whole Items is believed: Items are the facts
+            # One that swallows whole Items, or all of them and padding, is believed: Items are the facts.
+            if at + 8 + new not in tags and (at + 8 + new < tags[-1] or any(data[tags[-1] : at + 8 + new])):
                 data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)
@@ -245,7 +247,9 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             if at + 8 <= len(data):
                 data[at : at + 8] = END
         case "insert":
-            data[at:at] = random.choice((bytes(2), random.randbytes(8), ITEM + bytes(4), ITEM))
+            some = random.choice((bytes(2), random.randbytes(8), ITEM + bytes(4), ITEM))
+            if (at, file.syntax) != (tags[0], UNCOMPRESSED):  # there the table might become a fragment like others
+                data[at:at] = some
         case "empty":
             there = [tag for tag in tags[1:] if tag + 8 <= len(data)]  # else it would be a part of what is cut
             for at in sorted(random.choices(there, k=random.randint(1, 4)) if there else (), reverse=True):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from rich.cells import cell_len
 
 from multiframe.telling import sparkline
 from multiframe.testing import Layout, cine, part10
-from tests.files import Random, jpeg
-from tests.test_check import FRAMES, JPEG, PADDED, file, tabled
+from tests.files import JPEG, jpeg
+from tests.test_check import FRAMES, PADDED, file, tabled
 
 FORECAST = {"client", "verdict", "why", "remedy", "basis"}
 

@@ -73,7 +73,7 @@ def test_whoever_has_a_problem_has_a_reason_and_a_remedy() -> None:
     for uid in SYNTAXES:
         for layout in ({}, {"fewest": 2, "most": 5}, {"basic": True, "table_wrong": True}, {"extended": True}):
             for size in (10, 600_000_000, 5 << 30):
-                for told in forecast(replace(CINE, size=size, syntax=syntax_of(uid), **layout)):  # type: ignore[arg-type]
+                for told in forecast(replace(CINE, size=size, syntax=syntax_of(uid), **layout)):
                     assert told.client in CLIENTS
                     assert told.why
                     assert told.verdict == "good" or told.remedy

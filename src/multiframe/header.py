@@ -44,7 +44,18 @@ _ITEM_TAG = b"\xfe\xff\x00\xe0"
 
 
 class Deflated(FormatError):
-    """The data set is one deflate stream (PS3.5 A.5): `multiframe.inflate.inflated` gives a source that can be read."""
+    """The data set is one deflate stream (PS3.5 A.5): `multiframe.inflate.inflated` gives a source that can be read.
+
+    Attributes
+    ----------
+    syntax : TransferSyntax
+        As the file names it; the inflated bytes name Explicit VR Little Endian.
+    """
+
+    def __init__(self, syntax: TransferSyntax, offset: int) -> None:
+        message = "the data set is one deflate stream, in which nothing can be found before it is inflated"
+        super().__init__(f"{syntax}: {message}", offset)
+        self.syntax = syntax
 
 
 class PixelData(NamedTuple):
@@ -279,10 +290,7 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
             raise FormatError("the File Meta Information names no Transfer Syntax", dataset_at)
         syntax = syntax_of(told)
     if syntax.deflated:
-        raise Deflated(
-            f"{syntax}: the data set is one deflate stream, in which nothing can be found before it is inflated",
-            dataset_at,
-        )
+        raise Deflated(syntax, dataset_at)
 
     explicit = _is_explicit(look, dataset_at, syntax)
     here = Walk(dataset_at, explicit=explicit, little=syntax.little, descend=False, strays=True)

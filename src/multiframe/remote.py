@@ -254,6 +254,8 @@ _WEAK = "modified"
 
 # What obstore's errors hold, and what it means. The first that fits is told.
 _MEANINGS = (
+    (r"/latest/(api/token|meta-data)|169\.254\.|metadata\.google|/oauth2/|token request",
+     "no credentials in the environment, and this machine has none of its own"),
     (r"Requested \d|Wanted range", "the server sent another range than the one asked for; copy the file here"),
     (r"Content-Length|Content-Range|ContentRange", "the server does not tell what it sends; copy the file here"),
     (r"ConnectionRefused", "the server refuses connections; is it running, and is the port right?"),
@@ -261,7 +263,6 @@ _MEANINGS = (
     (r"certificate|Certificate|TLS", "no secure connection: the server's certificate is not trusted"),
     (r"TimedOut|deadline has elapsed", "the server did not answer in time; try again later"),
     (r"redirect", "the server redirects in a circle, to nowhere, or from https to http (of S3: is AWS_REGION right?)"),
-    (r"169\.254\.|metadata\.google|token request|oken", "no credentials in the environment"),
     (r"request or response body error|ConnectionReset|IncompleteMessage|UnexpectedEof",
      "the connection was cut, again and again; try again later"),
 )  # fmt: skip

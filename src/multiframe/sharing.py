@@ -261,6 +261,8 @@ class Sharing:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
             shared = self._by_length()
+            if self.declared is None and self._contradicted(shared):  # Rows may be what is wrong: two witnesses, at odds
+                shared = _Shared(_firsts([]), 0, "an offset table and the size of a frame contradict each other")
         elif not c.begins.any() and (self.family in _MARKED or self.family in ("rle", "jpegxl")):
             shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
             if self.family in _MARKED and (yield from self._one_each()):
@@ -282,11 +284,21 @@ class Sharing:
 
         Else the length of that Item may be wrong, and the frame with it.
         """
-        (data,) = yield [ByteRange(self.next_at, self.next_at + _MOST_PADDING)]
-        after = bytes(data)
-        # Data Set Trailing Padding, Digital Signatures (PS3.10 7.2, PS3.3 C.12.1.1.3); or nothing but zeros.
-        known = after[:2] in (b"\xfc\xff", b"\xfa\xff") and after[4:6].isupper()
-        return known or (len(after) < _MOST_PADDING and not any(after))
+        behind = ByteRange(self.next_at, self.next_at + _MOST_PADDING)
+        end, data = yield [ByteRange(max(self.next_at - 3, 0), self.next_at), behind]
+        end, after = bytes(end), bytes(data)
+        # Data Set Trailing Padding, Digital Signatures (PS3.10 7.2, PS3.3 C.12.1.1.3); or nothing but zeros, where the
+        # last value ends in an end mark and at most one pad byte: else its length may reach into them, and be wrong.
+        if after[:2] in (b"\xfc\xff", b"\xfa\xff") and after[4:6].isupper():
+            return True
+        marked = end[1:] == b"\xff\xd9" or (end[:2] == b"\xff\xd9" and end[2] in (0, 0xFF))
+        return marked and self.family in _MARKED and len(after) < _MOST_PADDING and not any(after)
+
+    def _contradicted(self, shared: _Shared) -> bool:
+        """Whether there are tables, and none that has the frames so."""
+        tables = [table for table in self.tables.candidates if len(table.entries)]
+        proven = (self._proven(table) for table in tables)
+        return bool(tables) and not any(t is not None and np.array_equal(t, shared.firsts) for t in proven)
 
     def _without_doubtful_empties(self, shared: _Shared) -> _Shared:
         """Stop before an Item without a value where it may be meant as a frame."""
@@ -308,6 +320,7 @@ class Sharing:
             yield from self._settle(some)
             told = np.flatnonzero(c.begins)
             clear = len(told) and told[0] == 0 and not self._doubtful().any()
+            clear &= not (c.state == NONE).any()  # what begins like a codestream and goes on like none is in doubt too
             if clear and len(told) == (self.declared or (1 if c.n == 1 else None)):
                 break
         else:
@@ -439,7 +452,7 @@ class Sharing:
                     break
                 firsts.append(upto)
                 begun, upto = end, k + 1
-        if upto < c.n and self.end == "delimiter":  # something is missing or too much, and may be so at the beginning
+        if upto < c.n and self.end in ("delimiter", "junk"):  # too much or too little, perhaps at the beginning
             return _Shared(_firsts([]), 0, f"fragments do not fill frames of {self._frame} bytes")
         return _Shared(_firsts(firsts), upto, trouble)
 

@@ -203,6 +203,8 @@ class Tabled:
         stream = Codestream(self._family)
         while stream.state in ("header", "data"):
             before = stream.at
+            if before >= len(payload):
+                return False
             stream.feed(payload[before:])
             if stream.at == before and stream.state in ("header", "data"):
                 return False

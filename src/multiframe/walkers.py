@@ -30,11 +30,11 @@ _NEAR = 16 << 10
 _WINDOW = 256 << 10
 _ROUND_TRIP = 512 << 10
 """Bytes that a round trip is worth: what a line of 100 Mbit/s brings in 40 ms."""
-_SHARE = 0.018
+_SHARE = 0.0175
 """The part of the object that may be read in search of Items."""
 _SMALL = 4 << 20
 """So much may be read in search of Items however small the object is."""
-_FIRST = 0.35
+_FIRST = 0.5
 """The part of that for the first search, which finds out how long Items are all over the object."""
 _TELLING = 8
 """So many Items tell how much they differ."""
@@ -87,9 +87,10 @@ class _Search:
         Borders of what is to be searched.
     """
 
-    __slots__ = ("centre", "high", "left", "low", "open", "right", "step")
+    __slots__ = ("centre", "high", "left", "low", "open", "right", "step", "unsure")
 
-    def __init__(self, centre: int, step: int, left: int, right: int) -> None:
+    def __init__(self, centre: int, step: int, left: int, right: int, unsure: float = 0) -> None:
+        self.unsure = unsure
         self.centre = self.low = self.high = centre
         self.step = step
         self.left, self.right = left, right
@@ -161,7 +162,8 @@ class Walkers:
         self._asked: dict[ByteRange, _Walker | _Search] = {}
         self._spent = 0
         self._allowed = max(_SHARE * chain.stop, _SMALL)
-        self._placed = self._blind = self._moved = False
+        self._missed = 1.0  # how far off Items were, as a part of what was foreseen
+        self._placed = self._moved = False
         # Of all values met: how many, their sum, and the sum of their squares.
         self._met, self._sum, self._squares = 0, 0.0, 0.0
         self._kept = 0  # records of all walkers
@@ -327,6 +329,8 @@ class Walkers:
                 at = asked.start + i
                 if length % 2 == 0 and 0 < length <= longest and at + 8 + length <= self._size:
                     self._searches.remove(search)
+                    if search.unsure:
+                        self._missed += (min(abs(at - search.centre) / search.unsure, 8) - self._missed) / 16
                     self._found(at, data[i - 8 :] if i >= 8 else b"")
                     return
             i = data.find(_TAG, i + 1)
@@ -377,14 +381,17 @@ class Walkers:
         rest = (self._size - self._walkers[0].at) / mean
         _, price = self._price(rest / present / 2, rest / present / 2, mean)
         blind = price >= mean / 2  # the middle of a gap can be foreseen as little as any other place: one last time
-        if self._blind:
-            return
         left = self._allowed - self._spent
         left -= sum(max(mean / 2 - search.high + search.low, search.step) for search in self._searches)
         gaps = list(self._gaps())
         parts = [1] * len(gaps)
         largest = [(-gap[0] / mean, i) for i, gap in enumerate(gaps)]
         heapify(largest)
+        # Where it will be cheap to split what comes of this once more, that is paid for first.
+        part = rest / (present + max(left, 0) / price) / 2
+        _, again = self._price(part, part, mean)
+        if again < mean / 4:
+            price += again
         for _ in range(int(min(left / price, self._width - present))):
             items, i = largest[0]
             if -items < _WORTH_SPLITTING:
@@ -396,14 +403,18 @@ class Walkers:
             for k in range(1, n if told or blind else 0):  # where both ends are known the middle will be cheap: wait
                 before = count * k // n
                 step, _ = self._price(before, count - before, mean)
-                self._searches.append(_Search(start + (stop - start) * before // count, step, start, stop))
-        self._blind = blind
+                unsure = self._unsure(before, count - before)
+                self._searches.append(_Search(start + (stop - start) * before // count, step, start, stop, unsure))
 
     def _price(self, before: float, behind: float, mean: float) -> tuple[int, float]:
         """Say how far to look at a time for an Item with so many on both sides, and what finding it may cost."""
-        unsure = self._spread * sqrt(before * behind / max(before + behind, 1))
+        unsure = max(self._unsure(before, behind) * self._missed * 1.25, 1)
         step = int(min(max(3 * unsure, _LEAST), _MOST))
         return step, min(2.5 * unsure + step, mean / 2 + step / 2)
+
+    def _unsure(self, before: float, behind: float) -> float:
+        """Say how far off an Item may be that has so many on both sides, if their lengths are independent."""
+        return max(self._spread, 64) * sqrt(before * behind / max(before + behind, 1))
 
     def _gaps(self) -> Iterator[tuple[int, int, int, bool]]:
         """Give the stretches in which nobody is: bytes, ends, and whether Items are known to be at both of them."""

@@ -48,6 +48,9 @@ class JpegLsCodec:
         agree(self.name, header, spec)
         if header.process != _JPEG_LS:
             raise DecodeError(f"the codestream is JPEG (SOF{header.process}), the Transfer Syntax says {syntax}")
+        if stream.rfind(b"\xff\xd9") < header.at:
+            # CharLS reads on behind the end, for seconds, and holds the GIL meanwhile.
+            raise DecodeError("the JPEG-LS codestream has no EOI (FFD9): it is cut short")
         with shielded(self.name) as ic:
             pixels = ic.jpegls_decode(stream)
         # JPEG-LS knows no sign: the precision tells where it sits.

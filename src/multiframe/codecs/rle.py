@@ -47,6 +47,8 @@ class RleCodec:
                 f" {spec.samples} samples of {spec.bits_allocated} bits: one of them is damaged, nothing is decoded"
             )
         count = spec.rows * spec.columns
+        if any(count > 64 * (stop - start) for start, stop in segments):  # two bytes give 128 at most (PS3.5 G.3.1)
+            raise DecodeError(f"an RLE segment is too short for the {count} bytes of its plane: nothing is decoded")
         pixels = np.empty(spec.shape, spec.dtype.newbyteorder("<"))
         planes = pixels.view(np.uint8).reshape(count, spec.samples, size)
         for i, (start, stop) in enumerate(segments):

@@ -365,7 +365,9 @@ def test_ten_thousand_items_take_no_more_memory_than_a_hundred() -> None:
     assert groups[9_999]["00209113"]["Value"][0]["00200032"]["Value"] == [9999.5, -1.25, 3]
 
 
-@pytest.mark.parametrize("raw", [nested(False)[:-3], element(0x00089215, "SQ", b"rubbish!"), b"\x08\0\x60\0XX\2\0US" + bytes(20)])
+@pytest.mark.parametrize(
+    "raw", [nested(False)[:-3], element(0x00089215, "SQ", b"rubbish!"), b"\x08\0\x60\0XX\2\0US" + bytes(20)]
+)
 def test_what_is_no_data_set_is_an_error(raw: bytes) -> None:
     with pytest.raises(FormatError):
         list(metadata(header(raw)))

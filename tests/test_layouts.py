@@ -277,7 +277,6 @@ def test_native_frames_little_endian(syntax, bits, columns, n):  # 9, 17
     assert instance.index.origin == "native"
 
 
-@pytest.mark.xfail(strict=True, reason="open_instance keeps the syntax of the inflated bytes, not that of the file")
 def test_a_deflated_data_set_is_said_to_be_one():  # 17
     file = part10([bytes(12)], rows=3, columns=4, syntax=DEFLATED_SET)
     assert open_instance(Memory(file)).syntax.uid == DEFLATED_SET

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multiframe.encapsulation import follow_items
-from multiframe.ranges import ItemChain
+from multiframe.ranges import ByteRange, ItemChain
 from multiframe.walkers import Walkers
 from tests.files import END, ITEM, item
 
@@ -28,7 +28,9 @@ def padded(records: bytes, chain: ItemChain) -> bytes:
 def together(data: bytes, chain: ItemChain, random: Random, *, hints=(), width: int = 8, limit: int = 1 << 30):
     """What many give, answered in any order; and how many bytes and questions that took."""
     walkers = Walkers(chain, hints=hints, width=width)
-    waiting, out, asked, cost = [], [], 0, 0
+    waiting: list[ByteRange] = []
+    out: list[bytes] = []
+    asked = cost = 0
     while not walkers.done:
         new = walkers.asks()
         assert len(set(new) | set(waiting)) == len(new) + len(waiting), "asked twice"

@@ -36,8 +36,9 @@ from multiframe.errors import (
 )
 from multiframe.folders import files, inside
 from multiframe.frameindex import FrameIndex
-from multiframe.header import Header, PixelData, read_header
+from multiframe.header import Deflated, Header, PixelData, read_header
 from multiframe.indexfile import SUFFIX, dump, load, read_index
+from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.migrations import REVISIONS
@@ -452,7 +453,12 @@ class Catalog:
         source = FileSource(os.fsdecode(path))
         plan = read_header(first_read=self.settings.first_read, max_header=self.settings.max_header)
         try:
-            header = run(plan, source, identity=stat.identity, budget=self.budget)
+            try:
+                header = run(plan, source, identity=stat.identity, budget=self.budget)
+            except Deflated as error:
+                whole = inflated(source)
+                header = run(read_header(), whole, identity=stat.identity, budget=self.budget)
+                header = replace(header, syntax=error.syntax)
             return _record(path, stat, header)
         except (FormatError, UnknownSyntax) as error:
             return _Record(path, stat, _NOT_DICOM if isinstance(error, NotDicom) else str(error))
@@ -503,8 +509,11 @@ class Catalog:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
         if row is None:
             raise InstanceNotFound(_no_such(uid))
-        source = FileSource(os.fsdecode(row.path))
+        source: FileSource | Inflated = FileSource(os.fsdecode(row.path))
         stat = ObjectStat(row.size, _identity(row.identity))
+        if syntax_of(row.syntax).deflated:
+            source = inflated(source)
+            stat = stat._replace(size=source.stat().size)
         with self.budget.acquire(row.header_size, timeout=self.settings.memory_wait):
             if row.header is None:
                 whole = [ByteRange(0, row.header_size)]
@@ -516,7 +525,7 @@ class Catalog:
             values = {int(tag): (start, stop) for tag, (start, stop) in facts["values"].items()}
             header = Header(raw, syntax_of(row.syntax), facts["dataset_at"], pixel_data, values)
         index = _index(row.frame_index)
-        if index is None:
+        if index is None and isinstance(source, FileSource):
             index = self._beside(source, stat, header)
         instance = Instance(source, stat, header, index=index, budget=self.budget)
         self._keep(uid, instance)

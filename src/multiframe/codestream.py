@@ -323,7 +323,8 @@ class Codestream:
                     self.state = "data"
                     self.unsure_from = self.at + i
                 return part or 12
-            wrong = marker < 0x50 or marker in (0x93, 0xD9) or self._scanned
+            # Behind tile-parts the standard has none; a comment is found there all the same, as padding.
+            wrong = marker < 0x50 or marker in (0x93, 0xD9) or (self._scanned and marker != 0x64)
         else:
             wrong = marker < 0x02 or 0xD0 <= marker <= 0xD9
         if wrong or size < 2:

@@ -94,7 +94,11 @@ class Follower:
     def _step(self) -> EncodedFrame | None:
         instance = self._instance
         self._moved()
-        found = instance.grow(self._next)
+        try:
+            found = instance.grow(self._next)
+        except TruncatedError:  # not even the first Item is there
+            self._give_up_in_time("no frame is")
+            return None
         if self._next < len(found):
             (frame,) = instance.encoded([self._next])
             self._next += 1
@@ -106,10 +110,15 @@ class Follower:
             if found.damage is not None:
                 raise found.damage.error()
             self.ended = True
-        elif time.monotonic() - self._heard >= self._timeout:
-            message = f"nothing came for {self._timeout:g} s; {len(found)} frames are there: its writer has stopped"
-            raise TruncatedError(message, instance.stat.size)
+        else:
+            self._give_up_in_time(f"{len(found)} frames are")
         return None
+
+    def _give_up_in_time(self, what: str) -> None:
+        """Give up where nothing came for too long."""
+        if time.monotonic() - self._heard >= self._timeout:
+            message = f"nothing came for {self._timeout:g} s; {what} there: its writer has stopped"
+            raise TruncatedError(message, self._instance.stat.size)
 
     def _all_there(self, found: FrameIndex) -> bool:
         """Whether Pixel Data is written to its end."""

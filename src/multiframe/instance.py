@@ -136,10 +136,20 @@ class Instance:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """All attributes before Pixel Data, parsed by pydicom on first use."""
+        """All attributes before Pixel Data, parsed by pydicom on first use.
+
+        Raises
+        ------
+        FormatError
+            Pydicom cannot.
+        """
         from pydicom import dcmread
 
-        return dcmread(io.BytesIO(self.header.raw), force=True)
+        try:
+            return dcmread(io.BytesIO(self.header.raw), force=True)
+        except Exception as error:  # whatever pydicom stumbles over, of whatever class
+            message = f"pydicom cannot read the data set ({type(error).__name__}); its frames can be had all the same"
+            raise FormatError(message, self.header.dataset_at) from None
 
     @property
     def index(self) -> FrameIndex:
@@ -488,10 +498,11 @@ def _opened(source: ByteSource, budget: MemoryBudget | None) -> tuple[ByteSource
     try:
         identity = stat.identity if stat else None  # a far object tells with the first bytes
         header = run(read_header(), near or source, identity=identity, budget=budget)
-    except Deflated:
+    except Deflated as error:
         spooled = inflated(source)
         stat = spooled.stat()
-        return spooled, stat, run(read_header(), spooled, identity=stat.identity, budget=budget)
+        header = run(read_header(), spooled, identity=stat.identity, budget=budget)
+        return spooled, stat, replace(header, syntax=error.syntax)
     if near is not None:
         stat = near.seen
     assert stat is not None

@@ -148,7 +148,17 @@ class Sharing:
         begins[firsts[:-1]] = True
         ends[firsts[1:] - 1] = True
         headers = Headers(np.ones(len(begins), np.int64), np.full(len(begins), KNOWN, np.uint8))
-        self._batches.append((known.starts - np.uint64(8), known.stops - known.starts, begins, ends, headers))
+        tags, lengths = known.starts - np.uint64(8), known.stops - known.starts
+        ended = np.concatenate(([np.uint64(self.tables.items_at)], known.stops[:-1]))
+        empty = ((tags - ended) // np.uint64(8)).astype(np.int64)  # Items without a value, that an index does not list
+        if empty.any():
+            before = np.repeat(np.arange(len(tags)), empty)
+            within = np.arange(len(before)) - np.repeat(np.cumsum(empty) - empty, empty)
+            tags = np.insert(tags, before, ended[before] + np.uint64(8) * within.astype(np.uint64))
+            lengths = np.insert(lengths, before, np.uint64(0))
+            begins, ends = np.insert(begins, before, False), np.insert(ends, before, False)
+            headers = Headers(np.insert(headers.reach, before, 0), np.insert(headers.state, before, KNOWN))
+        self._batches.append((tags, lengths, begins, ends, headers))
         self._begun = len(known)
 
     def __len__(self) -> int:
@@ -261,7 +271,7 @@ class Sharing:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
             shared = self._by_length()
-            if self.declared is None and self._contradicted(shared):  # Rows may be what is wrong: two witnesses, at odds
+            if self.declared is None and self._contradicted(shared):  # Rows may be what is wrong
                 shared = _Shared(_firsts([]), 0, "an offset table and the size of a frame contradict each other")
         elif not c.begins.any() and (self.family in _MARKED or self.family in ("rle", "jpegxl")):
             shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
@@ -407,7 +417,7 @@ class Sharing:
         if c.begins.all():
             return _Shared(_firsts(range(c.n)), c.n)
         if self.end == "delimiter":
-            if c.begins[0] and c.begins.sum() == self.declared:
+            if c.begins[0] and c.begins.sum() == (self.declared or 1):
                 told = np.flatnonzero(c.begins)
                 if (yield from self._whole_rle(told)):
                     return _Shared(told, c.n)

@@ -250,8 +250,10 @@ def _cost(asked: Sequence[ByteRange | ItemChain]) -> int:
 
 
 def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | None) -> bytes:
-    if isinstance(source, ItemReader):
-        return source.read_items(chain, identity=identity)
+    follow = getattr(source, "read_items", None)  # an ItemReader; asking a protocol costs more than the read
+    if follow is not None:
+        answer: bytes = follow(chain, identity=identity)
+        return answer
 
     def read(size: int, at: int) -> bytes:
         return bytes(source.read_ranges([ByteRange(at, at + size)], identity=identity).buffers[0])

@@ -380,10 +380,12 @@ class Walkers:
         present = len(self._walkers) + len(self._searches)
         rest = (self._size - self._walkers[0].at) / mean
         _, price = self._price(rest / present / 2, rest / present / 2, mean)
-        blind = price >= mean / 2  # the middle of a gap can be foreseen as little as any other place: one last time
+        blind = price >= mean / 2  # the middle of a gap can be foreseen as little as any other place
         left = self._allowed - self._spent
         left -= sum(max(mean / 2 - search.high + search.low, search.step) for search in self._searches)
         gaps = list(self._gaps())
+        if not gaps:
+            return
         parts = [1] * len(gaps)
         largest = [(-gap[0] / mean, i) for i, gap in enumerate(gaps)]
         heapify(largest)

@@ -59,7 +59,7 @@ bench: .venv/.dev viewer  ## measure (benchmarks/README.md says what)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 bench-index: .venv/.bench  ## measure finding frames, beside pydicom, highdicom, wsidicom
-	@exec $(BIN)/python -m benchmarks index $(ARGS)
+	@exec $(BIN)/python -m benchmarks index index-far $(ARGS)
 
 requirements:  ## pin what pyproject.toml asks for, anew
 	@tools/requirements

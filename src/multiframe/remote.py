@@ -159,6 +159,8 @@ class RemoteSource:
         import obstore
         from obstore.exceptions import BaseError, NotSupportedError
 
+        if _first_process() != os.getpid():
+            raise SourceError(f"{self.place}: no remote reads in a forked process; start it by spawn")
         store = _store(self._where.scheme, self._where.base, self.timeout, self.retries, _environment())
         path = self._where.path
         conditions = _conditions(identity)
@@ -321,6 +323,8 @@ def _where(url: str, place: str) -> _Where:
         named = False
     if not named:
         raise SourceError(f"{place}: not a URL; write {scheme}://HOST/PATH")
+    if "@" in parts.netloc:  # obstore would drop them without a word
+        raise SourceError(f"{place}: a user and password in a URL are not sent; use a presigned URL")
     if "?" not in url and _PLAIN_PATH.fullmatch(parts.path):
         return _Where(scheme, f"{scheme}://{parts.netloc}", parts.path[1:])
     return _Where(scheme, url, "")  # exactly as it is: a signature covers every character
@@ -329,6 +333,12 @@ def _where(url: str, place: str) -> _Where:
 def _environment() -> tuple[tuple[str, str], ...]:
     """Give what obstore takes from the environment: other credentials are another client."""
     return tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "GOOGLE_", "AZURE_"))))
+
+
+@lru_cache(maxsize=1)
+def _first_process() -> int:
+    """Remember who read first: obstore's threads do not survive a fork, and requests would wait for them."""
+    return os.getpid()
 
 
 @lru_cache(maxsize=64)

@@ -272,7 +272,7 @@ class Sharing:
         elif self.family == "uncompressed":
             shared = self._by_length()
             if self.declared is None and self._contradicted(shared):  # Rows may be what is wrong
-                shared = _Shared(_firsts([]), 0, "an offset table and the size of a frame contradict each other")
+                shared = _Shared(_firsts([]), 0, "the Extended Offset Table and the frame's size are at odds")
         elif not c.begins.any() and (self.family in _MARKED or self.family in ("rle", "jpegxl")):
             shared = _Shared(_firsts([]), 0, f"none begins like {self.header.syntax.name}")
             if self.family in _MARKED and (yield from self._one_each()):
@@ -305,10 +305,13 @@ class Sharing:
         return marked and self.family in _MARKED and len(after) < _MOST_PADDING and not any(after)
 
     def _contradicted(self, shared: _Shared) -> bool:
-        """Whether there are tables, and none that has the frames so."""
-        tables = [table for table in self.tables.candidates if len(table.entries)]
-        proven = (self._proven(table) for table in tables)
-        return bool(tables) and not any(t is not None and np.array_equal(t, shared.firsts) for t in proven)
+        """Whether an Extended Offset Table lists the lengths of the fragments one by one, and frames have several."""
+        c = self._columns()
+        lengths = c.stops - c.starts
+        return len(shared.firsts) != c.n and any(
+            table.lengths is not None and np.array_equal(table.lengths + table.lengths % np.uint64(2), lengths)
+            for table in self.tables.candidates
+        )
 
     def _without_doubtful_empties(self, shared: _Shared) -> _Shared:
         """Stop before an Item without a value where it may be meant as a frame."""

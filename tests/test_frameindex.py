@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from struct import pack
@@ -49,6 +50,7 @@ from tests.files import (
     head,
     item,
     jpeg,
+    jpeg2000,
     made,
 )  # fmt: skip
 
@@ -524,3 +526,34 @@ def test_jpeg_maker_makes_jpeg():
         frame = jpeg(Random(seed))
         file = made(JPEG, [[frame.data + b"\0" * (len(frame.data) % 2)]] * 2, frames="5")
         assert len(file.open().index) == 2
+
+
+def test_what_begins_like_a_codestream_and_goes_on_like_none_is_in_doubt() -> None:
+    """The end mark before it is hidden by padding: the border between two frames would go unseen."""
+    small = b"\xff\xd8\xff\xda\0\2ab\xff\xd9"
+    first = b"\xff\xd8\xff\xda\0\2" + bytes([1]) * 40 + b"\xff\xd9" + bytes(10)
+    second = [b"\xff\xd8\xff\xe1" + pack(">H", 2 + 2 * len(small)) + small, small, b"\xff\xda\0\2cd\xff\xd9"]
+    file = made(JPEG, [[first], second])
+    at = file.data.index(pack("<I", len(small)) + small)
+    lying = replace(file, data=file.data[:at] + pack("<I", len(small) + 12) + file.data[at + 4 :])
+    for i, frame in enumerate(file.frames):
+        with suppress(MultiframeError):
+            assert next(lying.open().encoded([i])).data == frame
+
+
+def test_a_last_frame_without_an_end_is_missed_whatever_number_of_frames_says() -> None:
+    whole = jpeg(Random(1), hostile=False).data
+    whole += bytes(len(whole) % 2)
+    cut = jpeg(Random(2), hostile=False, end=False).data
+    file = made(JPEG, [[whole], [whole], [cut + bytes(len(cut) % 2)]], frames=None, delimiter=False)
+    index = file.open().index
+    assert len(index) == 2
+    assert index.damage is not None
+    assert index.damage.kind == "cut"
+
+
+def test_a_first_fragment_too_short_to_begin_like_anything() -> None:
+    whole = jpeg2000(Random(1)).data
+    whole += bytes(len(whole) % 2)
+    file = made(J2K, [[whole[:4], whole[4:10], whole[10:]]])
+    assert next(file.open().encoded([0])).data == whole

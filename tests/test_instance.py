@@ -18,7 +18,7 @@ from multiframe.errors import FormatError, NoPixelData, NotDicom, SourceChanged,
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from tests.corpus import corpus
-from tests.files import JPEG, Memory, made
+from tests.files import IMPLICIT, JPEG, Memory, made
 
 # No frames to be had, by anybody.
 WITHOUT: dict[str, tuple[type[MultiframeError], str]] = {
@@ -51,9 +51,8 @@ def theirs(path: Path) -> tuple[Dataset, tuple[bytes, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = dcmread(path, force=True)
-        syntax = data.file_meta.get("TransferSyntaxUID") or UID(
-            "1.2.840.10008.1.2"
-        )  # no File Meta: as pydicom reads it
+        # Without File Meta pydicom takes it for implicit.
+        syntax = data.file_meta.TransferSyntaxUID = UID(data.file_meta.get("TransferSyntaxUID", IMPLICIT))
         try:
             n = int(data.get("NumberOfFrames") or 1)
         except (TypeError, ValueError):

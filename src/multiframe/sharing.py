@@ -267,6 +267,8 @@ class Sharing:
         c = self._columns()
         if self.kind == "stream":
             return self._index("scan", _Shared(_firsts([0] if c.n else []), c.n))
+        if self.family in _MARKED and not c.begins.any():
+            yield from self._settle(c.n)  # the first fragment may be too short to begin like anything
         if not c.n:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
@@ -708,7 +710,7 @@ class Sharing:
                 f"the first in doubt; {trouble or 'nothing tells the frames apart'}"
             )
             damage = Damage("table" if tabled_ else "fragments", message, where)
-        elif len(index) < expected:
+        elif len(index) < expected or upto < c.n or self.end == "cut":
             if self.end in ("cut", "eof"):
                 message = f"the file ends inside Pixel Data, behind {len(index)} whole frames"
                 damage = Damage("cut", message, self.next_at)

@@ -3,7 +3,8 @@
 The files are synthetic (index_files.py): no, a Basic or an Extended Offset Table; 1, 3 or 20 fragments a frame;
 frames of 185 kB and 2 kB; 100 to 100,000 of them. One file at a time is made, read by all in turn, and removed. Each
 measurement is a child of this process by itself, the second of two calls there: the modules are loaded, the file is in
-the page cache, and nobody has kept anything of it. Every answer is compared with what was written. It must not know how frames are found.
+the page cache, and nobody has kept anything of it. Every answer is compared with what was written. It must not know how
+frames are found.
 """
 
 import gc
@@ -151,8 +152,8 @@ def _in_child(ask: Ask, file: Made, wanted: int, right: object) -> Figures:
 
 
 def _measured(ask: Ask, file: Made, wanted: int, right: object) -> Figures:
-    # Nobody keeps anything between two calls. But a child's first touch of what it shares with its parent copies it, and
-    # that is not what is measured: so the second call is.
+    # Nobody keeps anything between two calls. But a child's first touch of what it shares with its parent copies it,
+    # and that is not what is measured: so the second call is.
     _quietly(ask, file, wanted)
     before = _read_so_far()
     begun = perf_counter()

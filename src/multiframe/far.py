@@ -207,11 +207,19 @@ class Crew:
         self._walkers = None
 
 
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # a third less work for each of thousands of requests; not there on Windows
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 class Waiting:
     """A `Crew` for who waits for it without an event loop: it has one of its own, on a thread."""
 
     def __init__(self, source: ByteSource, identity: Identity | None) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="multiframe walkers", daemon=True)
         self._thread.start()
         self._crew = Crew(source, identity)

@@ -81,6 +81,7 @@ class RemoteSource:
         self.timeout = timeout
         self.retries = retries
         self._where = _where(url, self.place)
+        self._store: ObjectStore | None = None  # looked up once: going over the environment costs more than a request
 
     def __repr__(self) -> str:
         return f"RemoteSource({self.place!r})"
@@ -161,7 +162,9 @@ class RemoteSource:
 
         if _first_process() != os.getpid():
             raise SourceError(f"{self.place}: no remote reads in a forked process; start it by spawn")
-        store = _store(self._where.scheme, self._where.base, self.timeout, self.retries, _environment())
+        if self._store is None:
+            self._store = _store(self._where.scheme, self._where.base, self.timeout, self.retries, _environment())
+        store = self._store
         path = self._where.path
         conditions = _conditions(identity)
         ranged = conditions | {"range": tuple(wanted)} if wanted.size else conditions

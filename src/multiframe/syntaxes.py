@@ -70,6 +70,24 @@ def _video(uid: str, name: str, media_type: str) -> list[TransferSyntax]:
     ]
 
 
+_RETIRED = {
+    "52": "JPEG Extended (Process 3 and 5)",
+    "53": "JPEG Spectral Selection (Process 6 and 8)",
+    "54": "JPEG Spectral Selection (Process 7 and 9)",
+    "55": "JPEG Full Progression (Process 10 and 12)",
+    "56": "JPEG Full Progression (Process 11 and 13)",
+    "58": "JPEG Lossless (Process 15)",
+    "59": "JPEG Extended, Hierarchical (Process 16 and 18)",
+    "60": "JPEG Extended, Hierarchical (Process 17 and 19)",
+    "61": "JPEG Spectral Selection, Hierarchical (Process 20 and 22)",
+    "62": "JPEG Spectral Selection, Hierarchical (Process 21 and 23)",
+    "63": "JPEG Full Progression, Hierarchical (Process 24 and 26)",
+    "64": "JPEG Full Progression, Hierarchical (Process 25 and 27)",
+    "65": "JPEG Lossless, Hierarchical (Process 28)",
+    "66": "JPEG Lossless, Hierarchical (Process 29)",
+}
+"""JPEG as nobody should write it any more; of 1995 there are files."""
+
 SYNTAXES: dict[str, TransferSyntax] = {
     s.uid: s
     for s in [
@@ -96,6 +114,10 @@ SYNTAXES: dict[str, TransferSyntax] = {
         TransferSyntax(_4 + "201", "High-Throughput JPEG 2000 Lossless", "jpeg2000", "image/jphc"),
         TransferSyntax(_4 + "202", "High-Throughput JPEG 2000 RPCL Lossless", "jpeg2000", "image/jphc"),
         TransferSyntax(_4 + "203", "High-Throughput JPEG 2000", "jpeg2000", "image/jphc", lossy=True),
+        *(
+            TransferSyntax(_4 + uid, f"{name} (Retired)", "jpeg", "image/jpeg", lossy="Lossless" not in name)
+            for uid, name in _RETIRED.items()
+        ),
         *_video("100", "MPEG2 Main Profile / Main Level", "video/mpeg"),
         *_video("101", "MPEG2 Main Profile / High Level", "video/mpeg"),
         *_video("102", "MPEG-4 AVC/H.264 High Profile / Level 4.1", "video/mp4"),

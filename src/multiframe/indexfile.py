@@ -76,8 +76,8 @@ def content_of(header: Header, index: FrameIndex, stat: ObjectStat) -> Plan[Cont
     >>> from pydicom.data import get_testdata_file
     >>> instance = multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False))
     >>> content = run(content_of(instance.header, instance.index, instance.stat), instance.source)
-    >>> content.size, content.last[:8]
-    (224902, '314b84ba')
+    >>> content.size, content.last[:6]
+    (224902, '314b84')
     """
     first, last = yield _ends(header, index, stat.size)
     return Content(*_told(header, stat), sha256(first).hexdigest(), sha256(last).hexdigest(), stat.identity)

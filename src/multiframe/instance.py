@@ -264,7 +264,7 @@ class Instance:
         SourceChanged
             The file is not the one that was opened.
         """
-        if self._trust is not None:
+        if self._trust is not None and self._enough(None) is None:
             run(self._trust.tables(), self.source, identity=self.stat.identity)
         for some in self._together(indices):
             frames = run(self._claimed(some), self.source, identity=self.stat.identity)
@@ -275,7 +275,7 @@ class Instance:
 
     async def encoded_async(self, indices: Iterable[int]) -> AsyncIterator[EncodedFrame]:
         """Give frames as `encoded` does, without blocking the event loop."""
-        if self._trust is not None:
+        if self._trust is not None and self._enough(None) is None:
             await run_async(self._trust.tables(), self.source, identity=self.stat.identity)
         for some in self._together(indices):
             frames = await run_async(self._claimed(some), self.source, identity=self.stat.identity)
@@ -434,8 +434,8 @@ def open_instance(
     index : path-like, URL or ByteSource, optional
         An index file, used if it is fresh. None: of a local file the one beside it, ``NAME.frames``, if there is one.
     proof : str, optional
-        ``whole``: no frame is given before all Items were seen, and ``own``, the default for far objects: a frame that
-        an offset table claims is given when its own bytes prove it. Local files are always proven whole.
+        ``whole``: what an offset table says counts only once the Items bear it out, as always with local files;
+        ``own``, the default for far objects: a frame that a table claims is given when its own bytes prove it.
     proof_requests : int
         Of a far object: most requests spent on table entries that nobody asked for, to see that they are no lie.
     budget : MemoryBudget, optional

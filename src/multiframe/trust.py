@@ -1,7 +1,7 @@
 """What is given of a far object by its offset table alone, and how that is watched: `Trust`.
 
 Each frame is proven by its own bytes before it is given (``tabled.py``); of the other entries some are looked at
-meanwhile, within a budget of requests. The first contradiction ends it: whoever asked is told, the log names what had
+meanwhile, or all, within a budget of requests. The first contradiction ends it: whoever asked is told, the log names what had
 been given, and the Items are walked. It must not know how.
 """
 
@@ -105,7 +105,8 @@ class Trust:
 
     def compare(self, index: FrameIndex) -> None:
         """Say which of the frames that were given lie elsewhere in truth."""
-        given, self.given = self.given, {}
+        with self._lock:
+            given = dict(self.given)
         wrong = [i for i, found in sorted(given.items()) if i >= len(index) or index.parts(i) != found.parts]
         if wrong:
             log.error(
@@ -121,7 +122,7 @@ class Trust:
         Parameters
         ----------
         complete : callable
-            Proves the index whole: called where the budget allows that.
+            Proves the index whole: called where there are no more entries than requests, and when one is found wrong.
         """
         with self._lock:
             if self._watched or self.tabled is None or self._requests <= 0:
@@ -137,6 +138,10 @@ class Trust:
         try:
             time.sleep(_PAUSE)  # who asked for the first frame will ask for more: they come first
             left = self._requests
+            if len(tabled) <= left:  # one request an entry proves them all
+                if complete().repaired:
+                    self.refute(OffsetTableError("the Items say otherwise", int(tabled.tags[0])))
+                return
             # Evenly spread over the file, however small the budget is.
             step = max(1, -(-len(tabled) // left))
             entries = list(range(0, len(tabled), step))

@@ -205,6 +205,7 @@ def _cine_header(frames: int, film: Film, transfer: TransferSyntax, *contents: s
     data.SeriesNumber = 1
     data.InstanceNumber = 1
     data.PatientOrientation = ""
+    data.Laterality = ""
     data.HeartRate = round(60 * FRAMES_PER_SECOND / PHASES)
     data.CineRate = FRAMES_PER_SECOND
     data.RecommendedDisplayFrameRate = FRAMES_PER_SECOND

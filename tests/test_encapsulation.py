@@ -44,7 +44,7 @@ def follow(data: bytes, limit: int, head: int, *, most: int = 1 << 30, stop: int
     at, parts = len(LEAD), []
     while True:
         chain = ItemChain(at, len(data) if stop is None else stop, limit, head)
-        answer = follow_items(lambda n, at: data[at : at + min(n, most)], chain)
+        answer = follow_items(lambda _, n, at: data[at : at + min(n, most)], None, chain)
         assert len(answer) <= limit * chain.record
         parts.append(records(answer, chain))
         if parts[-1].end != "more":
@@ -86,7 +86,7 @@ def test_pydicom_reads_what_is_written(fragments):
     count, at = parse_fragments(buffer)
     assert count == len(fragments)
     chain = ItemChain(8, len(value) + 8, 1000)
-    items = records(follow_items(lambda n, at: (LEAD + value)[at : at + n], chain), chain)
+    items = records(follow_items(lambda _, n, at: (LEAD + value)[at : at + n], None, chain), chain)
     assert items.length.tolist() == [4 * len(fragments), *map(len, padded)]
     assert (items.at[1:] - np.uint64(8)).tolist() == at
     assert offsets == [a - at[0] for a in at]
@@ -106,7 +106,7 @@ class Reads:
     def __init__(self, data: bytes) -> None:
         self.data, self.count, self.bytes = data, 0, 0
 
-    def __call__(self, size: int, at: int) -> bytes:
+    def __call__(self, _: None, size: int, at: int) -> bytes:
         self.count += 1
         self.bytes += size
         return self.data[at : at + size]
@@ -117,7 +117,7 @@ def test_far_items_cost_a_small_read_each_near_ones_share_windows():
         data = LEAD + item(bytes(length)) * count + END_OF_ITEMS
         read = Reads(data)
         chain = ItemChain(8, len(data), 10_000)
-        assert len(records(follow_items(read, chain), chain).at) == count
+        assert len(records(follow_items(read, None, chain), chain).at) == count
         assert read.count <= most_reads
         assert read.bytes <= most_share * len(data)
 
@@ -126,7 +126,7 @@ def test_one_near_item_among_far_ones_is_not_worth_a_window():
     data = LEAD + (item(bytes(100)) + item(bytes(100_000))) * 200 + END_OF_ITEMS
     read = Reads(data)
     chain = ItemChain(8, len(data), 10_000)
-    assert len(records(follow_items(read, chain), chain).at) == 400
+    assert len(records(follow_items(read, None, chain), chain).at) == 400
     assert read.bytes <= 0.05 * len(data)
 
 
@@ -134,7 +134,7 @@ def test_items_lead_from_far_to_near_and_back():
     data = LEAD + (item(bytes(20_000)) * 300 + item(bytes(50)) * 20_000) * 2 + END_OF_ITEMS
     read = Reads(data)
     chain = ItemChain(8, len(data), 1 << 20)
-    assert len(records(follow_items(read, chain), chain).at) == 2 * 20_300
+    assert len(records(follow_items(read, None, chain), chain).at) == 2 * 20_300
     assert read.count <= 2 * (300 + 4 * 128 + 10)
 
 
@@ -142,7 +142,7 @@ def test_junk_that_hops_on_and_on_is_met_once():
     zeros = LEAD + item(b"") + bytes(1 << 20)
     read = Reads(zeros)
     chain = ItemChain(8, len(zeros), 1 << 20)
-    answer = follow_items(read, chain)
+    answer = follow_items(read, None, chain)
     assert len(answer) == 2 * chain.record
     assert records(answer, chain).end == "junk"
     assert read.count <= 3
@@ -152,5 +152,5 @@ def test_a_file_that_becomes_shorter_ends():
     data = LEAD + item(bytes(50_000)) * 3
     for cut in (8, 12, 20, 50_020, 60_000):
         chain = ItemChain(8, len(data), 100)
-        items = records(follow_items(lambda n, at, cut=cut: data[:cut][at : at + n], chain), chain)  # type: ignore[misc]
+        items = records(follow_items(lambda _, n, at, cut=cut: data[:cut][at : at + n], None, chain), chain)  # type: ignore[misc]
         assert len(items.at) <= 2

@@ -17,7 +17,7 @@ from tests.files import END, ITEM, item
 
 def alone(data: bytes, chain: ItemChain) -> bytes:
     """What a single walker gives."""
-    return padded(follow_items(lambda size, at: data[at : at + size], chain), chain)
+    return padded(follow_items(lambda _, size, at: data[at : at + size], None, chain), chain)
 
 
 def padded(records: bytes, chain: ItemChain) -> bytes:

@@ -36,7 +36,7 @@ END_OF_ITEMS = _HEADER.pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
 """The Sequence Delimitation Item."""
 
 
-def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
+def follow_items[File](read: Callable[[File, int, int], bytes], file: File, chain: ItemChain) -> bytes:
     """Follow Item headers from one to the next, as fast as they can be read.
 
     Far Items cost one small read each; near ones are read in windows. Which they are is told by those just met.
@@ -44,8 +44,10 @@ def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     Parameters
     ----------
     read : callable
-        Given how many bytes and from which offset on (as `os.pread` wants them), gives those bytes of the file: fewer
-        at its end, or where a read was interrupted, but none only at its end.
+        Given `file`, how many bytes and from which offset on, gives those bytes of the file: fewer at its end, or where
+        a read was interrupted, but none only at its end. It is `os.pread`: whatever stands between costs a sixth more.
+    file
+        What `read` is given.
 
     Returns
     -------
@@ -59,10 +61,10 @@ def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     while goes_on and left > 0 and at <= stop:
         if stride < _NEAR:
             size = min(window, left * (stride + 8) + chain.record, stop + 8 - at)
-            got, next_at, goes_on = _in_window(read(size, at - 8), at, left, chain.record, out)
+            got, next_at, goes_on = _in_window(read(file, size, at - 8), at, left, chain.record, out)
             run, window = 1, min(2 * window, _WINDOW)
         else:
-            got, next_at, goes_on = _one_by_one(read, at, min(run, left), chain, out)
+            got, next_at, goes_on = _one_by_one(read, file, at, min(run, left), chain, out)
             run, window = min(2 * run, _RUN), _FIRST_WINDOW
         # Not those of the last read alone: one near Item among far ones is not worth a window.
         stride = (stride + 3 * (next_at - at) // got) // 4 if got else _NEAR  # no whole record in a window: alone, then
@@ -71,38 +73,40 @@ def follow_items(read: Callable[[int, int], bytes], chain: ItemChain) -> bytes:
     return b"".join(out)
 
 
-def _one_by_one(
-    read: Callable[[int, int], bytes], at: int, most: int, chain: ItemChain, out: list[bytes]
+def _one_by_one[File](
+    read: Callable[[File, int, int], bytes], file: File, at: int, most: int, chain: ItemChain, out: list[bytes]
 ) -> tuple[int, int, bool]:
     """Read the Items from `at` on each for itself: how many, where the next one lies, and whether the chain goes on."""
     # A hop costs little more than its read: what is looked up or called here besides, the whole walk feels.
-    record, item, undefined, whole = chain.record, _ITEM_WORD, UNDEFINED, chain.stop + 8 - chain.record
+    record, item, undefined, whole = chain.record, _ITEM_WORD, UNDEFINED, chain.stop - chain.record
     add, header, n = out.append, Struct(f"<8xII{chain.head}x").unpack, len(out)
+    i = at - 8  # where the record begins
     try:
         for _ in repeat(None, most):
-            if at > whole:
+            if i > whole:
                 break
-            one = read(record, at - 8)
+            one = read(file, record, i)
             tag, length = header(one)
             add(one)
             if tag != item or length == undefined:
-                return len(out) - n, at, False
-            at += 8 + length
+                return len(out) - n, i + 8, False
+            i += 8 + length
+        at = i + 8
     except StructError:  # an interrupted read, or the file became shorter
-        pass
+        at = i + 8
     else:
         if len(out) - n == most or at > chain.stop:
             return len(out) - n, at, True
-    one = _completed(read, at - 8, min(record, chain.stop + 8 - at))
+    one = _completed(read, file, at - 8, min(record, chain.stop + 8 - at))
     add(one if len(one) < 16 else one.ljust(record, b"\0"))
     tag, length = _WORDS.unpack_from(one, 8) if len(one) >= 16 else (0, 0)
     return len(out) - n, at + 8 + length, tag == item and length != undefined
 
 
-def _completed(read: Callable[[int, int], bytes], at: int, size: int) -> bytes:
+def _completed[File](read: Callable[[File, int, int], bytes], file: File, at: int, size: int) -> bytes:
     """Read until there are so many bytes, or the file ends."""
     data = b""
-    while len(data) < size and (more := read(size - len(data), at + len(data))):
+    while len(data) < size and (more := read(file, size - len(data), at + len(data))):
         data += more
     return data
 
@@ -167,7 +171,7 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     --------
     >>> data = bytes(8) + encapsulate([b"ab", b"cdef"])
     >>> chain = ItemChain(8, len(data), 100)
-    >>> items = records(follow_items(lambda n, at: data[at : at + n], chain), chain)
+    >>> items = records(follow_items(lambda data, n, at: data[at : at + n], data, chain), chain)
     >>> items.at.tolist(), items.length.tolist(), items.end
     ([8, 16, 26], [0, 2, 4], 'delimiter')
     """

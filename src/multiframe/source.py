@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -139,7 +138,7 @@ class FileSource:
     def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
         """Answer an `ItemChain` with the file opened once."""
         with self._opened(identity) as (fd, stat):
-            answer = follow_items(partial(os.pread, fd), chain)
+            answer = follow_items(os.pread, fd, chain)
             self._unchanged(fd, stat)
         return answer
 
@@ -255,10 +254,10 @@ def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | Non
         answer: bytes = follow(chain, identity=identity)
         return answer
 
-    def read(size: int, at: int) -> bytes:
+    def read(source: ByteSource, size: int, at: int) -> bytes:
         return bytes(source.read_ranges([ByteRange(at, at + size)], identity=identity).buffers[0])
 
-    return follow_items(read, chain)
+    return follow_items(read, source, chain)
 
 
 def _merged(asked: Sequence[ByteRange | ItemChain], ranges: Sequence[Buffer], chains: Sequence[bytes]) -> list[Buffer]:

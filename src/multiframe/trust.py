@@ -1,8 +1,8 @@
 """What is given of a far object by its offset table alone, and how that is watched: `Trust`.
 
 Each frame is proven by its own bytes before it is given (``tabled.py``); of the other entries some are looked at
-meanwhile, or all, within a budget of requests. The first contradiction ends it: whoever asked is told, the log names what had
-been given, and the Items are walked. It must not know how.
+meanwhile, or all, within a budget of requests. The first contradiction ends it: whoever asked is told, the log names
+what had been given, and the Items are walked. It must not know how.
 """
 
 import logging

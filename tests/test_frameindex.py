@@ -557,3 +557,17 @@ def test_a_first_fragment_too_short_to_begin_like_anything() -> None:
     whole += bytes(len(whole) % 2)
     file = made(J2K, [[whole[:4], whole[4:10], whole[10:]]])
     assert next(file.open().encoded([0])).data == whole
+
+
+def test_a_file_that_ends_too_soon_is_not_read_whole() -> None:
+    frames = [simple(i, 100_000) for i in range(40)]
+    file = made(JPEG, [[f] for f in frames])
+    source = Memory(file.data[: len(file.data) // 2])
+    index = open_instance(source).index
+    assert [next(open_instance(source).encoded([i])).data for i in range(3)] == frames[:3]
+    assert index.damage is not None
+    assert index.damage.kind == "cut"
+    assert len(index) >= 18
+    source.bytes_read = 0
+    assert len(open_instance(source)) == len(index)
+    assert source.bytes_read < 0.1 * len(source.data)

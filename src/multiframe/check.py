@@ -118,7 +118,9 @@ KINDS: dict[str, Kind] = {
     "vr-contradicts-syntax": Kind("error", "PS3.5 A.1, A.2", "correct Transfer Syntax UID (0002,0010)"),
     "vr-unknown": Kind("warning", "PS3.5 6.2, 7.1.2", "write the element with a VR of the standard, or as UN"),
     "stray-items": Kind("error", "PS3.5 7.5", "write the file anew without them"),
-    "deflated": Kind("warning", "PS3.5 A.5", "store it in another Transfer Syntax: no frame can be reached by itself"),
+    "deflated": Kind(
+        "warning", "PS3.5 A.5", "store it in another Transfer Syntax: all is inflated before the first frame"
+    ),
     "meta-length": Kind("error", "PS3.10 7.1", "write the File Meta Information anew"),
     "meta-sop-class": Kind("error", "PS3.10 7.1", "make (0002,0002) the SOP Class UID of the data set"),
     "meta-sop-instance": Kind("error", "PS3.10 7.1", "make (0002,0003) the SOP Instance UID of the data set"),

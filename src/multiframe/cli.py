@@ -298,7 +298,7 @@ def check(
                 typer.secho(f"multiframe: {_shown(problem)}", fg="red", err=True)
             bar.advance(task)
     if not as_json:
-        typer.echo(f"{files:,} files checked, {failed:,} failed", err=True)
+        typer.echo(f"{files:,} file{'s' * (files != 1)} checked, {failed:,} failed", err=True)
     raise typer.Exit(worst)
 
 

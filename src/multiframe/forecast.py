@@ -125,8 +125,8 @@ def forecast(facts: Facts) -> list[Forecast]:
         why = "video is one stream: there are no frames that could be asked for one by one"
         return [Forecast("frames", "does not open", why, "play the stream as a whole", "inferred")]
     if facts.syntax.deflated:
-        why = "a deflated data set is one stream, in which no frame can be reached by itself: the server leaves it out"
-        return [Forecast("frames", "does not open", why, "store it in another Transfer Syntax", "inferred")]
+        why = "a deflated data set is one stream: the server inflates all of it before the first frame"
+        return [Forecast("frames", "slow", why, "store it in another Transfer Syntax", "inferred")]
     if not facts.frames:
         return []
     told = [_frames(facts), _slim(facts), _legacy(facts), _natural(facts), _dwv(facts), _pydicom(facts)]

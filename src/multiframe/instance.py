@@ -447,6 +447,8 @@ def open_instance(
         It is not there, or cannot be read.
     NotDicom, FormatError, UnknownSyntax
         It is there and is no DICOM file that can be opened.
+    ValueError
+        There is no such `proof`.
 
     Examples
     --------
@@ -455,6 +457,8 @@ def open_instance(
     >>> multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False)).syntax.name
     'JPEG Baseline (Process 1)'
     """
+    if proof not in (None, "own", "whole"):
+        raise ValueError(f"proof is 'own' or 'whole', not {proof!r}")
     source = _source(place)
     try:
         source, stat, header = _opened(source, budget)

@@ -338,6 +338,8 @@ class Sharing:
             clear &= not (c.state == NONE).any()  # what begins like a codestream and goes on like none is in doubt too
             if clear and len(told) == (self.declared or (1 if c.n == 1 else None)):
                 break
+            if clear and some >= c.n and self._cut_between(c):
+                break
         else:
             if (yield from self._one_each()):
                 return _Shared(_firsts(range(c.n)), c.n)
@@ -348,6 +350,14 @@ class Sharing:
             closed = ends_at == c.n and not trouble
             closed |= trouble == _NO_END and self.end == "delimiter" and c.n == len(told)
         return _Shared(told, c.n) if closed else _Shared(told[:-1], int(told[-1]), _NO_END)
+
+    def _cut_between(self, c: _Columns) -> bool:
+        """Whether the file ends too soon, and each fragment before begins and ends like a codestream.
+
+        Then their number tells nothing, and two witnesses have to do, as they do while a walk goes on.
+        """
+        few = self.declared is not None and c.n < self.declared
+        return self.end in ("cut", "eof") and few and bool(c.begins.all() and c.ends[:-1].all())
 
     def _one_each(self) -> Plan[bool]:
         """Whether there are as many fragments as frames, and none that goes on in the next.

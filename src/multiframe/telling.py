@@ -229,7 +229,7 @@ def tell_facts(facts: dict[str, Any], index: FrameIndex) -> None:
             rows[""] = sparkline(_sizes(index), max(8, console.width - 14), blocks=blocks)
     rows["cost"] = (
         f"{facts['requests']:,} reads, {facts['bytes_read']:,} bytes "
-        f"({100 * facts['bytes_read'] / max(1, facts['size']):.2g} % of the file)"
+        f"({_share(facts['bytes_read'], facts['size'])} of the file)"
     )
     if facts["damage"]:
         rows["damage"] = facts["damage"]
@@ -300,3 +300,9 @@ def _counted(findings: Sequence[Finding]) -> str:
     severities = [finding.severity for finding in findings]
     told = [f"{n:,} {severity}{'s' if n > 1 else ''}" for severity in SEVERITIES if (n := severities.count(severity))]
     return ", ".join(told) or "nothing found"
+
+
+def _share(part: int, whole: int) -> str:
+    """Write a part in per cent: two digits that tell, and none behind the point where there are more before it."""
+    percent = 100 * part / max(1, whole)
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

@@ -144,7 +144,8 @@ class Trust:
                 return
             # Evenly spread over the file, however small the budget is.
             step = max(1, -(-len(tabled) // left))
-            entries = list(range(0, len(tabled), step))
+            # The last one first: entries that are all one too far end inside the last Item.
+            entries = [len(tabled) - 1, *range(0, len(tabled) - 1, step)][:left]
             for k in range(0, len(entries), _AT_ONCE):
                 if self.tabled is not tabled or not threading.main_thread().is_alive():
                     return

@@ -472,12 +472,12 @@ def _at_once(tasks: list[_Task], jobs: int, force: bool) -> Iterator[_Outcome]:
 
 
 def _index_one(task: _Task, force: bool) -> _Outcome:
-    from multiframe.saving import index_file
+    from multiframe.saving import Unplaced, index_file
 
     try:
         return _Outcome(index_file(task.source, task.output, force=force)._asdict())
     except Exception as error:
-        if isinstance(error, errors.NotDicom | errors.NoPixelData) and not task.named:
+        if isinstance(error, errors.NotDicom | errors.NoPixelData | Unplaced) and not task.named:
             return _Outcome()  # in a folder lies all sorts of things
         if os.environ.get("MULTIFRAME_TRACEBACK"):
             raise

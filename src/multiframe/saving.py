@@ -62,6 +62,10 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+class Unplaced(FormatError):
+    """The data set is deflated: an index of it would name places in no file."""
+
+
 def save_index(instance: Instance, path: str | os.PathLike[str] | None = None) -> Path:
     """Write the index file of an instance, complete and proven whole.
 
@@ -95,12 +99,12 @@ def save_index(instance: Instance, path: str | os.PathLike[str] | None = None) -
     >>> save_index(multiframe.open(path)).name
     'examples_ybr_color.dcm.frames'
     """
+    if isinstance(instance.source, Inflated):
+        raise Unplaced("the data set is deflated: its frames have no place in the file that an index could name")
     if path is None:
         if not isinstance(instance.source, FileSource):
             raise SourceError("an index file can be written beside a local file only: give a path")
         path = f"{instance.source.path}{SUFFIX}"
-    if isinstance(instance.source, Inflated):
-        raise FormatError("the data set is deflated: its frames have no place in the file that an index could name")
     target = Path(path)
     index = _proven(instance)
     plan = content_of(instance.header, index, instance.stat)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from random import Random
@@ -281,6 +283,16 @@ def test_over_http_and_that_each_read_names_the_object() -> None:
         far.faults["/a.dcm"] = Fault(etag='"another"')
         with pytest.raises(SourceChanged):
             got(instance, [3])
+
+
+def test_the_frame_of_a_url_takes_the_place_of_what_was_there(tmp_path) -> None:
+    frames = frames_of()
+    out = tmp_path / "frame.jpg"
+    with FarServer({"/a.dcm": file_of(frames, table="basic")}) as far:
+        for number in ("3", "4"):
+            command = [sys.executable, "-m", "multiframe", "frame", far.url("/a.dcm"), number, "-o", str(out)]
+            assert subprocess.run(command, check=False).returncode == 0
+            assert out.read_bytes().rstrip(b"\0") == frames[int(number) - 1]
 
 
 def test_an_object_that_changes_while_it_is_opened_is_opened_once_more() -> None:

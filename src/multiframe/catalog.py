@@ -36,15 +36,15 @@ from multiframe.errors import (
 )
 from multiframe.folders import files, inside
 from multiframe.frameindex import FrameIndex
-from multiframe.header import Deflated, Header, PixelData, read_header
-from multiframe.indexfile import SUFFIX, dump, load, read_index
+from multiframe.header import Header, PixelData
+from multiframe.indexfile import dump, index_beside, load
 from multiframe.inflate import Inflated, inflated
-from multiframe.instance import Instance
+from multiframe.instance import Instance, header_of
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.migrations import REVISIONS
 from multiframe.ranges import ByteRange
 from multiframe.settings import MIB, Settings
-from multiframe.source import FileSource, Identity, ObjectStat, run
+from multiframe.source import FileSource, Identity, ObjectStat
 from multiframe.syntaxes import syntax_of
 
 __all__ = ["KEYS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search"]
@@ -451,14 +451,9 @@ class Catalog:
             It cannot be read now: that is no property of the file, and not remembered.
         """
         source = FileSource(os.fsdecode(path))
-        plan = read_header(first_read=self.settings.first_read, max_header=self.settings.max_header)
+        limits = {"first_read": self.settings.first_read, "max_header": self.settings.max_header}
         try:
-            try:
-                header = run(plan, source, identity=stat.identity, budget=self.budget)
-            except Deflated as error:
-                whole = inflated(source)
-                header = run(read_header(), whole, identity=stat.identity, budget=self.budget)
-                header = replace(header, syntax=error.syntax)
+            _, header = header_of(source, stat.identity, self.budget, **limits)
             return _record(path, stat, header)
         except (FormatError, UnknownSyntax) as error:
             return _Record(path, stat, _NOT_DICOM if isinstance(error, NotDicom) else str(error))
@@ -526,19 +521,10 @@ class Catalog:
             header = Header(raw, syntax_of(row.syntax), facts["dataset_at"], pixel_data, values)
         index = _index(row.frame_index)
         if index is None and isinstance(source, FileSource):
-            index = self._beside(source, stat, header)
+            index = index_beside(source, header, stat, budget=self.budget)
         instance = Instance(source, stat, header, index=index, budget=self.budget)
         self._keep(uid, instance)
         return instance
-
-    def _beside(self, source: FileSource, stat: ObjectStat, header: Header) -> FrameIndex | None:
-        """Give what an index file beside the file says, where it is fresh: then no Items need be walked."""
-        if header.pixel_data is None:
-            return None
-        try:
-            return read_index(FileSource(f"{source.path}{SUFFIX}"), source, header, stat, budget=self.budget)
-        except (SourceError, FormatError):
-            return None  # whatever it is, the file itself will say so
 
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance

@@ -320,7 +320,7 @@ def frame(
     from multiframe.instance import open_instance
 
     instance = open_instance(file)
-    if output is not None and output.exists() and output.samefile(file):
+    if output is not None and "://" not in file and output.exists() and output.samefile(file):
         raise typer.BadParameter("that is the file the frame comes from: it would be lost", param_hint="-o")
     index = _index(number)
     try:

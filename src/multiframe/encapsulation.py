@@ -18,13 +18,23 @@ from multiframe.elements import ITEM, SEQUENCE_END, UNDEFINED
 from multiframe.errors import FragmentError
 from multiframe.ranges import Buffer, ItemChain
 
-__all__ = ["END_OF_ITEMS", "Items", "encapsulate", "follow_items", "item_header", "read_table", "records"]
+__all__ = [
+    "END_OF_ITEMS",
+    "END_WORD",
+    "ITEM_WORD",
+    "Items",
+    "encapsulate",
+    "follow_items",
+    "item_header",
+    "read_table",
+    "records",
+]
 
 _HEADER = Struct("<HHI")
 _WORDS = Struct("<II")
 _LENGTH = Struct("<I")
-_ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
-_END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
+ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
+END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
 
 _NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""
@@ -78,7 +88,7 @@ def _one_by_one[File](
 ) -> tuple[int, int, bool]:
     """Read the Items from `at` on each for itself: how many, where the next one lies, and whether the chain goes on."""
     # A hop costs little more than its read: what is looked up or called here besides, the whole walk feels.
-    record, item, undefined, whole = chain.record, _ITEM_WORD, UNDEFINED, chain.stop - chain.record
+    record, item, undefined, whole = chain.record, ITEM_WORD, UNDEFINED, chain.stop - chain.record
     add, header, n = out.append, Struct(f"<8xII{chain.head}x").unpack, len(out)
     i = at - 8  # where the record begins
     try:
@@ -130,7 +140,7 @@ def _in_window(window: bytes, at: int, most: int, record: int, out: list[bytes])
     # tags looked at only then. Behind what is no Item the hops led astray.
     rows = np.ndarray(last + 1, f"V{record}", window, strides=(1,))[found]
     headers = rows.view({"names": ["tag", "length"], "formats": ["<u4", "<u4"], "offsets": [8, 12], "itemsize": record})
-    odd = np.flatnonzero((headers["tag"] != _ITEM_WORD) | (headers["length"] == UNDEFINED))
+    odd = np.flatnonzero((headers["tag"] != ITEM_WORD) | (headers["length"] == UNDEFINED))
     if len(odd):
         rows, i = rows[: odd[0] + 1], found[odd[0]]
     out.append(rows.tobytes())
@@ -178,7 +188,7 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     count, over = divmod(len(answer), chain.record)
     table = np.frombuffer(bytes(answer) + bytes(-over % chain.record), np.uint8).reshape(-1, chain.record)
     headers = np.ascontiguousarray(table[: count + (over >= 16), 8:16]).view("<u4")
-    is_item = (headers[:, 0] == _ITEM_WORD) & (headers[:, 1] != UNDEFINED)
+    is_item = (headers[:, 0] == ITEM_WORD) & (headers[:, 1] != UNDEFINED)
     n = int(is_item.sum())
     length = headers[:n, 1].astype(np.uint64)
     at = np.empty(n + 1, np.uint64)
@@ -189,7 +199,7 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     end: Literal["more", "delimiter", "eof", "cut", "junk"] = "more"
     if n < len(headers):
         tag, size = headers[n].tolist()
-        end = "delimiter" if (tag, size) == (_END_WORD, 0) else "junk"
+        end = "delimiter" if (tag, size) == (END_WORD, 0) else "junk"
     elif n and next_at > chain.stop:
         end, n = "cut", n - 1
         next_at = int(at[n])

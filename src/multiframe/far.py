@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from multiframe.elements import ITEM, UNDEFINED
+from multiframe.elements import UNDEFINED
+from multiframe.encapsulation import ITEM_WORD
 from multiframe.errors import SourceChanged
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan, coalesce
 from multiframe.source import ByteSource, Identity, ObjectStat, Reply
@@ -26,7 +27,6 @@ _SMALL = 16 << 10
 _AHEAD = 64 << 10
 _CARRIED = 4 << 20
 _SPANS = 64
-_ITEM_WORD = (ITEM & 0xFFFF) << 16 | ITEM >> 16
 
 
 class Nearby:
@@ -156,7 +156,7 @@ def steps(chain: ItemChain, *, carry: bool = False) -> Plan[bytes]:
             break
         tag, length = int.from_bytes(one[8:12], "little"), int.from_bytes(one[12:16], "little")
         out.append(one.ljust(record, b"\0"))
-        if tag != _ITEM_WORD or length == UNDEFINED:
+        if tag != ITEM_WORD or length == UNDEFINED:
             break
         at += 8 + length
     return b"".join(out)

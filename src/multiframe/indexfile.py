@@ -14,15 +14,26 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from multiframe.errors import FormatError
+from multiframe.errors import FormatError, SourceError
 from multiframe.frameindex import Damage, FrameIndex, Native, frozen
 from multiframe.header import Header
 from multiframe.indexing import MAX_FRAGMENTS, index_frames
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Buffer, ByteRange, Plan
-from multiframe.source import ByteSource, Identity, ObjectStat, run
+from multiframe.source import ByteSource, FileSource, Identity, ObjectStat, run
 
-__all__ = ["MAX_INDEX_FILE", "SUFFIX", "Content", "content_of", "dump", "fresh", "kept_index", "load", "read_index"]
+__all__ = [
+    "MAX_INDEX_FILE",
+    "SUFFIX",
+    "Content",
+    "content_of",
+    "dump",
+    "fresh",
+    "index_beside",
+    "kept_index",
+    "load",
+    "read_index",
+]
 
 log = logging.getLogger("multiframe")
 
@@ -177,6 +188,18 @@ def read_index(
 
 
 # ---------------------------------------------------------------------------------------------------- writing
+
+
+def index_beside(
+    source: FileSource, header: Header, stat: ObjectStat, *, budget: MemoryBudget | None = None
+) -> FrameIndex | None:
+    """Read the index file beside a local file; None where there is none that can be used: the file itself will do."""
+    if header.pixel_data is None:
+        return None
+    try:
+        return read_index(FileSource(f"{source.path}{SUFFIX}"), source, header, stat, budget=budget)
+    except (SourceError, FormatError):
+        return None
 
 
 def dump(index: FrameIndex, content: Content | None = None) -> bytes:

@@ -16,18 +16,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from multiframe.codec import PixelSpec, codec_for
-from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged, SourceError
+from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged
 from multiframe.far import Nearby
 from multiframe.frameindex import FrameIndex
 from multiframe.header import Deflated, Header, read_header
-from multiframe.indexfile import SUFFIX, read_index
+from multiframe.indexfile import index_beside, read_index
 from multiframe.indexing import index_frames
 from multiframe.inflate import inflated
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Plan
 from multiframe.remote import source_of
 from multiframe.rope import Rope, read_all
-from multiframe.source import FEW_STEPS, ByteSource, FileSource, ObjectStat, is_far, run, run_async
+from multiframe.source import FEW_STEPS, ByteSource, FileSource, Identity, ObjectStat, is_far, run, run_async
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
 from multiframe.trust import PROOF_REQUESTS, Trust
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-__all__ = ["EncodedFrame", "Instance", "open_async", "open_instance", "source_of"]
+__all__ = ["EncodedFrame", "Instance", "header_of", "open_async", "open_instance", "source_of"]
 
 type Proof = Literal["own", "whole"]
 
@@ -465,15 +465,10 @@ def open_instance(
     except SourceChanged:  # while its header was read: once more, from the beginning
         source, stat, header = _opened(_source(place), budget)
     instance = Instance(source, stat, header, budget=budget, proof=proof, proof_requests=proof_requests)
-    kept = _source(index) if index is not None else None
-    if kept is None and isinstance(source, FileSource):
-        kept = FileSource(f"{source.path}{SUFFIX}")
-    if kept is not None and header.pixel_data is not None:
-        try:
-            instance._known = read_index(kept, source, header, stat, budget=budget)
-        except (SourceError, FormatError):
-            if index is not None:
-                raise
+    if index is not None and header.pixel_data is not None:
+        instance._known = read_index(_source(index), source, header, stat, budget=budget)
+    elif isinstance(source, FileSource):
+        instance._known = index_beside(source, header, stat, budget=budget)
     return instance
 
 
@@ -496,18 +491,38 @@ def _source(place: str | os.PathLike[str] | ByteSource) -> ByteSource:
 
 
 def _opened(source: ByteSource, budget: MemoryBudget | None) -> tuple[ByteSource, ObjectStat, Header]:
-    """Read the header, and say of which object; a deflated data set is inflated first."""
-    near = Nearby(source) if is_far(source) else None
-    stat = None if near else source.stat()
+    """Read the header, and say of which object."""
+    if not is_far(source):
+        stat = source.stat()
+        read, header = header_of(source, stat.identity, budget)
+        return read, stat if read is source else read.stat(), header
+    near = Nearby(source)
+    read, header = header_of(near, None, budget)
+    seen = near.seen if read is near else read.stat()  # a far object has told which it is with its first bytes
+    assert seen is not None
+    return read, seen, header
+
+
+def header_of(
+    source: ByteSource, identity: Identity | None, budget: MemoryBudget | None, **limits: int
+) -> tuple[ByteSource, Header]:
+    """Read the header, and say where offsets in it are of: a deflated data set is inflated first.
+
+    Parameters
+    ----------
+    identity : tuple, optional
+        The object it is to be of.
+    limits : int
+        As of `read_header`.
+
+    Returns
+    -------
+    ByteSource, Header
+        The same source, or its inflated bytes; the header names the Transfer Syntax of the file.
+    """
     try:
-        identity = stat.identity if stat else None  # a far object tells with the first bytes
-        header = run(read_header(), near or source, identity=identity, budget=budget)
+        return source, run(read_header(**limits), source, identity=identity, budget=budget)
     except Deflated as error:
-        spooled = inflated(source)
-        stat = spooled.stat()
-        header = run(read_header(), spooled, identity=stat.identity, budget=budget)
-        return spooled, stat, replace(header, syntax=error.syntax)
-    if near is not None:
-        stat = near.seen
-    assert stat is not None
-    return near or source, stat, header
+        spooled = inflated(source.source if isinstance(source, Nearby) else source)
+        header = run(read_header(**limits), spooled, identity=spooled.stat().identity, budget=budget)
+        return spooled, replace(header, syntax=error.syntax)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multiframe.codestream import Codestream, begins_inside, evidence, is_padding, rle_ends
-from multiframe.elements import ITEM, SEQUENCE_END
+from multiframe.encapsulation import END_WORD, ITEM_WORD
 from multiframe.errors import FormatError, OffsetTableError
 from multiframe.frameindex import FrameIndex, Offsets, frozen
 from multiframe.header import Header
@@ -31,8 +31,6 @@ __all__ = ["Tabled", "believable"]
 _PROVABLE: frozenset[Family] = frozenset(("jpeg", "jpegls", "jpeg2000", "rle", "uncompressed", "deflate"))
 """Families whose codestreams show where they end."""
 _WORDS = Struct("<II")
-_ITEM_WORD = (ITEM & 0xFFFF) << 16 | ITEM >> 16
-_END_WORD = (SEQUENCE_END & 0xFFFF) << 16 | SEQUENCE_END >> 16
 _MOST = 256 << 20
 
 
@@ -146,7 +144,7 @@ class Tabled:
         """Say up to where the last frame has to be read: to the end of its first Item, and the delimiter."""
         start = int(self.tags[-1])
         tag, length = _WORDS.unpack_from(data, 0) if len(data) >= 8 else (0, 0)
-        return min(start + 16 + length, self._size) if tag == _ITEM_WORD else start
+        return min(start + 16 + length, self._size) if tag == ITEM_WORD else start
 
     def prove(self, i: int, data: Buffer) -> Given:
         """Prove frame `i` by the bytes of its span.
@@ -165,10 +163,10 @@ class Tabled:
             if len(data) - at < 8:
                 break
             tag, length = _WORDS.unpack_from(data, at)
-            if last and (tag, length) == (_END_WORD, 0):
+            if last and (tag, length) == (END_WORD, 0):
                 whole = True
                 break
-            if tag != _ITEM_WORD or at + 8 + length > len(data):
+            if tag != ITEM_WORD or at + 8 + length > len(data):
                 break
             if length:
                 parts.append(Stored(span.start + at + 8, span.start + at + 8 + length))
@@ -227,7 +225,7 @@ class Tabled:
             return False
         tag, length = _WORDS.unpack_from(record, 0)
         stop = int(self.tags[i + 1]) if i + 1 < len(self) else self._size
-        if tag != _ITEM_WORD or int(self.tags[i]) + 8 + length > stop:
+        if tag != ITEM_WORD or int(self.tags[i]) + 8 + length > stop:
             return False
         value = bytes(record[8:])
         return self._family in ("uncompressed", "deflate") or length < 64 or self._begins(value)

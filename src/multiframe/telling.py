@@ -20,14 +20,12 @@ from multiframe.frameindex import FrameIndex
 from multiframe.header import Header
 from multiframe.inflate import Inflated
 from multiframe.instance import Instance
-from multiframe.syntaxes import syntax_of
 from multiframe.testing import CountingSource
 
 __all__ = ["facts_of", "findings_as_json", "shown", "sparkline", "tell_facts", "tell_findings"]
 
 _FRAME_TIME, _FRAME_TIME_VECTOR, _CINE_RATE, _DISPLAY_RATE = 0x00181063, 0x00181065, 0x00180040, 0x00082144
 _ITEMS = 0xFFFE0000
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 _COLOURS = {
     "error": "red", "warning": "yellow", "note": "cyan", "good": "green", "slow": "yellow", "memory": "yellow",
@@ -55,8 +53,8 @@ def facts_of(instance: Instance, source: str, counted: CountingSource) -> dict[s
     per_frame = np.diff(index.firsts.astype(np.int64))
     fewest, most = (int(per_frame.min()), int(per_frame.max())) if len(per_frame) else (0, 0)
     syntax, size = instance.syntax, instance.stat.size
-    if isinstance(instance.source, Inflated):  # what it gives is not how the file is written
-        syntax, size = syntax_of(_DEFLATED), counted.stat().size
+    if isinstance(instance.source, Inflated):  # that is larger than the file
+        size = counted.stat().size
     layout = Facts(
         size=size, syntax=syntax, frames=len(index), rows=spec.rows, columns=spec.columns,
         samples=spec.samples, stream=index.kind == "stream", fewest=fewest, most=most,

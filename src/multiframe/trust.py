@@ -15,8 +15,9 @@ from multiframe.frameindex import FrameIndex
 from multiframe.header import Header
 from multiframe.indexing import read_tables
 from multiframe.ranges import ByteRange, Plan
+from multiframe.rope import Stored
 from multiframe.source import ByteSource, ObjectStat
-from multiframe.tabled import Given, Tabled, believable
+from multiframe.tabled import Tabled, believable
 
 __all__ = ["PROOF_REQUESTS", "Trust"]
 
@@ -44,8 +45,8 @@ class Trust:
     ----------
     tabled : Tabled or None
         None: there is no table that could be right, or it was refuted.
-    given : dict of int to Given
-        Where the frames that were given lie; their bytes are not kept.
+    given : dict of int to tuple of Stored
+        Where the frames that were given lie.
     """
 
     def __init__(self, source: ByteSource, stat: ObjectStat, header: Header, requests: int) -> None:
@@ -55,8 +56,7 @@ class Trust:
         self._watched = False
         self._asked = False
         self.tabled: Tabled | None = None
-        self.given: dict[int, Given] = {}
-        self.refuted = False
+        self.given: dict[int, tuple[Stored, ...]] = {}
 
     def tables(self) -> Plan[Tabled | None]:
         """Read the tables, once."""
@@ -87,14 +87,14 @@ class Trust:
             with self._lock:
                 if self.tabled is not tabled:
                     raise OffsetTableError("the offset table was found to be wrong", int(tabled.tags[i]))
-                self.given[i] = found._replace(data=b"")
+                self.given[i] = found.parts
             out.append(found.data)
         return out
 
     def refute(self, error: OffsetTableError) -> None:
         """Believe the table no longer, and say what was given."""
         with self._lock:
-            first, self.tabled, self.refuted = self.tabled is not None, None, True
+            first, self.tabled = self.tabled is not None, None
             given = sorted(self.given)
         if first:
             log.warning(
@@ -107,7 +107,7 @@ class Trust:
         """Say which of the frames that were given lie elsewhere in truth."""
         with self._lock:
             given = dict(self.given)
-        wrong = [i for i, found in sorted(given.items()) if i >= len(index) or index.parts(i) != found.parts]
+        wrong = [i for i, parts in sorted(given.items()) if i >= len(index) or index.parts(i) != parts]
         if wrong:
             log.error(
                 "instance %s: of the frames given by its offset table these were others than asked for (counted from "

@@ -16,14 +16,14 @@ from itertools import pairwise
 from math import sqrt
 from struct import Struct
 
-from multiframe.elements import ITEM, UNDEFINED
+from multiframe.elements import UNDEFINED
+from multiframe.encapsulation import ITEM_WORD
 from multiframe.ranges import Buffer, ByteRange, ItemChain
 
 __all__ = ["Walkers"]
 
-_TAG = (ITEM >> 16).to_bytes(2, "little") + (ITEM & 0xFFFF).to_bytes(2, "little")
+_TAG = ITEM_WORD.to_bytes(4, "little")
 _WORDS = Struct("<II")
-_ITEM_WORD = int.from_bytes(_TAG, "little")
 
 _NEAR = 16 << 10
 """Items closer together than this are cheaper to read with what lies between them."""
@@ -266,7 +266,7 @@ class Walkers:
             if len(one) < self.record and walker.at <= self._size:
                 one = one.ljust(self.record, b"\0")
             walker.records.append(one)
-            if tag != _ITEM_WORD or length == UNDEFINED:
+            if tag != ITEM_WORD or length == UNDEFINED:
                 walker.at -= 8 + length
                 walker.ended = True
             elif walker.at > self._size:

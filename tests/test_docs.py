@@ -26,7 +26,7 @@ from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
 from multiframe.testing import cine
-from multiframe.web import retrieve, search
+from multiframe.web import app
 from multiframe.web.app import STATUS, create_app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +144,7 @@ def test_every_route(tmp_path: Path) -> None:
         if isinstance(route, Route | Mount) and not route.path.startswith("/dicom-web") and route.path.strip("/")
     }
     catalog.close()
-    assert said == {path for path, _ in [*retrieve.ROUTES, *search.ROUTES]} | own
+    assert said == {path for path, _ in app.ROUTES} | own
 
 
 def test_every_status() -> None:

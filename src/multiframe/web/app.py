@@ -26,18 +26,24 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe import errors
-from multiframe.catalog import Catalog, ScanStatus
+from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import retrieve, search
+from multiframe.web import frames, lookup, metadata, own, search
 
-__all__ = ["STATUS", "create_app"]
+__all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
+DICOMWEB = "/dicom-web"
+"""The root of DICOMweb."""
+
+ROUTES = [*frames.ROUTES, *metadata.ROUTES, *search.ROUTES]
+"""Below it."""
+
 STATUS: dict[type[Exception], int] = {
-    retrieve.BadRequest: 400,
+    lookup.BadRequest: 400,
     errors.FrameNotFound: 404,
     errors.InstanceNotFound: 404,
     errors.NotFramewise: 404,
@@ -169,20 +175,6 @@ def _warm(catalog: Catalog) -> None:
         catalog.instance("0")
 
 
-async def _status(request: Request) -> Response:
-    """``/api/status``: how far the scan is."""
-    from multiframe import __version__
-
-    status = await asyncio.to_thread(request.app.state.catalog.status)
-    if status.updated < request.app.state.started:
-        status = ScanStatus(running=True)  # that was the scan before: this start's has yet to say something
-    return JSONResponse(
-        {"scanning": status.running, "found": status.found, "registered": status.registered, "failed": status.failed,
-         "version": __version__},
-        headers={"cache-control": "no-store"},
-    )  # fmt: skip
-
-
 def viewer_folder() -> Path | None:
     """Where the built viewer lies: in the package, or in the checkout it is developed in."""
     here = Path(str(files("multiframe.web")))
@@ -229,11 +221,8 @@ def create_app(
         To be run by any ASGI server.
     """
     settings = settings or Settings()
-    web = [Route("/dicom-web" + path, endpoint, methods=["GET"]) for path, endpoint in retrieve.ROUTES + search.ROUTES]
-    own: list[BaseRoute] = [
-        Route("/api/status", _status),
-        Route("/api/instances/{instance}", retrieve.facts),
-    ]
+    web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
+    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in own.ROUTES]
     folder = viewer_folder()
     page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
 
@@ -246,11 +235,11 @@ def create_app(
 
     everybody = "*" in settings.allow_origins
     app = Starlette(
-        routes=[*web, *own, page],
+        routes=[*web, *ours, page],
         lifespan=lifespan,
         exception_handlers={
             errors.MultiframeError: _refused,
-            retrieve.BadRequest: _refused,
+            lookup.BadRequest: _refused,
             HTTPException: _http_error,
             Exception: _unforeseen,
         },

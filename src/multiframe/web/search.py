@@ -19,8 +19,8 @@ from starlette.responses import Response
 from multiframe.catalog import KEYS, Catalog, Found, Level, Search
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
+from multiframe.web.lookup import BadRequest, accept_of
 from multiframe.web.media import accepts_json, parse_accept, takes_gzip
-from multiframe.web.retrieve import BadRequest
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
 
@@ -123,8 +123,7 @@ def _fields(value: str) -> Iterable[str]:
 
 
 async def _search(level: Level, request: Request) -> Response:
-    accept = ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")])
-    if not accepts_json(parse_accept(accept)):
+    if not accepts_json(parse_accept(accept_of(request))):
         raise NotAcceptable("search results are given as application/dicom+json")
     asked = _asked(level, request.query_params)
     state = request.app.state

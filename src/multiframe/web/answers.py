@@ -1,0 +1,227 @@
+"""Bodies on their way out: known ones with ranges and entity tags, streamed ones, both within the memory budget.
+
+It turns a `Body` (ropes of one or more instances), or an iterator of bytes, into an HTTP answer: 200, 206, 304 or 416,
+GET or HEAD, piece by piece, and stops reading when the client has gone. It must not know what a body holds, nor how a
+client asked for it.
+"""
+
+import asyncio
+import logging
+import zlib
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
+from http import HTTPStatus
+from itertools import accumulate
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from multiframe.errors import MultiframeError
+from multiframe.instance import Instance
+from multiframe.memory import Lease, MemoryBudget
+from multiframe.ranges import Buffer, ByteRange
+from multiframe.rope import Rope
+from multiframe.settings import Settings
+from multiframe.source import run_async
+from multiframe.web.lookup import current
+from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range, takes_gzip
+
+__all__ = ["Body", "Section", "body_answer", "stream_answer"]
+
+log = logging.getLogger("multiframe.web")
+
+_FOREVER = "private, max-age=31536000, immutable"
+
+
+class Section(NamedTuple):
+    """A rope, and the instance whose bytes it is made of; None: it is all literals."""
+
+    rope: Rope
+    instance: Instance | None
+
+
+class Body:
+    """Sections one behind the other: a frame, a list of frames, a file, the files of a study.
+
+    Parameters
+    ----------
+    sections : sequence of Section
+        At least one.
+
+    Attributes
+    ----------
+    size : int
+        Bytes, known before anything is read.
+    """
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        self.sections = tuple(sections)
+        self._stops = list(accumulate(section.rope.size for section in self.sections))
+        self.size = self._stops[-1]
+
+    @property
+    def etag(self) -> str:
+        """A strong validator, quotes included."""
+        if len(self.sections) == 1:
+            return self.sections[0].rope.etag
+        return f'"{sha256("".join(s.rope.etag for s in self.sections).encode()).hexdigest()[:32]}"'
+
+    @property
+    def instances(self) -> list[Instance]:
+        """Whose bytes it is made of, each once."""
+        return list({id(s.instance): s.instance for s in self.sections if s.instance is not None}.values())
+
+    async def read(self, wanted: ByteRange) -> Sequence[Buffer]:
+        """Read a part of it."""
+        out: list[Buffer] = []
+        k = bisect_right(self._stops, wanted.start)
+        while k < len(self.sections) and (at := self._stops[k] - self.sections[k].rope.size) < wanted.stop:
+            rope, instance = self.sections[k]
+            inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, rope.size))
+            if instance is None:
+                out += _literal(rope, inside)
+            else:
+                out += await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
+            k += 1
+        return out
+
+
+def _literal(rope: Rope, wanted: ByteRange) -> Sequence[Buffer]:
+    try:
+        next(rope.read(wanted))
+    except StopIteration as done:
+        buffers: Sequence[Buffer] = done.value
+        return buffers
+    raise AssertionError("a rope without a source has bytes of one")
+
+
+async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> Response:
+    """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14)."""
+    settings: Settings = request.app.state.settings
+    budget: MemoryBudget = request.app.state.budget
+    etag = body.etag
+    headers |= {"etag": etag, "accept-ranges": "bytes", "cache-control": _FOREVER, "vary": "Accept"}
+    if request.method == "HEAD" or "if-none-match" in request.headers:
+        for instance in body.instances:
+            await current(instance)  # nothing is read that would show it
+    if etag_matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    part, status = ByteRange(0, body.size), HTTPStatus.OK
+    if request.headers.get("if-range", etag) == etag:
+        try:
+            asked = parse_range(request.headers.get("range"), body.size)
+        except RangeNotSatisfiable:
+            headers["content-range"] = content_range(None, body.size)
+            return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+        if asked is not None:
+            part, status = asked, HTTPStatus.PARTIAL_CONTENT
+            headers["content-range"] = content_range(part, body.size)
+    headers["content-length"] = str(part.size)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    held = min(part.size, settings.piece, budget.limit)
+    lease = await budget.acquire_async(held, timeout=settings.memory_wait)
+    try:
+        first = await body.read(ByteRange(part.start, part.start + held))
+    except BaseException:
+        lease.release()
+        raise
+    return _BodyResponse(body, part, first, lease, piece=held, status_code=status, headers=headers)
+
+
+class _BodyResponse(Response):
+    """A body on its way out, piece by piece: what is held is one piece, whatever the size of the body."""
+
+    def __init__(
+        self, body: Body, part: ByteRange, first: Sequence[Buffer], lease: Lease, *,
+        piece: int, status_code: int, headers: dict[str, str],
+    ) -> None:  # fmt: skip
+        super().__init__(None, status_code, headers)
+        self._body, self._part, self._first, self._lease, self._piece = body, part, first, lease, piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watcher = None
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            at, stop = self._part
+            buffers = self._first
+            if stop - at > self._piece:
+                watcher = asyncio.ensure_future(_disconnect(receive))
+            while buffers:
+                body = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+                at += len(body)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                if at >= stop or (watcher is not None and watcher.done()):
+                    break
+                buffers = await self._body.read(ByteRange(at, min(at + self._piece, stop)))
+            # The server waits here until the last piece has left its buffers: only then is the memory free.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except MultiframeError as error:
+            # The head is out: all that is left is to break off, so that nobody takes half for the whole.
+            log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+            self._lease.release()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def stream_answer(
+    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False
+) -> Response:
+    """Answer with what is made while it is sent, of a length nobody knows yet: chunked, without ranges.
+
+    Parameters
+    ----------
+    pieces : async iterator of bytes
+        Asked for the next one when the one before has left; closed when the client has gone.
+    compress : bool
+        Whether to use a coding the client names in Accept-Encoding.
+    """
+    return _StreamResponse(request, pieces, headers, compress=compress)
+
+
+class _StreamResponse(Response):
+    """Bytes that are made while they are sent."""
+
+    def __init__(
+        self, request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool
+    ) -> None:
+        self._gzip = compress and takes_gzip(request.headers.get("accept-encoding", ""))
+        if self._gzip:
+            headers["content-encoding"] = "gzip"
+        super().__init__(None, HTTPStatus.OK, headers)
+        del self.headers["content-length"]  # not known before it is written
+        self._request, self._pieces = request, pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = self._request.app.state
+        lease = await state.budget.acquire_async(
+            min(state.settings.piece, state.budget.limit), timeout=state.settings.memory_wait
+        )
+        squeeze = zlib.compressobj(1, wbits=31) if self._gzip else None
+        watcher = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if self._request.method != "HEAD":
+                async for data in self._pieces:
+                    if squeeze is not None:
+                        data = squeeze.compress(data)
+                    if data:
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                    if watcher.done():
+                        return
+            rest = squeeze.flush() if squeeze is not None and self._request.method != "HEAD" else b""
+            await send({"type": "http.response.body", "body": rest, "more_body": False})
+        except MultiframeError as error:
+            log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
+        finally:
+            watcher.cancel()
+            lease.release()

@@ -1,0 +1,71 @@
+"""WADO-RS frames: a list of frame numbers and an Accept header become a body (PS3.18 10.4.1.1.6).
+
+A frame *number* (from 1) becomes an *index* (from 0) here, in one function. It must not know how frames are found, nor
+how a body leaves.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from multiframe.errors import FrameNotFound
+from multiframe.instance import Instance
+from multiframe.rope import Rope
+from multiframe.web.answers import Body, Section, body_answer
+from multiframe.web.lookup import BadRequest, accept_of, uids, with_fresh
+from multiframe.web.media import choose_frames, multipart, parse_accept
+
+__all__ = ["ROUTES", "frames"]
+
+_MOST_FRAMES = 10_000
+"""In one request: what is known of each part is held while the answer is sent."""
+
+
+def _indices(text: str, count: int) -> list[int]:
+    """Frame numbers, from 1 and separated by commas, become indices from 0."""
+    numbers = text.split(",")
+    if len(numbers) > count:
+        raise BadRequest(f"{len(numbers)} frames asked for, the instance has {count}: each at most once")
+    if len(numbers) > _MOST_FRAMES:
+        raise BadRequest(
+            f"{len(numbers)} frames asked for at once: {_MOST_FRAMES} are the most, ask in several requests"
+        )
+    indices = []
+    for number in numbers:
+        if not (number.isascii() and number.isdecimal() and len(number) < 12):
+            raise BadRequest("a frame list is numbers from 1 on, separated by commas")
+        if not 1 <= int(number) <= count:
+            raise FrameNotFound(f"there is no frame {int(number)}: the instance has {count}, counted from 1")
+        indices.append(int(number) - 1)
+    if len(set(indices)) < len(indices):
+        raise BadRequest("a frame list names each frame at most once")
+    return indices
+
+
+async def frames(request: Request) -> Response:
+    """``…/instances/{instance}/frames/{list}``: frames as stored, in parts or one alone (PS3.18 10.4.1.6)."""
+    study, series, uid = uids(request)
+
+    async def use(instance: Instance) -> Response:
+        count = instance.header.declared_frames or len(await instance.grow_async(None))
+        indices = _indices(request.path_params["frames"], count)
+        syntax = instance.frame_syntax
+        choice = choose_frames(parse_accept(accept_of(request)), syntax, count=len(indices))
+        known = instance.known
+        index = await instance.grow_async(max(indices))
+        content_type = f"{choice.media_type}; transfer-syntax={syntax.uid}"
+        identity = repr(instance.stat.identity)
+        payloads = [index.parts(i) for i in indices]
+        if choice.multipart:
+            rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
+            content_type = f'multipart/related; type="{choice.media_type}"; boundary={boundary}'
+        else:
+            rope = Rope(payloads[0], identity=f"{identity} {content_type}")
+        answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+        if known is None or not known.complete:
+            request.app.state.indexer.complete(instance)
+        return answer
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+ROUTES = [("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", frames)]

@@ -1,0 +1,74 @@
+"""From an address to an `Instance` that is the file as it is now.
+
+It knows UIDs in a URL, and what to do when a file has changed since it was catalogued. It must not know what is
+wanted of the instance, nor how it is answered.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+
+from multiframe.catalog import Catalog
+from multiframe.errors import MultiframeError, SourceChanged, SourceNotFound
+from multiframe.instance import Instance
+
+__all__ = ["BadRequest", "accept_of", "current", "find", "uids", "with_fresh"]
+
+
+class BadRequest(Exception):
+    """The request itself is malformed; the message says what and how it should be."""
+
+
+def accept_of(request: Request) -> str:
+    """Give what the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
+    return ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")][:8])
+
+
+def uids(request: Request) -> tuple[str, str, str]:
+    """Give study, series and instance of an address."""
+    p = request.path_params
+    return p["study"], p["series"], p["instance"]
+
+
+async def find(catalog: Catalog, study: str | None, series: str | None, uid: str) -> Instance:
+    """Find an instance: at once where it is in use, else on a thread."""
+    found = catalog.cached(uid, study=study, series=series)
+    if found is not None:
+        return found
+    return await asyncio.to_thread(catalog.instance, uid, study=study, series=series)
+
+
+async def with_fresh[T](
+    request: Request, study: str | None, series: str | None, uid: str, use: Callable[[Instance], Awaitable[T]]
+) -> T:
+    """Use an instance; where its file has changed, read it anew once: neither old bytes nor old errors are given."""
+    catalog: Catalog = request.app.state.catalog
+    instance = await find(catalog, study, series, uid)
+    try:
+        return await use(instance)
+    except SourceNotFound:
+        raise  # it stays in the catalog: a folder can be away for a moment
+    except MultiframeError:
+        if _unchanged(instance):
+            raise
+    await asyncio.to_thread(catalog.refresh, uid)
+    return await use(await find(catalog, study, series, uid))
+
+
+async def current(instance: Instance) -> Instance:
+    """Make sure the file is the one whose header is kept."""
+    if not _unchanged(instance):
+        raise SourceChanged("the file is not the one whose header is kept")
+    return instance
+
+
+def _unchanged(instance: Instance) -> bool:
+    """Whether the file is still the one whose header and index are kept.
+
+    Raises
+    ------
+    SourceNotFound, SourceError
+        It is not there, or cannot be read.
+    """
+    return instance.source.stat() == instance.stat

@@ -61,6 +61,16 @@ def test_any_slice_of_any_rope_is_that_slice_of_the_whole(parts, data):
     assert read(rope, start, stop) == whole[start:stop]
 
 
+@given(st.lists(st.lists(st.one_of(st.binary(max_size=20), STORED), max_size=3), max_size=4), st.data())
+def test_a_rope_can_be_a_part_of_another(groups, data):
+    rope = Rope([b"<", *[Rope(group) for group in groups], b">"])
+    whole = b"<" + b"".join(value(p) for group in groups for p in group) + b">"
+    start = data.draw(st.integers(0, rope.size))
+    stop = data.draw(st.integers(start, rope.size))
+    assert read(rope, start, stop) == whole[start:stop]
+    assert rope.etag != Rope([b"<", *[Rope([*group, b"!"]) for group in groups], b"!>"]).etag
+
+
 @given(STORED, st.integers(0, 99))
 def test_no_more_is_read_than_is_needed(part, start):
     start = min(start, part.size)

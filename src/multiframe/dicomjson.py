@@ -24,7 +24,7 @@ from multiframe.errors import TruncatedError
 from multiframe.header import Header
 from multiframe.settings import KIB, MIB
 
-__all__ = ["INLINE_LIMIT", "attributes", "metadata"]
+__all__ = ["INLINE_LIMIT", "attributes", "dictionary_vr", "metadata"]
 
 INLINE_LIMIT: Final = MIB
 """Bytes of a binary value beyond which it is no longer written inline."""
@@ -81,7 +81,7 @@ def _text_of(character_set: bytes) -> _Text:
 
 
 @lru_cache(4096)
-def _dictionary_vr(tag: int) -> str:
+def dictionary_vr(tag: int) -> str:
     """Give the VR an implicit element has (PS3.6); what a private one has is nobody's to say but its owner's."""
     if tag >> 16 & 1:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
@@ -123,7 +123,7 @@ class _Writer:
         if element.stop < 0:
             return "SQ"  # also where UN is written: of undefined length it can only be one (PS3.5 6.2.2)
         if vr in ("", "UN"):
-            vr = _dictionary_vr(element.tag)
+            vr = dictionary_vr(element.tag)
             if vr == "US or SS":
                 vr = "SS" if self.scopes[-1].signed else "US"
         return vr

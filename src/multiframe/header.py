@@ -135,6 +135,11 @@ class Header:
         return self.text(_SERIES)
 
     @property
+    def meta_at(self) -> int:
+        """Offset of the File Meta Information; -1: there is none."""
+        return _meta_at(self.raw)
+
+    @property
     def explicit(self) -> bool:
         """Whether the elements name their VR: as they lie there, whatever the Transfer Syntax says."""
         return _is_explicit(self.raw, self.dataset_at, self.syntax)

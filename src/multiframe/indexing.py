@@ -14,7 +14,7 @@ from multiframe.header import Header
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 from multiframe.sharing import DEEP_ITEMS, Sharing, Table, Tables
 
-__all__ = ["MAX_FRAGMENTS", "index_frames", "read_tables"]
+__all__ = ["MAX_FRAGMENTS", "index_frames", "read_tables", "word_of"]
 
 MAX_FRAGMENTS = 1 << 20
 """More Items than that are refused: memory must not depend on what a file claims."""
@@ -102,7 +102,8 @@ def index_frames(
 
 def _native_index(header: Header, size: int) -> FrameIndex:
     pixels, spec = header.pixels, header.spec
-    layout = Native(pixels.start, spec.frame_bits, 1 if header.syntax.little else _word(pixels.vr, spec.bits_allocated))
+    word = 1 if header.syntax.little else word_of(pixels.vr, spec.bits_allocated)
+    layout = Native(pixels.start, spec.frame_bits, word)
     declared, length = header.declared_frames, pixels.stop - pixels.start
     frames, doubt = _native_count(length, layout.bits, declared)
     there = 8 * max(0, min(pixels.stop, size) - pixels.start) // layout.bits
@@ -154,7 +155,7 @@ def _native_count(length: int, bits: int, declared: int | None) -> tuple[int, bo
     return min(held, expected), False
 
 
-def _word(vr: str, bits_allocated: int) -> int:
+def word_of(vr: str, bits_allocated: int) -> int:
     """Bytes of a word in big endian: OB is a string of bytes, OW of pairs whatever a cell has (PS3.5 8.1.1, 7.3)."""
     if bits_allocated > 8:
         return bits_allocated // 8

@@ -5,15 +5,15 @@ must not know HTTP, files, or what a frame is.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from multiframe.errors import TruncatedError
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["Rope", "Stored", "read_all"]
+__all__ = ["Laid", "Rope", "Stored", "read_all"]
 
 
 class Stored(NamedTuple):
@@ -76,12 +76,30 @@ class Stored(NamedTuple):
         return number.to_bytes(n, "little")
 
 
+class Laid(Protocol):
+    """Parts too many to be held: they are laid out where they are asked for. A `Rope` is one, too."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        ...
+
+    @property
+    def etag(self) -> str:
+        """What changes where a byte does."""
+        ...
+
+    def within(self, wanted: ByteRange) -> "Iterator[tuple[bytes | Stored, ByteRange]]":
+        """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
+        ...
+
+
 class Rope:
     """Bytes that are not there yet.
 
     Parameters
     ----------
-    parts : iterable of bytes and Stored
+    parts : iterable of bytes, Stored and Laid
         One behind the other.
     identity : str
         What the stored bytes are of: enters the ETag.
@@ -103,11 +121,11 @@ class Rope:
 
     __slots__ = ("_identity", "_stops", "parts", "size")
 
-    def __init__(self, parts: Iterable[bytes | Stored], *, identity: str = "") -> None:
+    def __init__(self, parts: Iterable[bytes | Stored | Laid], *, identity: str = "") -> None:
         self.parts = tuple(parts)
         # Where each part ends: a piece of a body of thousands of frames is found without walking them all.
         self._stops = list(accumulate(len(p) if isinstance(p, bytes) else p.size for p in self.parts))
-        self.size = self._stops[-1] if self._stops else 0
+        self.size: int = self._stops[-1] if self._stops else 0
         self._identity = identity
 
     @property
@@ -115,9 +133,28 @@ class Rope:
         """A strong validator: equal only where every byte is (RFC 9110 8.8.3), quotes included."""
         digest = sha256(self._identity.encode())
         for part in self.parts:
-            digest.update(part if isinstance(part, bytes) else repr(tuple(part)).encode())
+            if isinstance(part, bytes):
+                digest.update(part)
+            else:
+                digest.update((repr(tuple(part)) if isinstance(part, Stored) else part.etag).encode())
             digest.update(b"\0")
         return f'"{digest.hexdigest()[:32]}"'
+
+    def within(self, wanted: ByteRange) -> Iterator[tuple[bytes | Stored, ByteRange]]:
+        """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
+        for k in range(bisect_right(self._stops, wanted.start), len(self.parts)):
+            part = self.parts[k]
+            size = len(part) if isinstance(part, bytes) else part.size
+            at = self._stops[k] - size
+            if at >= wanted.stop:
+                return
+            inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
+            if inside.start >= inside.stop:
+                continue
+            if isinstance(part, bytes | Stored):
+                yield part, inside
+            else:
+                yield from part.within(inside)
 
     def read(self, wanted: ByteRange) -> Plan[Sequence[Buffer]]:
         """Read a part of it.
@@ -134,15 +171,7 @@ class Rope:
         """
         asked: list[ByteRange] = []
         pieces: list[bytes | tuple[Stored, ByteRange]] = []
-        for k in range(bisect_right(self._stops, wanted.start), len(self.parts)):
-            part = self.parts[k]
-            size = len(part) if isinstance(part, bytes) else part.size
-            at = self._stops[k] - size
-            if at >= wanted.stop:
-                break
-            inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
-            if inside.start >= inside.stop:
-                continue
+        for part, inside in self.within(wanted):
             if isinstance(part, bytes):
                 pieces.append(part[inside.start : inside.stop])
             else:

@@ -93,6 +93,14 @@ Origins = Annotated[
 PublicUrl = Annotated[
     str | None, typer.Option("--public-url", metavar="URL", help="How clients reach this server, behind a proxy.")
 ]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trusted-proxy",
+        metavar="ADDRESS[/BITS]",
+        help="A proxy whose Forwarded and X-Forwarded headers are believed; may be repeated.",
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -123,6 +131,7 @@ def serve(
     cache: Cache = None,
     allow_origin: Origins = None,
     public_url: PublicUrl = None,
+    trusted_proxy: Proxies = None,
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
 
@@ -134,12 +143,13 @@ def serve(
     for path in paths:
         if not path.exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
-    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url)
+    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy)
 
 
 def _serve(
     paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
     allow_origin: list[str] | None, public_url: str | None,
+    trusted_proxy: list[str] | None = None,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY, Settings, cache_folder
     from multiframe.web.serve import Served
@@ -148,6 +158,7 @@ def _serve(
     origins = tuple(o.rstrip("/") for o in allow_origin or ())
     _check_urls([o for o in origins if o != "*"], "--allow-origin")
     _check_urls([public_url] if public_url else [], "--public-url")
+    proxies = _addresses(trusted_proxy or [], "--trusted-proxy")
     if "*" in origins:
         _warn("--allow-origin '*': any page a user opens may read everything that is served")
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -163,7 +174,8 @@ def _serve(
         raise typer.BadParameter(
             f"{memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
-    settings = Settings(memory=memory, allow_origins=origins, public_url=public_url.rstrip("/") if public_url else None)
+    base = public_url.rstrip("/") if public_url else None
+    settings = Settings(memory=memory, allow_origins=origins, public_url=base, trusted_proxies=proxies)
     served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
@@ -176,6 +188,17 @@ def _check_urls(urls: list[str], option: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise typer.BadParameter(f"{url!r} is not like https://images.example.org", param_hint=option)
+
+
+def _addresses(named: list[str], option: str) -> tuple[str, ...]:
+    from ipaddress import ip_network
+
+    for one in named:
+        try:
+            ip_network(one, strict=False)
+        except ValueError:
+            raise typer.BadParameter(f"{one!r} is not like 127.0.0.1 or 10.0.0.0/8", param_hint=option) from None
+    return tuple(named)
 
 
 @app.command()

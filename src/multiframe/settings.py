@@ -42,6 +42,8 @@ class Settings:
         The base clients see, such as ``https://images.example.org``; None: what their Host header says.
     hosts : tuple of str
         Host names answered besides localhost and `public_url`'s; anything else is refused (DNS rebinding).
+    trusted_proxies : tuple of str
+        Addresses and networks, such as ``10.0.0.0/8``, whose Forwarded and X-Forwarded headers are believed.
     page_limit : int
         Most results one search answers with.
 
@@ -60,6 +62,7 @@ class Settings:
     allow_origins: tuple[str, ...] = ()
     public_url: str | None = None
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    trusted_proxies: tuple[str, ...] = ()
     page_limit: int = 1000
 
 

@@ -31,13 +31,12 @@ from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
 from multiframe.web import frames, lookup, metadata, own, search
+from multiframe.web.forwarded import networks, split_host
+from multiframe.web.lookup import DICOMWEB
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
-
-DICOMWEB = "/dicom-web"
-"""The root of DICOMweb."""
 
 ROUTES = [*frames.ROUTES, *metadata.ROUTES, *search.ROUTES]
 """Below it."""
@@ -121,16 +120,15 @@ class _HostCheck:
         await self._app(scope, receive, send)
 
     def _known(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
+        name = split_host(host)
+        if name is None:
             return False
-        if name in self._names or f"[{name}]" in self._names:
+        if name in self._names or name.strip("[]") in self._names:
             return True
         if not self._any_address:
             return False
         try:
-            ipaddress.ip_address(name)
+            ipaddress.ip_address(name.strip("[]"))
         except ValueError:
             return False
         return True
@@ -219,8 +217,14 @@ def create_app(
     -------
     Starlette
         To be run by any ASGI server.
+
+    Raises
+    ------
+    ValueError
+        One of the trusted proxies is no address.
     """
     settings = settings or Settings()
+    networks(settings.trusted_proxies)
     web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
     ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in own.ROUTES]
     folder = viewer_folder()

@@ -1,7 +1,7 @@
-"""From an address to an `Instance` that is the file as it is now.
+"""From an address to an `Instance` that is the file as it is now, and from a request to the addresses it is told.
 
-It knows UIDs in a URL, and what to do when a file has changed since it was catalogued. It must not know what is
-wanted of the instance, nor how it is answered.
+It knows UIDs in a URL, what clients call this server, and what to do when a file has changed since it was catalogued.
+It must not know what is wanted of the instance, nor how it is answered.
 """
 
 import asyncio
@@ -12,8 +12,13 @@ from starlette.requests import Request
 from multiframe.catalog import Catalog
 from multiframe.errors import MultiframeError, SourceChanged, SourceNotFound
 from multiframe.instance import Instance
+from multiframe.settings import Settings
+from multiframe.web.forwarded import forwarded
 
-__all__ = ["BadRequest", "accept_of", "current", "find", "uids", "with_fresh"]
+__all__ = ["DICOMWEB", "BadRequest", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
+
+DICOMWEB = "/dicom-web"
+"""The root of DICOMweb, below `base_url`."""
 
 
 class BadRequest(Exception):
@@ -23,6 +28,21 @@ class BadRequest(Exception):
 def accept_of(request: Request) -> str:
     """Give what the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
     return ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")][:8])
+
+
+def base_url(request: Request) -> str:
+    """Give what this client's absolute addresses begin with, without a slash at the end.
+
+    That is ``public_url`` where it is set; else what a trusted proxy says the client asked for; else the Host header,
+    which was compared with the names of this server before anything else. An entity tag of an answer that holds such
+    addresses must cover it.
+    """
+    settings: Settings = request.app.state.settings
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    url, peer = request.url, request.client.host if request.client else None
+    told = forwarded(request.headers.items(), peer, settings.trusted_proxies)
+    return f"{told.scheme or url.scheme}://{told.host or url.netloc}{told.prefix}"
 
 
 def uids(request: Request) -> tuple[str, str, str]:

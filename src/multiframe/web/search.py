@@ -19,7 +19,7 @@ from starlette.responses import Response
 from multiframe.catalog import KEYS, Catalog, Found, Level, Search
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
-from multiframe.web.lookup import BadRequest, accept_of
+from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
 from multiframe.web.media import accepts_json, parse_accept, takes_gzip
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
@@ -138,7 +138,7 @@ async def _search(level: Level, request: Request) -> Response:
         limit=most + 1 if capped else asked.limit,  # one more tells whether there are more
         offset=asked.offset,
     )
-    base = (state.settings.public_url or f"{request.url.scheme}://{request.url.netloc}").rstrip("/") + "/dicom-web"
+    base = base_url(request) + DICOMWEB
     held = min(_HELD * (query.limit or 1), state.budget.limit // 4)
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:

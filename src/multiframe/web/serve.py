@@ -247,6 +247,7 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # uvicorn would believe X-Forwarded-Proto of anybody on this machine
         timeout_keep_alive=65,
         timeout_graceful_shutdown=8,
         ws="none",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from multiframe.errors import TruncatedError
 from multiframe.ranges import ByteRange
-from multiframe.rope import Rope, Stored
+from multiframe.rope import Made, Rope, Stored
 from multiframe.source import run
 from tests.files import Memory
 
@@ -33,10 +33,21 @@ STORED = st.one_of(
 )
 
 
-def value(part: bytes | Stored) -> bytes:
+def backwards(data: bytes) -> bytes:
+    return data[::-1]
+
+
+MADE = st.lists(STORED, max_size=3).map(
+    lambda sources: Made(tuple(sources), sum(s.size for s in sources), backwards, "backwards")
+)
+
+
+def value(part: bytes | Stored | Made) -> bytes:
     """What a part is, worked out in another way."""
     if isinstance(part, bytes):
         return part
+    if isinstance(part, Made):
+        return b"".join(value(s) for s in part.sources)[::-1]
     if part.bits >= 0:
         every = np.unpackbits(np.frombuffer(DATA, np.uint8), bitorder="little")
         first = 8 * part.start + part.shift
@@ -51,7 +62,7 @@ def read(rope: Rope, start: int, stop: int) -> bytes:
     return b"".join(run(rope.read(ByteRange(start, stop)), Memory(DATA)))
 
 
-@given(st.lists(st.one_of(st.binary(max_size=20), STORED), max_size=5), st.data())
+@given(st.lists(st.one_of(st.binary(max_size=20), STORED, MADE), max_size=5), st.data())
 def test_any_slice_of_any_rope_is_that_slice_of_the_whole(parts, data):
     rope = Rope(parts)
     whole = b"".join(value(p) for p in parts)
@@ -61,7 +72,7 @@ def test_any_slice_of_any_rope_is_that_slice_of_the_whole(parts, data):
     assert read(rope, start, stop) == whole[start:stop]
 
 
-@given(st.lists(st.lists(st.one_of(st.binary(max_size=20), STORED), max_size=3), max_size=4), st.data())
+@given(st.lists(st.lists(st.one_of(st.binary(max_size=20), STORED, MADE), max_size=3), max_size=4), st.data())
 def test_a_rope_can_be_a_part_of_another(groups, data):
     rope = Rope([b"<", *[Rope(group) for group in groups], b">"])
     whole = b"<" + b"".join(value(p) for group in groups for p in group) + b">"
@@ -103,4 +114,8 @@ def test_etags_differ_where_ropes_do(a, b):
     assert (one.etag == other.etag) == (one.parts == other.parts)
     assert one.etag == Rope(a, identity="x").etag
     assert one.etag != Rope(a, identity="y").etag
+    made = [
+        Rope([Made((Stored(0, 4),), 4, make, key)]).etag for make, key in ((backwards, "a"), (bytes, "a"), (bytes, "b"))
+    ]
+    assert made[0] == made[1] != made[2]  # what it does is said by its key
     assert one.etag[0] == one.etag[-1] == '"'

@@ -101,6 +101,18 @@ Proxies = Annotated[
         help="A proxy whose Forwarded and X-Forwarded headers are believed; may be repeated.",
     ),
 ]
+MaxDecode = Annotated[
+    int,
+    typer.Option(
+        "--max-decode",
+        parser=_size,
+        metavar="SIZE",
+        help="Most bytes of decoded frames in one answer; beyond, they are given as stored where the client allows.",
+    ),
+]
+Revalidate = Annotated[
+    bool, typer.Option("--revalidate", help="Have clients ask whether frames they kept are still the same.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -132,6 +144,8 @@ def serve(
     allow_origin: Origins = None,
     public_url: PublicUrl = None,
     trusted_proxy: Proxies = None,
+    max_decode: MaxDecode = "512MB",  # type: ignore[assignment]  # typer parses it
+    revalidate: Revalidate = False,
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
 
@@ -143,13 +157,14 @@ def serve(
     for path in paths:
         if not path.exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
-    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy)
+    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy,
+           max_decode=max_decode, revalidate=revalidate)  # fmt: skip
 
 
 def _serve(
     paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
     allow_origin: list[str] | None, public_url: str | None,
-    trusted_proxy: list[str] | None = None,
+    trusted_proxy: list[str] | None = None, **knobs: Any,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY, Settings, cache_folder
     from multiframe.web.serve import Served
@@ -175,7 +190,7 @@ def _serve(
             f"{memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
     base = public_url.rstrip("/") if public_url else None
-    settings = Settings(memory=memory, allow_origins=origins, public_url=base, trusted_proxies=proxies)
+    settings = Settings(memory=memory, allow_origins=origins, public_url=base, trusted_proxies=proxies, **knobs)
     served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)

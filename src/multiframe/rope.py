@@ -1,19 +1,20 @@
-"""A body as literals and source ranges: its size, ETag and any part of it are known without building it.
+"""A body as literals, source ranges and what is made of them: its size, ETag and any part of it are known unbuilt.
 
-Frames and multipart bodies are ropes. It knows lengths and how native bytes become little endian or byte-aligned; it
-must not know HTTP, files, or what a frame is.
+Frames and multipart bodies are ropes. It knows lengths, how native bytes become little endian or byte-aligned, and
+that some bytes are made by a function of others; it must not know HTTP, files, or what a frame is.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
-from multiframe.errors import TruncatedError
+from multiframe.errors import DecodeError, TruncatedError
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["Laid", "Rope", "Stored", "read_all"]
+__all__ = ["Laid", "Made", "Part", "Rope", "Stored", "read_all"]
 
 
 class Stored(NamedTuple):
@@ -76,8 +77,82 @@ class Stored(NamedTuple):
         return number.to_bytes(n, "little")
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A stretch of a rope that is made of bytes of the source, all of them at once: a decoded frame.
+
+    Its size is known before it is made, so what holds it has a length, an ETag and ranges like any other rope.
+
+    Attributes
+    ----------
+    sources : tuple of Stored
+        What it is made of, joined.
+    size : int
+        Bytes that come out.
+    make : callable
+        Turns the joined bytes into the made ones, the same ones whenever and wherever it is called. It can be
+        pickled: it may run in another process.
+    key : str
+        What `make` does, in words that change when its result would; enters the ETag.
+
+    Examples
+    --------
+    >>> rope = Rope([b"<", Made((Stored(0, 3),), 3, bytes.upper, "upper"), b">"])
+    >>> rope.heavy, rope.size
+    (6, 5)
+    >>> plan = rope.read(ByteRange(2, 5))
+    >>> next(plan)
+    [ByteRange(start=0, stop=3)]
+    >>> try:
+    ...     plan.send([b"abc"])
+    ... except StopIteration as done:
+    ...     print(done.value)
+    [b'BC', b'>']
+    """
+
+    sources: tuple[Stored, ...]
+    size: int
+    make: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    key: str
+
+    @property
+    def cost(self) -> int:
+        """Bytes held while it is made: what goes in and what comes out."""
+        return sum(s.size for s in self.sources) + self.size
+
+    def read(self) -> Plan[bytes]:
+        """Read what it is made of.
+
+        Raises
+        ------
+        TruncatedError
+            The source ends before.
+        """
+        buffers = yield from Rope(self.sources).read(ByteRange(0, sum(s.size for s in self.sources)))
+        return bytes(buffers[0]) if len(buffers) == 1 else b"".join(buffers)
+
+    def checked(self, made: bytes) -> bytes:
+        """Give what was made, if it has the size that was promised.
+
+        Raises
+        ------
+        DecodeError
+            It has not: nobody may take it for the whole.
+        """
+        if len(made) != self.size:
+            raise DecodeError(f"{len(made)} bytes were made where the data set says {self.size}: not given")
+        return made
+
+
+type Part = bytes | Stored | Made
+"""What a rope comes down to."""
+
+
 class Laid(Protocol):
-    """Parts too many to be held: they are laid out where they are asked for. A `Rope` is one, too."""
+    """Parts too many to be held: they are laid out where they are asked for. A `Rope` is one, too.
+
+    One that has `Made` parts says so by an attribute ``heavy``, as ropes do.
+    """
 
     @property
     def size(self) -> int:
@@ -89,7 +164,7 @@ class Laid(Protocol):
         """What changes where a byte does."""
         ...
 
-    def within(self, wanted: ByteRange) -> "Iterator[tuple[bytes | Stored, ByteRange]]":
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
         """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
         ...
 
@@ -99,7 +174,7 @@ class Rope:
 
     Parameters
     ----------
-    parts : iterable of bytes, Stored and Laid
+    parts : iterable of bytes, Stored, Made and Laid
         One behind the other.
     identity : str
         What the stored bytes are of: enters the ETag.
@@ -119,13 +194,17 @@ class Rope:
     [b'ad', b'PI']
     """
 
-    __slots__ = ("_identity", "_stops", "parts", "size")
+    __slots__ = ("_identity", "_stops", "heavy", "parts", "size")
 
-    def __init__(self, parts: Iterable[bytes | Stored | Laid], *, identity: str = "") -> None:
+    def __init__(self, parts: Iterable[Part | Laid], *, identity: str = "") -> None:
         self.parts = tuple(parts)
         # Where each part ends: a piece of a body of thousands of frames is found without walking them all.
         self._stops = list(accumulate(len(p) if isinstance(p, bytes) else p.size for p in self.parts))
         self.size: int = self._stops[-1] if self._stops else 0
+        self.heavy: int = max(
+            (p.cost if isinstance(p, Made) else getattr(p, "heavy", 0) for p in self.parts), default=0
+        )
+        """Bytes held while its largest part is made: whoever has an event loop has it made elsewhere; 0: none is."""
         self._identity = identity
 
     @property
@@ -136,11 +215,11 @@ class Rope:
             if isinstance(part, bytes):
                 digest.update(part)
             else:
-                digest.update((repr(tuple(part)) if isinstance(part, Stored) else part.etag).encode())
+                digest.update(_facts(part).encode())
             digest.update(b"\0")
         return f'"{digest.hexdigest()[:32]}"'
 
-    def within(self, wanted: ByteRange) -> Iterator[tuple[bytes | Stored, ByteRange]]:
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
         """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
         for k in range(bisect_right(self._stops, wanted.start), len(self.parts)):
             part = self.parts[k]
@@ -151,13 +230,13 @@ class Rope:
             inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
             if inside.start >= inside.stop:
                 continue
-            if isinstance(part, bytes | Stored):
+            if isinstance(part, bytes | Stored | Made):
                 yield part, inside
             else:
                 yield from part.within(inside)
 
     def read(self, wanted: ByteRange) -> Plan[Sequence[Buffer]]:
-        """Read a part of it.
+        """Read a part of it; what is made is made here and now, all of it.
 
         Parameters
         ----------
@@ -168,28 +247,43 @@ class Rope:
         ------
         TruncatedError
             The source ends before the part does.
+        CodecError
+            A part cannot be made.
         """
         asked: list[ByteRange] = []
-        pieces: list[bytes | tuple[Stored, ByteRange]] = []
+        pieces: list[tuple[Part, ByteRange]] = []
         for part, inside in self.within(wanted):
-            if isinstance(part, bytes):
-                pieces.append(part[inside.start : inside.stop])
-            else:
+            pieces.append((part, inside))
+            if isinstance(part, Stored):
                 asked.append(part.source(inside))
-                pieces.append((part, inside))
+            elif isinstance(part, Made):
+                asked += [s.source(ByteRange(0, s.size)) for s in part.sources]
         answers = iter((yield asked) if asked else ())
-        out: list[Buffer] = []
         ranges = iter(asked)
-        for piece in pieces:
-            if isinstance(piece, bytes):
-                out.append(piece)
-                continue
-            part, inside = piece
-            data, expected = next(answers), next(ranges)
-            if len(data) < (inside.size if part.plain else expected.size - part.word + 1):
-                raise TruncatedError(f"the file ends before byte {expected.stop}", expected.start + len(data))
-            out.append(data if part.plain else part.produce(data, inside))
+        out: list[Buffer] = []
+        for part, inside in pieces:
+            if isinstance(part, bytes):
+                out.append(part[inside.start : inside.stop])
+            elif isinstance(part, Stored):
+                out.append(_taken(part, inside, next(ranges), next(answers)))
+            else:
+                whole = [_taken(s, ByteRange(0, s.size), next(ranges), next(answers)) for s in part.sources]
+                out.append(part.checked(part.make(b"".join(whole)))[inside.start : inside.stop])
         return out
+
+
+def _facts(part: Stored | Made | Laid) -> str:
+    """Say what a part is of, the same in every process."""
+    if isinstance(part, Stored):
+        return repr(tuple(part))
+    return repr(part) if isinstance(part, Made) else part.etag
+
+
+def _taken(part: Stored, inside: ByteRange, expected: ByteRange, data: Buffer) -> Buffer:
+    """Turn what was read for a part into its bytes."""
+    if len(data) < (inside.size if part.plain else expected.size - part.word + 1):
+        raise TruncatedError(f"the file ends before byte {expected.stop}", expected.start + len(data))
+    return data if part.plain else part.produce(data, inside)
 
 
 def read_all(ropes: Iterable[Rope]) -> Plan[list[bytes]]:

@@ -46,6 +46,13 @@ class Settings:
         Addresses and networks, such as ``10.0.0.0/8``, whose Forwarded and X-Forwarded headers are believed.
     page_limit : int
         Most results one search answers with.
+    decoders : int
+        Processes beside one that answers, which decode, encode and render for it; 0: as many as there are cores.
+    max_decode : int
+        Bytes of decoded frames one answer may have before frames are given as stored to a client that names no
+        Transfer Syntax.
+    revalidate : bool
+        Whether clients are told to ask, before they use frames they have kept, if those are still the same.
 
     Examples
     --------
@@ -64,6 +71,9 @@ class Settings:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     trusted_proxies: tuple[str, ...] = ()
     page_limit: int = 1000
+    decoders: int = 0
+    max_decode: int = 512_000_000
+    revalidate: bool = False
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

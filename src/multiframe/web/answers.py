@@ -9,7 +9,7 @@ import asyncio
 import logging
 import zlib
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
@@ -23,17 +23,19 @@ from multiframe.errors import MultiframeError
 from multiframe.instance import Instance
 from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Rope
+from multiframe.rope import Made, Rope
 from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range, takes_gzip
+from multiframe.web.workers import ClientGone, Workers
 
 __all__ = ["Body", "Section", "body_answer", "stream_answer"]
 
 log = logging.getLogger("multiframe.web")
 
 _FOREVER = "private, max-age=31536000, immutable"
+_ASK = "private, no-cache"
 
 
 class Section(NamedTuple):
@@ -55,12 +57,16 @@ class Body:
     ----------
     size : int
         Bytes, known before anything is read.
+    heavy : int
+        Bytes held besides what is read: of what has to be made, one part at a time.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
         self.sections = tuple(sections)
         self._stops = list(accumulate(section.rope.size for section in self.sections))
         self.size = self._stops[-1]
+        self.heavy = max(section.rope.heavy for section in self.sections)
+        self._made: tuple[Made, bytes] | None = None
 
     @property
     def etag(self) -> str:
@@ -74,19 +80,38 @@ class Body:
         """Whose bytes it is made of, each once."""
         return list({id(s.instance): s.instance for s in self.sections if s.instance is not None}.values())
 
-    async def read(self, wanted: ByteRange) -> Sequence[Buffer]:
-        """Read a part of it."""
-        out: list[Buffer] = []
+    def _cut(self, wanted: ByteRange) -> Iterator[tuple[Section, ByteRange]]:
         k = bisect_right(self._stops, wanted.start)
         while k < len(self.sections) and (at := self._stops[k] - self.sections[k].rope.size) < wanted.stop:
-            rope, instance = self.sections[k]
-            inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, rope.size))
+            section = self.sections[k]
+            yield section, ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, section.rope.size))
+            k += 1
+
+    async def read(self, request: Request, wanted: ByteRange) -> Sequence[Buffer]:
+        """Read a part of it; what has to be made is made on a worker, and the last of it is kept for the next part."""
+        out: list[Buffer] = []
+        for (rope, instance), inside in self._cut(wanted):
             if instance is None:
                 out += _literal(rope, inside)
-            else:
+            elif not rope.heavy:
                 out += await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
-            k += 1
+            else:
+                for part, some in rope.within(inside):
+                    if isinstance(part, Made):
+                        out.append((await self._make(request, part, instance))[some.start : some.stop])
+                    else:
+                        plan = Rope([part]).read(some)
+                        out += await run_async(plan, instance.source, identity=instance.stat.identity)
         return out
+
+    async def _make(self, request: Request, part: Made, instance: Instance) -> bytes:
+        if self._made is None or self._made[0] is not part:
+            self._made = None  # its bytes are counted no longer
+            data = await run_async(part.read(), instance.source, identity=instance.stat.identity)
+            workers: Workers = request.app.state.workers
+            made = await workers.run(part.make, data, gone=request.is_disconnected)
+            self._made = part, part.checked(made)
+        return self._made[1]
 
 
 def _literal(rope: Rope, wanted: ByteRange) -> Sequence[Buffer]:
@@ -103,7 +128,8 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
     etag = body.etag
-    headers |= {"etag": etag, "accept-ranges": "bytes", "cache-control": _FOREVER, "vary": "Accept"}
+    headers |= {"etag": etag, "accept-ranges": "bytes", "vary": "Accept"}
+    headers["cache-control"] = _ASK if settings.revalidate else _FOREVER
     if request.method == "HEAD" or "if-none-match" in request.headers:
         for instance in body.instances:
             await current(instance)  # nothing is read that would show it
@@ -123,23 +149,24 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     held = min(part.size, settings.piece, budget.limit)
-    lease = await budget.acquire_async(held, timeout=settings.memory_wait)
+    lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait)
     try:
-        first = await body.read(ByteRange(part.start, part.start + held))
+        first = await body.read(request, ByteRange(part.start, part.start + held))
     except BaseException:
         lease.release()
         raise
-    return _BodyResponse(body, part, first, lease, piece=held, status_code=status, headers=headers)
+    return _BodyResponse(request, body, part, first, lease, piece=held, status_code=status, headers=headers)
 
 
 class _BodyResponse(Response):
     """A body on its way out, piece by piece: what is held is one piece, whatever the size of the body."""
 
     def __init__(
-        self, body: Body, part: ByteRange, first: Sequence[Buffer], lease: Lease, *,
+        self, request: Request, body: Body, part: ByteRange, first: Sequence[Buffer], lease: Lease, *,
         piece: int, status_code: int, headers: dict[str, str],
     ) -> None:  # fmt: skip
         super().__init__(None, status_code, headers)
+        self._request = request
         self._body, self._part, self._first, self._lease, self._piece = body, part, first, lease, piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,9 +183,11 @@ class _BodyResponse(Response):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 if at >= stop or (watcher is not None and watcher.done()):
                     break
-                buffers = await self._body.read(ByteRange(at, min(at + self._piece, stop)))
+                buffers = await self._body.read(self._request, ByteRange(at, min(at + self._piece, stop)))
             # The server waits here until the last piece has left its buffers: only then is the memory free.
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except ClientGone:
+            pass  # nobody is there to be told
         except MultiframeError as error:
             # The head is out: all that is left is to break off, so that nobody takes half for the whole.
             log.warning("%s: broken off: %s", scope["path"], type(error).__name__)

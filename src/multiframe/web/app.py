@@ -33,6 +33,7 @@ from multiframe.settings import Settings
 from multiframe.web import frames, lookup, metadata, own, search
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
+from multiframe.web.workers import ClientGone, Workers
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
@@ -90,6 +91,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail if error.status_code != 404 else "there is nothing at this address"
     return JSONResponse({"error": "HTTPError", "message": message}, error.status_code, error.headers)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # as others call it in their logs: the client has closed the request
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
@@ -236,6 +241,7 @@ def create_app(
         await asyncio.to_thread(_warm, catalog)
         yield
         app.state.indexer.close()
+        app.state.workers.close()
 
     everybody = "*" in settings.allow_origins
     app = Starlette(
@@ -244,6 +250,7 @@ def create_app(
         exception_handlers={
             errors.MultiframeError: _refused,
             lookup.BadRequest: _refused,
+            ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,
         },
@@ -263,5 +270,6 @@ def create_app(
     app.state.catalog = catalog
     app.state.settings = settings
     app.state.started = started
+    app.state.workers = Workers(settings.decoders)
     app.state.budget = budget or MemoryBudget(settings.memory)
     return app

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
-from multiframe.rope import Rope, Stored
+from multiframe.rope import Part, Rope
 from multiframe.syntaxes import TransferSyntax
 
 __all__ = [
@@ -227,12 +227,12 @@ def takes_gzip(accepted: str) -> bool:
     )
 
 
-def multipart(parts: Sequence[tuple[str, Sequence[Stored]]], *, identity: str) -> tuple[Rope, str]:
+def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> tuple[Rope, str]:
     """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
 
     Parameters
     ----------
-    parts : sequence of (str, sequence of Stored)
+    parts : sequence of (str, sequence of Stored and Made)
         Content type and payload of each.
     identity : str
         What the payloads are of.
@@ -249,7 +249,7 @@ def multipart(parts: Sequence[tuple[str, Sequence[Stored]]], *, identity: str) -
     digest = sha256(f"{identity} {parts!r}".encode()).hexdigest()[:32]
     boundary = f"multiframe-{digest}"
     heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
-    pieces: list[bytes | Stored] = []
+    pieces: list[Part] = []
     for content_type, payload in parts:
         pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)

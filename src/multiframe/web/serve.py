@@ -95,8 +95,12 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     listener = _bind(served.host, served.port)
     with listener:
         host, port = listener.getsockname()[:2]
+        cores = len(os.sched_getaffinity(0))
         settings = dataclasses.replace(
-            settings, memory=max(1, settings.memory // served.workers), hosts=(*settings.hosts, served.host, host)
+            settings,
+            memory=max(1, settings.memory // served.workers),
+            hosts=(*settings.hosts, served.host, host),
+            decoders=settings.decoders or max(1, cores // served.workers),
         )
         shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
         orders = {

@@ -1,0 +1,284 @@
+"""Heavy work beside the event loop: a bounded number of processes that decode, encode and render.
+
+A codestream is a stranger's input to a C library, and some libraries hold the GIL while they work: work is done in
+processes that may be stopped, may die, and may not take all the memory; the answers of others go on. Work is a function
+that can be pickled, with its arguments; its result is bytes. It must not know what is made, nor of what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pickle
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from struct import pack, unpack
+from typing import TYPE_CHECKING, Any
+
+from multiframe import errors
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+__all__ = ["ClientGone", "Workers", "on_worker"]
+
+log = logging.getLogger("multiframe.web")
+
+_ADDRESSES = 8 << 30
+"""Bytes of address space that one process may have: libraries reserve far more than they use."""
+
+_KEPT = 8 << 20
+"""Bytes that the file between the two processes may keep when nothing goes through it."""
+
+
+class ClientGone(Exception):
+    """Whoever asked has gone before the work began: there is nobody to answer."""
+
+
+class Workers:
+    """Processes that work for one event loop; each is started when it is first needed.
+
+    Parameters
+    ----------
+    count : int
+        How many at most; 0: as many as this process may use cores.
+    timeout : float
+        Seconds after which a piece of work is given up and its process stopped.
+
+    Examples
+    --------
+    >>> workers = Workers(1)
+    >>> asyncio.run(workers.run(bytes.upper, b"abc"))
+    b'ABC'
+    >>> workers.close()
+    """
+
+    def __init__(self, count: int = 0, *, timeout: float = 60.0) -> None:
+        self.count = count or len(os.sched_getaffinity(0))
+        self._timeout = timeout
+        self._turn = asyncio.Semaphore(self.count)
+        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="workers")
+        self._idle: list[_Process] = []
+        self._all: weakref.WeakSet[_Process] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    async def run(
+        self, function: Callable[..., bytes], *args: Any, gone: Callable[[], Awaitable[bool]] | None = None
+    ) -> bytes:
+        """Call a function in one of the processes; who came first is served first.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module, so that it can be pickled; or a `functools.partial` of one.
+        gone : callable, optional
+            Asked when its turn comes: whether nobody waits for it any more.
+
+        Raises
+        ------
+        ClientGone
+            Nobody does.
+        MultiframeError
+            What the function raised.
+        DecodeError
+            It took too long, or its process died.
+        RuntimeError
+            It raised something else; the server's log has more.
+        """
+        async with self._turn:
+            if gone is not None and await gone():
+                raise ClientGone
+            job = pickle.dumps((function, args), protocol=5)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, job)
+
+    def _work(self, job: bytes) -> bytes:
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        if process is None or not process.alive:
+            process = _Process()
+            self._all.add(process)
+        try:
+            result = process.call(job, self._timeout)
+        except _Lost as lost:
+            process.close()
+            log.warning("a process that decodes was lost: %s", lost)
+            raise errors.DecodeError(f"the work was given up: {lost}; damaged input may do that") from None
+        except BaseException:
+            # An error that was told leaves the process as good as new.
+            self._give_back(process)
+            raise
+        self._give_back(process)
+        return result
+
+    def _give_back(self, process: _Process) -> None:
+        with self._lock:
+            self._idle.append(process)
+
+    def close(self) -> None:
+        """End the processes; work that is under way is lost."""
+        for process in list(self._all):
+            process.close()
+        self._threads.shutdown(cancel_futures=True)
+        for process in list(self._all):  # one may have been started meanwhile
+            process.close()
+
+
+async def on_worker(request: Request, function: Callable[..., bytes], *args: Any, cost: int) -> bytes:
+    """Do heavy work for a request: not on the event loop, within the memory budget, not for a client that has gone.
+
+    Parameters
+    ----------
+    function, args
+        As of `Workers.run`.
+    cost : int
+        Bytes held meanwhile: what goes in and what comes out.
+
+    Raises
+    ------
+    OverBudget
+        That is more than the whole budget, or did not come free in time.
+    ClientGone, MultiframeError, RuntimeError
+        As of `Workers.run`.
+    """
+    state = request.app.state
+    lease = await state.budget.acquire_async(cost, timeout=state.settings.memory_wait)
+    with lease:
+        workers: Workers = state.workers
+        return await workers.run(function, *args, gone=request.is_disconnected)
+
+
+class _Lost(Exception):
+    """The process gave no answer."""
+
+
+class _Process:
+    """One process, seen from ours. Jobs and results go through a file both have open: a pipe would copy them thrice."""
+
+    def __init__(self) -> None:
+        self._file = _shared()
+        self._ready = False
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "multiframe.web.workers", str(self._file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=[self._file],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # nothing here multiplies matrices
+            start_new_session=True,
+        )
+        # Also when nobody closes it: it ends with us, and no file stays open.
+        self.close = weakref.finalize(self, _end, self._child, self._file)
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def call(self, job: bytes, timeout: float) -> bytes:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            if not self._ready:
+                self._ready = bool(self._child.stdout.read(1))  # starting is not counted as work
+            _write(self._file, job)
+            self._child.stdin.write(pack("<Q", len(job)))
+            if not select.select([self._child.stdout], [], [], timeout)[0]:
+                raise _Lost(f"no result after {timeout:g} s")
+            answer = self._child.stdout.read(9)
+            if len(answer) < 9:
+                raise _Lost("it died")
+            good, size = unpack("<?Q", answer)
+            result = _read(self._file, size)
+            if max(len(job), size) > _KEPT:
+                os.ftruncate(self._file, 0)
+        except (OSError, ValueError):  # ValueError: closed meanwhile
+            raise _Lost("it died") from None
+        if good:
+            return result
+        name, message = json.loads(result)
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, errors.MultiframeError):
+            raise kind(message)
+        raise RuntimeError(f"{name} on a worker")
+
+
+def _end(child: subprocess.Popen[bytes], file: int) -> None:
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    os.close(file)
+
+
+def _shared() -> int:
+    """Open a file without a name, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("multiframe")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _write(file: int, data: bytes) -> None:
+    view, at = memoryview(data), 0
+    while at < len(view):
+        at += os.pwrite(file, view[at:], at)
+
+
+def _read(file: int, size: int) -> bytes:
+    data = os.pread(file, size, 0)
+    while len(data) < size:
+        more = os.pread(file, size - len(data), len(data))
+        if not more:
+            raise OSError("the shared file is shorter than was said")
+        data += more
+    return data
+
+
+def main() -> None:
+    """Be such a process: a length comes in, the work is done, success and a length go out; until the parent ends."""
+    file = int(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, ValueError):  # not every system has it
+        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would be a picture of a patient
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever prints, prints beside
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.write(answers, b".")
+    while len(asked := os.read(0, 8)) == 8:
+        job = _read(file, *unpack("<Q", asked))
+        good, result = _done(job)
+        del job
+        _write(file, result)
+        os.write(answers, pack("<?Q", good, len(result)))
+
+
+def _done(job: bytes) -> tuple[bool, bytes]:
+    try:
+        function, args = pickle.loads(job)  # noqa: S301 -- from our own parent, by a file without a name
+        return True, bytes(function(*args))
+    except errors.MultiframeError as error:
+        return False, json.dumps([type(error).__name__, str(error)]).encode()
+    except MemoryError:
+        message = f"more than the {_ADDRESSES} bytes a worker may have would be needed"
+        return False, json.dumps(["OverBudget", message]).encode()
+    except Exception as error:
+        log.exception("unforeseen, on a worker")
+        return False, json.dumps([type(error).__name__, ""]).encode()
+
+
+if __name__ == "__main__":
+    main()

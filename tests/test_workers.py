@@ -1,0 +1,188 @@
+"""Heavy work beside the event loop: done elsewhere, bounded, and survived when it goes wrong."""
+
+import asyncio
+import os
+import signal
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from starlette.requests import Request
+
+import multiframe
+from multiframe.demo import real_files
+from multiframe.errors import DecodeError, OverBudget
+from multiframe.memory import MemoryBudget
+from multiframe.ranges import ByteRange
+from multiframe.rope import Made, Rope, Stored
+from multiframe.settings import Settings
+from multiframe.web.answers import Body, Section
+from multiframe.web.workers import ClientGone, Workers, on_worker
+
+
+@pytest.fixture
+def workers():
+    workers = Workers(2, timeout=20)
+    yield workers
+    workers.close()
+
+
+def process(_: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
+def die(_: bytes) -> bytes:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return b""
+
+
+def refuse(_: bytes) -> bytes:
+    raise DecodeError("the codestream is damaged")
+
+
+def stumble(_: bytes) -> bytes:
+    raise ZeroDivisionError
+
+
+def greedy(_: bytes) -> bytes:
+    return bytes(1 << 40)
+
+
+def times(count: int, data: bytes) -> bytes:
+    return count * data
+
+
+def request_of(workers: Workers, *, gone: bool = False, memory: int = 1 << 20) -> Request:
+    async def receive():
+        return {"type": "http.disconnect"} if gone else await asyncio.sleep(60)
+
+    state = SimpleNamespace(workers=workers, budget=MemoryBudget(memory), settings=Settings(memory_wait=0.1))
+    return Request({"type": "http", "app": SimpleNamespace(state=state)}, receive)
+
+
+def test_work_is_done_in_another_process_and_bytes_come_back(workers):
+    assert asyncio.run(workers.run(process, b"")) != str(os.getpid()).encode()
+    for size in (0, 1, 300_000, 20_000_000):
+        data = os.urandom(size // 2)
+        assert asyncio.run(workers.run(partial(times, 2), data)) == 2 * data
+
+
+def test_no_more_processes_than_said_and_all_of_them_end():
+    workers = Workers(2)
+
+    async def many():
+        return await asyncio.gather(*(workers.run(process, b"") for _ in range(20)))
+
+    pids = {int(pid) for pid in asyncio.run(many())}
+    assert 1 <= len(pids) <= 2
+    workers.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_errors_arrive_as_what_they_are(workers):
+    with pytest.raises(DecodeError, match="the codestream is damaged"):
+        asyncio.run(workers.run(refuse, b""))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        asyncio.run(workers.run(stumble, b""))
+    with pytest.raises(OverBudget):
+        asyncio.run(workers.run(greedy, b""))
+    assert asyncio.run(workers.run(times, 2, b"good")) == b"goodgood"
+
+
+def test_a_crash_is_an_error_of_its_frame_and_the_next_is_decoded(workers):
+    for _ in range(3):
+        with pytest.raises(DecodeError, match="it died"):
+            asyncio.run(workers.run(die, b""))
+    assert asyncio.run(workers.run(times, 1, b"good")) == b"good"
+
+
+def test_work_that_does_not_end_is_stopped():
+    workers = Workers(1, timeout=0.5)
+    with pytest.raises(DecodeError, match=r"after 0.5 s"):
+        asyncio.run(workers.run(time.sleep, 30))  # type: ignore[arg-type]  # it gives no bytes: it gives nothing
+    assert asyncio.run(workers.run(bytes.upper, b"good")) == b"GOOD"
+    workers.close()
+
+
+def test_the_event_loop_goes_on_meanwhile(workers):
+    """Also while a library holds the GIL: it is another one."""
+
+    async def both():
+        work = asyncio.ensure_future(workers.run(sum_up, b""))
+        turns = 0
+        while not work.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns
+
+    assert asyncio.run(both()) > 5
+
+
+def sum_up(_: bytes) -> bytes:
+    time.sleep(0.3)
+    return b""
+
+
+def test_nothing_is_begun_for_a_client_that_has_gone(workers):
+    request = request_of(workers, gone=True)
+    with pytest.raises(ClientGone):
+        asyncio.run(on_worker(request, die, b"", cost=10))
+    assert request.app.state.budget.held == 0
+
+
+def test_what_can_never_fit_is_refused_and_what_fits_is_given_back(workers):
+    request = request_of(workers, memory=1000)
+    assert asyncio.run(on_worker(request, times, 2, b"ab", cost=1000)) == b"abab"
+    with pytest.raises(OverBudget, match="raise --memory"):
+        asyncio.run(on_worker(request, times, 2, b"ab", cost=1001))
+    with pytest.raises(DecodeError):
+        asyncio.run(on_worker(request, refuse, b"", cost=1000))
+    assert request.app.state.budget.held == 0
+
+
+class Counting(Workers):
+    calls = 0
+
+    async def run(self, function, *args, gone=None):
+        self.calls += 1
+        return await super().run(function, *args, gone=gone)
+
+
+def test_a_made_part_is_made_once_for_all_pieces_of_a_body():
+    """Two of them, in pieces smaller than they are, and one after the other, however the borders lie."""
+    workers = Counting(1)
+    instance = multiframe.open(real_files()[0])
+    whole = bytes(instance.source.read_ranges([ByteRange(0, 64)]).buffers[0])
+    parts = [Made((Stored(k, k + 8), Stored(40, 44)), 36, partial(times, 3), "thrice") for k in (0, 16)]
+    body = Body([Section(Rope([b"head", parts[0], b"between", parts[1], Stored(0, 5)]), instance)])
+    expected = b"head" + 3 * (whole[:8] + whole[40:44]) + b"between" + 3 * (whole[16:24] + whole[40:44]) + whole[:5]
+    request = request_of(workers)
+
+    async def pieces():
+        out = b""
+        for at in range(0, body.size, 7):
+            out += b"".join(await body.read(request, ByteRange(at, at + 7)))
+        return out
+
+    assert asyncio.run(pieces()) == expected
+    assert workers.calls == 2
+    assert body.heavy == 48
+    workers.close()
+
+
+def test_one_made_in_another_size_is_not_given(workers):
+    part = Made((Stored(0, 8),), 25, partial(times, 3), "thrice")
+    body = Body([Section(Rope([part]), multiframe.open(real_files()[0]))])
+    with pytest.raises(DecodeError, match="24 bytes were made where the data set says 25"):
+        asyncio.run(body.read(request_of(workers), ByteRange(0, 25)))
+
+
+def test_the_processes_end_when_nobody_closes_them():
+    workers = Workers(1)
+    pid = int(asyncio.run(workers.run(process, b"")))
+    del workers
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
-from multiframe.render import displayed, png
+import multiframe
+from multiframe.picture import Viewport, write
+from multiframe.render import Facts, Function, Presentation, Window, displayed, draw
+from multiframe.testing import cine
+from multiframe.testing.numbercode import read_number
 
 
 def read(name: str) -> Dataset:
@@ -184,6 +190,102 @@ def lut(first: int, bits: int, data: Any, vr: str = "US", entries: int | None = 
     return made
 
 
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "RG1_UNCR.dcm"])
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_window_asked_for_as_pydicom(name: str, function: Function) -> None:
+    dataset = read(name)
+    pixels = pixels_of(dataset)
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    values = apply_modality_lut(pixels, dataset).astype(np.float64)
+    centre, width = float(np.median(values)), float(np.ptp(values)) / 3
+    picture = displayed(pixels, dataset, 0, window=Window(centre, width, function))
+    # For pydicom the window is the data set's own; what it spreads light over are the ends of what can be stored.
+    asked = item(
+        WindowCenter=centre, WindowWidth=width, VOILUTFunction=function, PhotometricInterpretation="MONOCHROME2"
+    )
+    asked.BitsStored, asked.PixelRepresentation = 16, 0
+    light = apply_voi_lut(values, asked, prefer_lut=False) / 65535
+    assert np.abs(picture - (1 - light if inverted else light) * 255).max() <= 0.5 + 1e-6
+
+
+def test_a_window_asked_for_goes_before_everything_but_colour():
+    window = Window(0, 100, "LINEAR_EXACT")
+    plain = displayed(RAMP, Dataset(), 0, window=window)
+    assert np.array_equal(plain, displayed(RAMP, item(WindowCenter=5, WindowWidth=9), 0, window=window))
+    assert np.array_equal(plain, displayed(RAMP, item(VOILUTSequence=[lut(0, 8, [0, 255])]), 0, window=window))
+    assert np.array_equal(plain, displayed(RAMP - 7, item(RescaleSlope=1, RescaleIntercept=7), 0, window=window))
+    words = dict.fromkeys(("Red", "Green", "Blue"), bytes([5, 250]))
+    painted = displayed(np.array([[0, 1]], "u1"), palette(0, 8, words, 2), 0, window=window)
+    assert painted[0, :, 0].tolist() == [5, 250]
+    rgb = np.arange(24, dtype="u1").reshape(2, 4, 3)
+    assert np.array_equal(displayed(rgb, item(BitsStored=8), 0, window=window), rgb)
+    assert Window(0, 1).valid
+    assert not Window(0, 0.9).valid
+    assert Window(0, 0.9, "SIGMOID").valid
+
+
+def test_bands_do_not_show(monkeypatch):
+    rng = np.random.default_rng(0)
+    frames = [
+        (rng.integers(0, 4096, (33, 50), dtype="u2"), item(BitsStored=12)),
+        (rng.normal(size=(33, 50)).astype("f4"), Dataset()),
+        (rng.integers(0, 1 << 30, (33, 50), dtype="u4"), Dataset()),
+        (rng.integers(0, 4096, (33, 50, 3), dtype="u2"), item(BitsStored=12)),
+    ]
+    whole = [displayed(pixels, facts, 0) for pixels, facts in frames]
+    monkeypatch.setattr("multiframe.render._BAND", 300)
+    for (pixels, facts), expected in zip(frames, whole, strict=True):
+        assert np.array_equal(displayed(pixels, facts, 0), expected)
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+def test_the_facts_of_a_frame_are_its_own(tmp_path, syntax, undefined):
+    enhanced = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(enhanced, keyword, "1.2.3")
+    enhanced.Rows, enhanced.Columns, enhanced.SamplesPerPixel, enhanced.NumberOfFrames = 128, 128, 1, 5
+    enhanced.BitsAllocated, enhanced.BitsStored, enhanced.HighBit, enhanced.PixelRepresentation = 16, 16, 15, 1
+    enhanced.PhotometricInterpretation = "MONOCHROME2"
+    order = ">" if syntax.endswith(".2.2") else "<"
+    ramp = np.arange(128 * 128, dtype=f"{order}i2")
+    enhanced.add_new("PixelData", "OW", np.stack([ramp] * 5).tobytes())
+    enhanced.file_meta = FileMetaDataset()
+    enhanced.file_meta.TransferSyntaxUID = UID(syntax)
+    shared = item(PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-1024)])
+    enhanced.SharedFunctionalGroupsSequence = [shared]
+    enhanced.PerFrameFunctionalGroupsSequence = [
+        item(FrameVOILUTSequence=[item(WindowCenter=1000 * i, WindowWidth=500 + i)]) for i in range(4)
+    ]
+    for element in (enhanced["PerFrameFunctionalGroupsSequence"], enhanced["SharedFunctionalGroupsSequence"]):
+        element.is_undefined_length = undefined
+        for group in element.value:
+            group.is_undefined_length_sequence_item = undefined
+            for inner in group:
+                inner.is_undefined_length = undefined
+    enhanced.save_as(tmp_path / "it", enforce_file_format=True)
+    instance = multiframe.open(tmp_path / "it")
+    seen = []
+    for i in range(5):
+        facts = Facts.of(instance.header, i).dataset()
+        picture = displayed(instance.pixels(i), facts, 0)
+        assert np.array_equal(picture, displayed(instance.pixels(i), instance.dataset, i))
+        seen.append(picture.mean())
+    assert len(set(seen)) == 5  # the fifth has no group of its own: stretched
+
+
+def test_drawn_frames_are_the_right_ones(tmp_path):
+    cine(tmp_path / "it", frames=12)
+    instance = multiframe.open(tmp_path / "it")
+    wanted = Presentation("image/jpeg", Viewport(256, 256))
+    for i in (0, 6, 11):
+        (frame,) = instance.encoded([i])
+        drawn = draw(frame.data, instance.spec, frame.syntax, Facts.of(instance.header, i), wanted)
+        picture = np.asarray(Image.open(io.BytesIO(drawn)))
+        assert picture.shape == (192, 256, 3)
+        assert read_number(picture) == i + 1
+
+
 def test_luts():
     dark = item(ModalityLUTSequence=[lut(-2, 16, [0, 100, 200, 300])], WindowCenter=150.5, WindowWidth=301)
     stored = np.array([[-5, -2, -1, 0, 1, 9]], "i2")
@@ -290,6 +392,6 @@ def test_not_what_it_should_be():
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
 def test_png(shape):
     picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    written = png(picture)
-    assert written == png(picture.copy())
+    written = write(picture, "image/png")
+    assert written == write(picture.copy(), "image/png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(written))), picture)

@@ -370,9 +370,10 @@ def frame(
         (encoded,) = instance.encoded([index])
         data = encoded.data
     elif form is As.png:
-        from multiframe.render import displayed, png
+        from multiframe.picture import write
+        from multiframe.render import displayed
 
-        data = png(displayed(instance.pixels(index), instance.dataset, index))
+        data = write(displayed(instance.pixels(index), instance.dataset, index), "image/png")
     else:
         import io
 

@@ -1,49 +1,260 @@
-"""Pixels -> the 8-bit picture the standard says is seen: Modality LUT, VOI, polarity, palette; and PNG of it.
+"""Pixels -> the 8-bit picture the standard says is seen: Modality LUT, VOI, polarity, palette.
 
 It knows the greyscale pipeline (PS3.4 N.2.1) and which functional group holds its numbers for a frame. It must not
-know how pixels were decoded or who asks. Wrong numbers in a data set (a slope of 0, a window without width,
-half a LUT) give a picture without that step, never an exception: the rest of the picture is still right.
+know how pixels are decoded, how a picture is written, or who asks. Wrong numbers in a data set (a slope of 0, a
+window without width, half a LUT) give a picture without that step, never an exception: the rest of the picture is
+still right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+
+from multiframe.codec import codec_for
+from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, Element, Walk
+from multiframe.errors import FormatError
+from multiframe.picture import MEDIA_TYPES, QUALITY, MediaType, Viewport, fitted, write
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-__all__ = ["displayed", "png"]
+    from multiframe.codec import PixelSpec
+    from multiframe.header import Header
+    from multiframe.ranges import Buffer
+    from multiframe.syntaxes import TransferSyntax
+
+__all__ = ["Facts", "Presentation", "Window", "displayed", "draw"]
 
 type _Values = NDArray[np.float64]
 type _Step = Callable[[_Values], _Values]
+type Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 _MOST_SHADES = 1 << 16
 _STEEPEST = 60.0  # e**60 is far beyond 8 bits and far within a float
+_BAND = 1 << 18  # values that are worked on at once: in float they are eight times as large as in the frame
+
+_FUNCTIONS: dict[str, Function] = {"LINEAR_EXACT": "LINEAR_EXACT", "SIGMOID": "SIGMOID"}
+_IMAGE, _OPTICAL_PATHS, _SHARED, _PER_FRAME = 0x0028, 0x00480105, 0x52009229, 0x52009230
 
 
-def displayed(pixels: NDArray[Any], dataset: Dataset, index: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which values are shown between black and white (PS3.3 C.11.2.1.2, C.11.2.1.3).
+
+    Attributes
+    ----------
+    centre, width : float
+        In values behind the Modality LUT.
+    function : str
+        ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
+
+    Examples
+    --------
+    >>> from pydicom.dataset import Dataset
+    >>> displayed(np.array([[0, 40, 80]]), Dataset(), 0, window=Window(40, 40, "LINEAR_EXACT"))
+    array([[  0, 128, 255]], dtype=uint8)
+    """
+
+    centre: float
+    width: float
+    function: Function = "LINEAR"
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is one: a width of less than 1 is none for LINEAR."""
+        return self.width >= 1 if self.function == "LINEAR" else self.width > 0
+
+    def __call__(self, values: _Values) -> _Values:
+        """Turn values into light, 0 to 1."""
+        if self.function == "SIGMOID":
+            return 1 / (1 + np.exp(np.clip(-4 * (values - self.centre) / self.width, -_STEEPEST, _STEEPEST)))
+        centre, width = self.centre, self.width
+        if self.function == "LINEAR":
+            centre, width = centre - 0.5, width - 1
+        if width == 0:
+            return (values > centre).astype(np.float64)
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+class Facts(NamedTuple):
+    """What a data set says of how one frame is shown, cut out of it: of 100,000 per-frame groups one.
+
+    Attributes
+    ----------
+    raw : bytes
+        Data elements: the Image Pixel group, ICC profiles, the shared functional groups, and as the only per-frame
+        group that of the frame.
+    explicit, little : bool
+        How they are written.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> instance = multiframe.open(get_testdata_file("liver_1frame.dcm", read=False))
+    >>> found = Facts.of(instance.header, 2).dataset()
+    >>> len(instance.dataset.PerFrameFunctionalGroupsSequence), len(found.PerFrameFunctionalGroupsSequence)
+    (3, 1)
+    """
+
+    raw: bytes
+    explicit: bool
+    little: bool
+
+    @classmethod
+    def of(cls, header: Header, index: int) -> Facts:
+        """Cut out what concerns the frame of that index, counted from 0.
+
+        Raises
+        ------
+        FormatError
+            The header cannot be walked to its end.
+        """
+        raw, explicit, little = header.raw, header.explicit, header.syntax.little
+        here = Walk(header.dataset_at, explicit=explicit, little=little, stop=len(raw), descend=False, strays=True)
+        found: list[bytes] = []
+        begun = -1
+        while here.at < len(raw) and (element := here.step(raw)) is not None:
+            if element.depth:
+                continue
+            if element.tag == SEQUENCE_END and begun >= 0:
+                found.append(raw[begun : here.at])
+                begun = -1
+            elif element.tag == _PER_FRAME:
+                item = _item(raw, here, element, index)
+                order: Literal["little", "big"] = "little" if little else "big"
+                tag = b"".join(half.to_bytes(2, order) for half in divmod(_PER_FRAME, 1 << 16))
+                found.append(tag + (b"SQ\0\0" if explicit else b"") + len(item).to_bytes(4, order) + item)
+                break  # what is needed lies before it: tags are in order
+            elif element.tag >> 16 == _IMAGE or element.tag in (_OPTICAL_PATHS, _SHARED):
+                if element.stop >= 0:
+                    found.append(raw[element.at : element.stop])
+                else:
+                    begun = element.at
+        return cls(b"".join(found), explicit, little)
+
+    def dataset(self) -> Dataset:
+        """Let pydicom read them; for `displayed` the frame has index 0 in it.
+
+        Raises
+        ------
+        FormatError
+            It cannot.
+        """
+        from pydicom.filereader import read_dataset
+
+        try:
+            return read_dataset(BytesIO(self.raw), is_implicit_VR=not self.explicit, is_little_endian=self.little)
+        except Exception as error:  # whatever pydicom stumbles over, of whatever class
+            message = f"pydicom cannot read how the frame is shown ({type(error).__name__}); as stored it can be had"
+            raise FormatError(message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How a picture of a frame is wanted (PS3.18 8.3.5).
+
+    Attributes
+    ----------
+    media_type : str
+        One of `multiframe.picture.MEDIA_TYPES`.
+    viewport : Viewport
+        Its size, and the part of the frame it shows.
+    window : Window or None
+        None: what the data set says.
+    quality : int
+        1 to 100, of a JPEG.
+    profile : str
+        ``no``: the picture has no ICC profile; ``yes``: that of the data set, if it has one; ``srgb``: colours that
+        the data set has a profile for are turned into sRGB.
+    """
+
+    media_type: MediaType = MEDIA_TYPES[0]
+    viewport: Viewport = Viewport()  # noqa: RUF009  # frozen
+    window: Window | None = None
+    quality: int = QUALITY
+    profile: Literal["no", "yes", "srgb"] = "no"
+
+
+def draw(data: Buffer, spec: PixelSpec, syntax: TransferSyntax, facts: Facts, wanted: Presentation) -> bytes:
+    """Decode a frame and write the picture of it: all the work, in one call that can be made in another process.
+
+    Parameters
+    ----------
+    data : buffer
+        The frame, of `syntax`.
+
+    Raises
+    ------
+    DecodeError, CodecMissing, FormatError
+        The frame is damaged, nothing installed reads it, or pydicom cannot read how it is shown.
+    ValueError
+        The part of the frame that is wanted lies outside of it, or its ICC profile is not to be used.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> instance = multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False))
+    >>> (frame,) = instance.encoded([4])
+    >>> facts = Facts.of(instance.header, 4)
+    >>> draw(frame.data, instance.spec, frame.syntax, facts, Presentation("image/png", Viewport(64, 64)))[1:4]
+    b'PNG'
+    """
+    dataset = facts.dataset()
+    pixels = codec_for(syntax).decode(data, spec, syntax)
+    picture = fitted(displayed(pixels, dataset, 0, window=wanted.window), wanted.viewport)
+    profile = _profile(dataset) if wanted.profile != "no" and picture.ndim == 3 else b""
+    srgb = wanted.profile == "srgb" and bool(profile)
+    return write(picture, wanted.media_type, quality=wanted.quality, profile=profile, srgb=srgb)
+
+
+def _item(raw: bytes, here: Walk, sequence: Element, index: int) -> bytes:
+    """Give an Item of a sequence just met, with its tag; empty where there are not so many."""
+    if sequence.stop >= 0:
+        here.enter(sequence)
+    seen, begun = -1, -1
+    while (sequence.stop < 0 or here.at < sequence.stop) and (element := here.step(raw)) is not None:
+        if element.tag == ITEM and element.depth == 1:
+            seen += 1
+            if element.stop >= 0 and seen == index:
+                return raw[element.at : element.stop]
+            if element.stop >= 0:
+                here.at = element.stop
+            elif seen == index:
+                begun = element.at
+        elif element.depth == 0:  # an Item ends, or the sequence does
+            if begun >= 0:
+                return raw[begun : here.at]
+            if element.tag != ITEM_END:
+                break
+    return b""
+
+
+def displayed(pixels: NDArray[Any], dataset: Dataset, index: int, *, window: Window | None = None) -> NDArray[np.uint8]:
     """Make the 8-bit picture of a frame.
 
-    Grey: Modality LUT or rescale, then the first VOI LUT, else the first window, else from the darkest to the
-    brightest value there is (for 8 bits or fewer: to the whole range, lest a cine flicker); MONOCHROME1 inverted.
-    Colour: the palette, or RGB brought to 8 bits.
+    Grey: Modality LUT or rescale, then the window asked for, else the first VOI LUT, else the first window, else from
+    the darkest to the brightest value there is (for 8 bits or fewer: the whole range, lest a cine flicker);
+    MONOCHROME1 inverted. Colour: the palette, or RGB brought to 8 bits; a window is for grey alone.
 
     Parameters
     ----------
     pixels : ndarray
         One frame as a codec gives it: ``(rows, columns)``, or ``(rows, columns, 3)`` as RGB.
     dataset : Dataset
-        The instance's; Pixel Data is not needed.
+        The instance's, or what `Facts` has of it; Pixel Data is not needed.
     index : int
         Which frame it is: 0-based, for the functional groups.
+    window : Window, optional
+        In place of what the data set says.
 
     Returns
     -------
@@ -64,115 +275,112 @@ def displayed(pixels: NDArray[Any], dataset: Dataset, index: int) -> NDArray[np.
     """
     if not pixels.size:
         return np.zeros(pixels.shape, np.uint8)
-    if pixels.ndim == 3:
-        return _eight_bits(pixels, dataset)
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    signed = bool(np.issubdtype(pixels.dtype, np.signedinteger))
-    if photometric == "PALETTE COLOR" and (palette := _palette(dataset, signed=signed)):
-        return _each_value(pixels, dataset, palette)
-    steps = _steps(dataset, index, signed=signed)
-    if photometric == "MONOCHROME1":
-        steps.append(lambda light: 1 - light)
-
-    def shades(values: _Values) -> NDArray[np.uint8]:
-        for step in steps:
-            values = step(values)
-        return np.floor(np.nan_to_num(values) * 255 + 0.5).astype(np.uint8)
-
-    return _each_value(pixels, dataset, shades)
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Write a picture as PNG; the same picture gives the same bytes.
-
-    Examples
-    --------
-    >>> png(np.zeros((2, 2), "u1"))[1:4]
-    b'PNG'
-    """
-    from PIL import Image
-
-    written = BytesIO()
-    Image.fromarray(picture).save(written, "PNG")
-    return written.getvalue()
-
-
-def _each_value(
-    pixels: NDArray[Any], dataset: Dataset, shades: Callable[[_Values], NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """Send each value there is through the pipeline once; the frame is then one look-up."""
     # Absurd numbers in a data set overflow; what comes of it is clipped, and nobody can act on a warning.
     with np.errstate(all="ignore"):
-        if np.issubdtype(pixels.dtype, np.integer) and pixels.dtype.itemsize <= 4:
-            low, high = int(pixels.min()), int(pixels.max())
-            if (bits := _bits_stored(dataset, pixels)) <= 8:
-                least = -(1 << bits - 1) if np.issubdtype(pixels.dtype, np.signedinteger) else 0
-                low, high = min(low, least), max(high, least + (1 << bits) - 1)
-            if high - low < _MOST_SHADES:
-                table = shades(np.arange(low, high + 1, dtype=np.float64))
-                picture: NDArray[np.uint8] = table.take(np.subtract(pixels, low, dtype=np.intp), axis=0)
-                return picture
-        return shades(pixels.astype(np.float64))
+        if pixels.ndim == 3:
+            return _eight_bits(pixels, dataset)
+        photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+        signed = bool(np.issubdtype(pixels.dtype, np.signedinteger))
+        every = _every_value(pixels, dataset)
+        if photometric == "PALETTE COLOR" and (palette := _palette(dataset, signed=signed)):
+            return _looked_up(pixels, every, palette)
+        modality = _modality(dataset, index, signed=signed)
+        voi = window or _voi(dataset, index, signed=signed)
+        if voi is None:
+            voi = _stretching(pixels if every is None else every, modality)
+
+        def shades(values: _Values) -> NDArray[np.uint8]:
+            light = voi(modality(values))
+            if photometric == "MONOCHROME1":
+                light = 1 - light
+            return np.floor(np.nan_to_num(light) * 255 + 0.5).astype(np.uint8)
+
+        return _looked_up(pixels, every, shades)
+
+
+def _bands(pixels: NDArray[Any]) -> Iterator[slice]:
+    """Cut into rows that are worked on together: what is made of them on the way is larger than they are."""
+    rows = max(1, _BAND // max(1, pixels[:1].size))
+    return (slice(top, top + rows) for top in range(0, len(pixels), rows))
+
+
+def _every_value(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.int64] | None:
+    """Give all values there may be in the frame, each once; None where they are too many to go through."""
+    if not (np.issubdtype(pixels.dtype, np.integer) and pixels.dtype.itemsize <= 4):
+        return None
+    low, high = int(pixels.min()), int(pixels.max())
+    if (bits := _bits_stored(dataset, pixels)) <= 8:
+        least = -(1 << bits - 1) if np.issubdtype(pixels.dtype, np.signedinteger) else 0
+        low, high = min(low, least), max(high, least + (1 << bits) - 1)
+    return np.arange(low, high + 1) if high - low < _MOST_SHADES else None
+
+
+def _looked_up(
+    pixels: NDArray[Any], every: NDArray[np.int64] | None, shades: Callable[[_Values], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Send each value there is through the pipeline once; the frame is then one look-up."""
+    table = None if every is None else shades(every.astype(np.float64))
+    picture: NDArray[np.uint8] | None = None
+    for band in _bands(pixels):
+        if table is None or every is None:
+            shown = shades(pixels[band].astype(np.float64))
+        else:
+            shown = table.take(np.subtract(pixels[band], every[0], dtype=np.intp), axis=0)
+        if picture is None:
+            picture = np.empty((*pixels.shape, *shown.shape[2:]), np.uint8)
+        picture[band] = shown
+    assert picture is not None
+    return picture
 
 
 def _eight_bits(pixels: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
     full = (1 << _bits_stored(dataset, pixels)) - 1
     if full == 255 and pixels.dtype == np.uint8:
         return pixels.copy()
-    light: _Values = np.clip(pixels / full, 0, 1)
-    shades: _Values = np.floor(light * 255 + 0.5)
-    return shades.astype(np.uint8)
+    picture = np.empty(pixels.shape, np.uint8)
+    for band in _bands(pixels):
+        picture[band] = np.floor(np.clip(pixels[band] / full, 0, 1) * 255 + 0.5)
+    return picture
 
 
-def _steps(dataset: Dataset, index: int, *, signed: bool) -> list[_Step]:
-    """Give the way from stored values to light, 0 to 1."""
-    steps: list[_Step] = []
-    shift = _group(dataset, index, "PixelValueTransformationSequence", "RescaleSlope")
+def _modality(dataset: Dataset, index: int, *, signed: bool) -> _Step:
+    """Give the way from stored values to those a window is written for."""
     if (lut := _lut(dataset, "ModalityLUTSequence", signed=signed)) is not None:
-        steps.append(lut)
-    else:
-        # A slope of 0 would paint all black: its writer meant that there is none.
-        slope = _number(shift, "RescaleSlope") or 1.0
-        intercept = _number(shift, "RescaleIntercept") or 0.0
-        steps.append(lambda values: values * slope + intercept)
+        return lut
+    shift = _group(dataset, index, "PixelValueTransformationSequence", "RescaleSlope")
+    # A slope of 0 would paint all black: its writer meant that there is none.
+    slope = _number(shift, "RescaleSlope") or 1.0
+    intercept = _number(shift, "RescaleIntercept") or 0.0
+    return lambda values: values * slope + intercept
 
+
+def _voi(dataset: Dataset, index: int, *, signed: bool) -> _Step | None:
+    """Give the way from there to light, 0 to 1: the first VOI LUT, else the first window; None where there is none."""
     if (lut := _lut(dataset, "VOILUTSequence", signed=signed)) is not None:
         full = max((1 << lut.bits) - 1, int(lut.table.max()))
-        return [*steps, lut, lambda values: values / full]
-    window = _group(dataset, index, "FrameVOILUTSequence", "WindowWidth")
-    return [*steps, _window(window) or _stretched]
-
-
-def _window(dataset: Dataset) -> _Step | None:
-    """Give the first window as a step, None when it is none (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
-    centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return lambda values: lut(values) / full
+    shown = _group(dataset, index, "FrameVOILUTSequence", "WindowWidth")
+    centre, width = _number(shown, "WindowCenter"), _number(shown, "WindowWidth")
+    if centre is None or width is None:
         return None
-    if function == "SIGMOID":
-        return partial(_sigmoid, centre=centre, width=width)
-    if function == "LINEAR_EXACT":
-        return partial(_linear, centre=centre, width=width)
-    return partial(_linear, centre=centre - 0.5, width=width - 1)
+    function = _FUNCTIONS.get(str(shown.get("VOILUTFunction")).upper(), "LINEAR")
+    window = Window(centre, width, function)
+    return window if window.valid else None
 
 
-def _linear(values: _Values, *, centre: float, width: float) -> _Values:
-    if width == 0:
-        return (values > centre).astype(np.float64)
-    return np.clip((values - centre) / width + 0.5, 0, 1)
-
-
-def _sigmoid(values: _Values, *, centre: float, width: float) -> _Values:
-    return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -_STEEPEST, _STEEPEST)))
-
-
-def _stretched(values: _Values) -> _Values:
-    """Spread values from the least to the greatest over all shades."""
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+def _stretching(values: NDArray[Any], modality: _Step) -> _Step:
+    """Give the way that spreads values from the least to the greatest over all shades."""
+    ends: list[float] = []
+    for band in _bands(values):
+        seen = modality(values[band].astype(np.float64))
+        seen = seen[np.isfinite(seen)]
+        ends += [float(seen.min()), float(seen.max())] if seen.size else []
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
     # Halves: the difference of two huge numbers may not be a number.
     span = high / 2 - low / 2
-    return np.clip((values / 2 - low / 2) / span, 0, 1) if span > 0 else np.zeros_like(values)
+    if not span > 0:
+        return np.zeros_like
+    return lambda light: np.clip((light / 2 - low / 2) / span, 0, 1)
 
 
 # --- where the numbers lie
@@ -210,6 +418,14 @@ def _bits_stored(dataset: Dataset, pixels: NDArray[Any]) -> int:
     cell = 8 * pixels.dtype.itemsize
     bits = _number(dataset, "BitsStored") or cell
     return int(bits) if 1 <= bits <= cell else cell
+
+
+def _profile(dataset: Dataset) -> bytes:
+    """Give the ICC profile of its colours (PS3.3 C.11.15); of a slide that of its first optical path."""
+    for holder in (dataset, *_items(dataset, "OpticalPathSequence")[:1]):
+        if profile := holder.get("ICCProfile"):
+            return bytes(profile)
+    return b""
 
 
 @dataclass(frozen=True, slots=True)

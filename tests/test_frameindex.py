@@ -571,3 +571,25 @@ def test_a_file_that_ends_too_soon_is_not_read_whole() -> None:
     source.bytes_read = 0
     assert len(open_instance(source)) == len(index)
     assert source.bytes_read < 0.1 * len(source.data)
+
+
+def test_a_first_fragment_taken_for_the_table_is_no_part_of_the_first_frame() -> None:
+    """Without the Item of the table the first fragment stands in its place, and what follows is half a frame."""
+    whole = jpeg2000(Random(1)).data
+    whole += bytes(len(whole) % 2)
+    other = jpeg2000(Random(2)).data
+    other += bytes(len(other) % 2)
+    file = made(J2K, [[whole[:10], whole[10:]], [other]])
+    lost = replace(file, data=file.data[: file.pixels_at] + file.data[file.pixels_at + 8 :])
+    for i, frame in enumerate(file.frames):
+        with suppress(MultiframeError):
+            assert next(lost.open().encoded([i])).data == frame
+
+
+def test_items_without_a_transfer_syntax_are_no_native_pixels() -> None:
+    file = made(JPEG, [[b"\xff\xd8\xff\xda\0\2" + bytes(200) + b"\xff\xd9"]] * 2)
+    data = file.data.replace(b"\2\0\x10\0UI", b"\2\0\x11\0UI").replace(
+        b"OB\0\0\xff\xff\xff\xff", b"OB\0\0\xff\xff\xff\x7f"
+    )
+    with pytest.raises(FormatError, match="names no Transfer Syntax"):
+        replace(file, data=data).open()

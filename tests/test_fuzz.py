@@ -47,6 +47,14 @@ def test_very_many_mutations(new_seed):
 # ------------------------------------------------------------------------------------- the fuzz itself has to be right
 
 
+@pytest.mark.parametrize("case", ["20262514:1", "20268631:9", "20304811:6", "20330004:4"])
+def test_what_a_long_run_once_found(case):
+    """Headers that lead astray over lengths that lie; what these cases are changes with the makers of files."""
+    seed, k = map(int, case.split(":"))
+    (seen,) = fuzz_index.structured(seed, range(k, k + 1))
+    assert not seen.finding
+
+
 def test_one_frame_given_for_another_is_found(monkeypatch):
     parts = FrameIndex.parts
     monkeypatch.setattr(FrameIndex, "parts", lambda self, i: parts(self, max(0, i - 1)))

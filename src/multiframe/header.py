@@ -334,6 +334,11 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
             yield from more(pixel_data.start + 4)
         if data[pixel_data.start : pixel_data.start + 4] == _ITEM_TAG:  # Items all the same, of a length told
             return replace(header, pixel_data=pixel_data._replace(stop=-1))
+    unnamed = not uid and pixel_data.stop >= 0
+    while unnamed and len(data) < pixel_data.start + 4 and not ended:
+        yield from more(pixel_data.start + 4)
+    if unnamed and data[pixel_data.start : pixel_data.start + 4] == _ITEM_TAG:
+        raise FormatError("the File Meta Information names no Transfer Syntax, and Pixel Data holds Items", dataset_at)
     if (pixel_data.stop < 0) != syntax.encapsulated:
         state = "of undefined length" if pixel_data.stop < 0 else "of defined length"
         raise FormatError(f"Pixel Data is {state}, which the Transfer Syntax {syntax} does not allow", pixel_data.at)

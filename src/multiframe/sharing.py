@@ -74,6 +74,12 @@ class Tables(NamedTuple):
     candidates: tuple[Table, ...]
 
     @property
+    def doubtful(self) -> bool:
+        """Whether what was taken for the Basic Offset Table is none: of no possible length, or not from zero."""
+        basic = [table.entries for table in self.candidates if table.origin == "basic"]
+        return any(not len(entries) or entries[0] != 0 for entries in basic)
+
+    @property
     def hints(self) -> list[int]:
         """Offsets where the longest table says that Items are, as far as it can be taken for one."""
         longest = max((t.entries for t in self.candidates), key=len, default=_NO_ENTRIES)
@@ -231,8 +237,8 @@ class Sharing:
         elif self.family in _MARKED:
             c = self._columns()
             yield from self._settle(c.n)
-            doubt = np.flatnonzero(self._doubtful())
-            told = np.flatnonzero(c.begins[: int(doubt[0]) + 1 if len(doubt) else c.n])
+            doubt = np.append(np.flatnonzero(self._doubtful()) + 1, np.flatnonzero(c.state == NONE))
+            told = np.flatnonzero(c.begins[: doubt.min(initial=c.n)])
             if not len(told) or told[0] != 0:
                 return nothing
             firsts, upto = told[:-1], int(told[-1])
@@ -371,6 +377,8 @@ class Sharing:
         if c.n != self.declared or self.end != "delimiter" or (c.begins & (c.reach > np.diff(c.payload))).any():
             return False
         odd = ~c.begins
+        if odd[0] and self.tables.doubtful:
+            return False
         if np.diff(c.payload)[odd].min(initial=_HOLE) < _HOLE:  # what looks like no frame and is small is padding
             return False
         torn = np.flatnonzero(odd[1:] & ~c.ends[:-1]) + 1
@@ -399,6 +407,7 @@ class Sharing:
             last = trouble == _NO_END and self.end == "delimiter"
             # One broken codestream between whole ones ends as it should, and what follows it begins as it should.
             single = trouble in (_NO_MARK, _NO_GRAMMAR) and c.ends[j] and (j + 1 == c.n or c.begins[j + 1])
+            single = single and (j > 0 or not self.tables.doubtful)  # what was taken for a table may be its beginning
             if one_each and k == j + 1 and (single or last):
                 broken, trouble = min(broken, j), ""
             if not trouble:
@@ -662,7 +671,7 @@ class Sharing:
             return k, _PACKED
         if stream.unsure_from is not None:
             unsure = int(np.searchsorted(c.payload, first + stream.unsure_from))
-            if c.begins[unsure:k].any():
+            if (c.begins[unsure:k] | (c.state[unsure:k] == NONE)).any():
                 return k, _NO_GRAMMAR
         while k < c.n and not c.begins[k] and c.payload[k + 1] - c.payload[k] <= _MAX_PADDING:
             data = yield from self._payload(int(c.payload[k]), int(c.payload[k + 1] - c.payload[k]))

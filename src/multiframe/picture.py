@@ -27,7 +27,7 @@ MEDIA_TYPES: tuple[MediaType, ...] = ("image/jpeg", "image/png", "image/gif")
 QUALITY = 90
 """Of a JPEG, where nobody says."""
 
-LARGEST = 16_384
+LARGEST = 8192
 """Pixels to which a side of a picture may grow."""
 
 _FORMATS: dict[MediaType, str] = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}

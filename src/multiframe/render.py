@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from multiframe.ranges import Buffer
     from multiframe.syntaxes import TransferSyntax
 
-__all__ = ["Facts", "Presentation", "Window", "displayed", "draw"]
+__all__ = ["Facts", "Presentation", "Window", "displayed", "draw", "representative"]
 
 type _Values = NDArray[np.float64]
 type _Step = Callable[[_Values], _Values]
@@ -41,6 +41,7 @@ _STEEPEST = 60.0  # e**60 is far beyond 8 bits and far within a float
 _BAND = 1 << 18  # values that are worked on at once: in float they are eight times as large as in the frame
 
 _FUNCTIONS: dict[str, Function] = {"LINEAR_EXACT": "LINEAR_EXACT", "SIGMOID": "SIGMOID"}
+_REPRESENTATIVE = 0x00286010
 _IMAGE, _OPTICAL_PATHS, _SHARED, _PER_FRAME = 0x0028, 0x00480105, 0x52009229, 0x52009230
 
 
@@ -194,9 +195,9 @@ def draw(data: Buffer, spec: PixelSpec, syntax: TransferSyntax, facts: Facts, wa
     Raises
     ------
     DecodeError, CodecMissing, FormatError
-        The frame is damaged, nothing installed reads it, or pydicom cannot read how it is shown.
+        The frame or its ICC profile is damaged, nothing installed reads it, or pydicom cannot read how it is shown.
     ValueError
-        The part of the frame that is wanted lies outside of it, or its ICC profile is not to be used.
+        The part of the frame that is wanted lies outside of it.
 
     Examples
     --------
@@ -213,7 +214,43 @@ def draw(data: Buffer, spec: PixelSpec, syntax: TransferSyntax, facts: Facts, wa
     picture = fitted(displayed(pixels, dataset, 0, window=wanted.window), wanted.viewport)
     profile = _profile(dataset) if wanted.profile != "no" and picture.ndim == 3 else b""
     srgb = wanted.profile == "srgb" and bool(profile)
-    return write(picture, wanted.media_type, quality=wanted.quality, profile=profile, srgb=srgb)
+    try:
+        return write(picture, wanted.media_type, quality=wanted.quality, profile=profile, srgb=srgb)
+    except ValueError as error:
+        raise FormatError(f"{error}; without it the picture can be had") from None
+
+
+def representative(header: Header, count: int) -> int:
+    """Say which of `count` frames stands for all: Representative Frame Number, else the one in the middle.
+
+    Returns
+    -------
+    int
+        Its index, from 0.
+
+    References
+    ----------
+    PS3.3 C.7.6.6: the attribute counts from 1.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> instance = multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False))
+    >>> representative(instance.header, len(instance))
+    15
+    """
+    raw = header.raw
+    little = header.syntax.little
+    here = Walk(header.dataset_at, explicit=header.explicit, little=little, stop=len(raw), descend=False, strays=True)
+    while here.at < len(raw) and (element := here.step(raw)) is not None:
+        if element.tag == _REPRESENTATIVE and not element.depth and element.stop == element.start + 2:
+            number = int.from_bytes(raw[element.start : element.stop], "little" if little else "big")
+            if 1 <= number <= count:
+                return number - 1
+        if element.tag >> 16 > _IMAGE and not element.depth:
+            break
+    return count // 2
 
 
 def _item(raw: bytes, here: Walk, sequence: Element, index: int) -> bytes:

@@ -30,12 +30,15 @@ from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range, takes_gzip
 from multiframe.web.workers import ClientGone, Workers
 
-__all__ = ["Body", "Section", "body_answer", "stream_answer"]
+__all__ = ["ASK", "FOREVER", "Body", "Section", "body_answer", "stream_answer"]
 
 log = logging.getLogger("multiframe.web")
 
-_FOREVER = "private, max-age=31536000, immutable"
-_ASK = "private, no-cache"
+FOREVER = "private, max-age=31536000, immutable"
+"""Cache-Control of what does not change as long as its file does not."""
+
+ASK = "private, no-cache"
+"""Cache-Control of what may be kept, but is asked for before it is used."""
 
 
 class Section(NamedTuple):
@@ -52,25 +55,32 @@ class Body:
     ----------
     sections : sequence of Section
         At least one.
+    etag : str, optional
+        A strong validator, quotes included; by default one of its ropes.
+    held : int
+        Bytes that exist already, until it has left.
 
     Attributes
     ----------
     size : int
         Bytes, known before anything is read.
     heavy : int
-        Bytes held besides what is read: of what has to be made, one part at a time.
+        Bytes held besides what is read: of what is made already, and of what has to be, one part at a time.
     """
 
-    def __init__(self, sections: Sequence[Section]) -> None:
+    def __init__(self, sections: Sequence[Section], *, etag: str | None = None, held: int = 0) -> None:
         self.sections = tuple(sections)
         self._stops = list(accumulate(section.rope.size for section in self.sections))
         self.size = self._stops[-1]
-        self.heavy = max(section.rope.heavy for section in self.sections)
+        self.heavy = held + max(section.rope.heavy for section in self.sections)
+        self._etag = etag
         self._made: tuple[Made, bytes] | None = None
 
     @property
     def etag(self) -> str:
         """A strong validator, quotes included."""
+        if self._etag is not None:
+            return self._etag
         if len(self.sections) == 1:
             return self.sections[0].rope.etag
         return f'"{sha256("".join(s.rope.etag for s in self.sections).encode()).hexdigest()[:32]}"'
@@ -129,7 +139,7 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
     budget: MemoryBudget = request.app.state.budget
     etag = body.etag
     headers |= {"etag": etag, "accept-ranges": "bytes", "vary": "Accept"}
-    headers["cache-control"] = _ASK if settings.revalidate else _FOREVER
+    headers.setdefault("cache-control", ASK if settings.revalidate else FOREVER)
     if request.method == "HEAD" or "if-none-match" in request.headers:
         for instance in body.instances:
             await current(instance)  # nothing is read that would show it

@@ -30,7 +30,7 @@ from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import frames, lookup, metadata, own, search
+from multiframe.web import frames, lookup, metadata, own, rendered, search
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
@@ -39,7 +39,7 @@ __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
-ROUTES = [*frames.ROUTES, *metadata.ROUTES, *search.ROUTES]
+ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES]
 """Below it."""
 
 STATUS: dict[type[Exception], int] = {

@@ -14,14 +14,20 @@ from multiframe.web.answers import Body, Section, body_answer
 from multiframe.web.lookup import BadRequest, accept_of, uids, with_fresh
 from multiframe.web.media import choose_frames, multipart, parse_accept
 
-__all__ = ["ROUTES", "frames"]
+__all__ = ["ROUTES", "frames", "indices_of"]
 
 _MOST_FRAMES = 10_000
 """In one request: what is known of each part is held while the answer is sent."""
 
 
-def _indices(text: str, count: int) -> list[int]:
-    """Frame numbers, from 1 and separated by commas, become indices from 0."""
+def indices_of(text: str, count: int) -> list[int]:
+    """Turn frame numbers, from 1 and separated by commas, into indices from 0.
+
+    Raises
+    ------
+    BadRequest, FrameNotFound
+        It is no such list, or names a frame that is not there.
+    """
     numbers = text.split(",")
     if len(numbers) > count:
         raise BadRequest(f"{len(numbers)} frames asked for, the instance has {count}: each at most once")
@@ -47,7 +53,7 @@ async def frames(request: Request) -> Response:
 
     async def use(instance: Instance) -> Response:
         count = instance.header.declared_frames or len(await instance.grow_async(None))
-        indices = _indices(request.path_params["frames"], count)
+        indices = indices_of(request.path_params["frames"], count)
         syntax = instance.frame_syntax
         choice = choose_frames(parse_accept(accept_of(request)), syntax, count=len(indices))
         known = instance.known

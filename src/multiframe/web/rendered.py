@@ -1,0 +1,349 @@
+"""Rendered resources and thumbnails: frames as JPEG, PNG or GIF (PS3.18 10.4.1.1.3, 10.4.1.1.4, 9.4).
+
+It knows which frames an address stands for, and that one picture has a length and an ETag while several are made as
+they are sent. It must not know how a picture is made (``render``), nor how parameters are read (``presentation``).
+
+An ETag is of what the picture is made of, not of its bytes: who has it already is told so before anything is decoded.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from multiframe.catalog import Catalog
+from multiframe.errors import InstanceNotFound, NoPixelData, NotAcceptable, NotFramewise
+from multiframe.instance import Instance
+from multiframe.memory import MemoryBudget
+from multiframe.picture import revision
+from multiframe.render import Facts, draw, representative
+from multiframe.rope import Rope
+from multiframe.settings import Settings
+from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
+from multiframe.web.frames import indices_of
+from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
+from multiframe.web.media import etag_matches, parse_accept
+from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
+from multiframe.web.workers import Workers
+
+__all__ = ["ROUTES", "wado_uri_picture"]
+
+_MOST_INSTANCES = 10_000
+"""Of one answer."""
+
+_TRIES = 32
+"""Instances looked at for one that has a picture, where one stands for a series or a study."""
+
+
+# --- what is asked for
+
+
+async def frames_rendered(request: Request) -> Response:
+    """``…/frames/{list}/rendered`` and ``…/frames/{list}/thumbnail``."""
+    study, series, uid = uids(request)
+    wanted = _wanted(request)
+
+    async def use(instance: Instance) -> Response:
+        indices = indices_of(request.path_params["frames"], await _count(instance))
+        form = _form(accept_of(request), several=len(indices) > 1)
+        if len(indices) > 1:
+            return await _several(request, instance, indices, wanted, form)
+        return await _one(request, instance, indices[0], wanted, form)
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+async def instance_rendered(request: Request) -> Response:
+    """``…/instances/{instance}/rendered``: of many frames the representative one, or all where parts are asked for."""
+    study, series, uid = uids(request)
+    wanted = _wanted(request)
+
+    async def use(instance: Instance) -> Response:
+        count = await _count(instance)
+        form = _form(accept_of(request), several=False)
+        if form.multipart and count > 1 and not _thumbnail(request):
+            return await _several(request, instance, range(count), wanted, form)
+        return await _one(request, instance, await _representative(instance, count), wanted, form)
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+async def series_rendered(request: Request) -> Response:
+    """``…/series/{series}/rendered`` and ``…/studies/{study}/rendered``: one picture an instance, if it has any."""
+    wanted = _wanted(request)
+    study, series, listed = await _listed(request)
+    if len(listed) > _MOST_INSTANCES:
+        raise BadRequest(f"there are {len(listed)} instances, {_MOST_INSTANCES} are the most: ask for single series")
+    form = _form(accept_of(request), several=len(listed) > 1)
+    if len(listed) == 1:
+        return await with_fresh(request, study, series, listed[0], _standing(request, wanted, form))
+    return await _of_each(request, study, series, listed, wanted, form)
+
+
+async def series_thumbnail(request: Request) -> Response:
+    """``…/series/{series}/thumbnail`` and ``…/studies/{study}/thumbnail``: that of an instance in the middle."""
+    wanted = _wanted(request)
+    study, series, listed = await _listed(request)
+    form = _form(accept_of(request), several=False)
+    catalog: Catalog = request.app.state.catalog
+    from_the_middle = sorted(range(len(listed)), key=lambda i: abs(2 * i - len(listed)))
+    for i in from_the_middle[:_TRIES]:
+        header = (await find(catalog, study, series, listed[i])).header
+        if header.pixel_data is not None and header.syntax.family != "video":
+            return await with_fresh(request, study, series, listed[i], _standing(request, wanted, form))
+    raise NoPixelData("none of these instances has a picture")
+
+
+async def wado_uri_picture(
+    request: Request, study: str | None, series: str | None, uid: str, content_type: str
+) -> Response:
+    """Answer WADO-URI that asks for a picture.
+
+    Parameters
+    ----------
+    content_type : str
+        What `contentType` names, or the standard's default; several may be separated by commas.
+
+    References
+    ----------
+    PS3.18 9.4.1.2.
+    """
+    query = request.query_params
+
+    async def use(instance: Instance) -> Response:
+        count = await _count(instance)
+        if "frameNumber" in query:
+            (index, *more) = indices_of(query["frameNumber"].strip(), count)
+            if more:
+                raise BadRequest("frameNumber is one number, from 1 on")
+        else:
+            index = await _representative(instance, count)
+        spec = instance.spec
+        try:
+            wanted = of_wado_uri(query.multi_items(), columns=spec.columns, rows=spec.rows)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        form = _form(content_type, several=False)
+        if form.multipart:
+            raise NotAcceptable("WADO-URI gives one picture: contentType is image/jpeg, image/png or image/gif")
+        return await _one(request, instance, index, wanted, form)
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+def _thumbnail(request: Request) -> bool:
+    return request.url.path.endswith("/thumbnail")
+
+
+def _wanted(request: Request) -> Wanted:
+    query = request.query_params
+    if any(value.strip() and not parse_accept(value) for value in query.getlist("accept")):
+        raise BadRequest("accept is a list of media types, such as image/jpeg")
+    try:
+        return of_rendered(query.multi_items(), thumbnail=_thumbnail(request))
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _form(accept: str, *, several: bool) -> Form:
+    try:
+        return choose_rendered(parse_accept(accept), several=several)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+async def _listed(request: Request) -> tuple[str, str | None, list[str]]:
+    """Give study, series (None: all of the study) and the instances in there."""
+    study, series = request.path_params["study"], request.path_params.get("series")
+    catalog: Catalog = request.app.state.catalog
+    listed = await asyncio.to_thread(catalog.series_instances, study, series)
+    if not listed:
+        raise InstanceNotFound("no instance of that study or series is known")
+    return study, series, listed
+
+
+async def _count(instance: Instance) -> int:
+    """Give the number of frames as written, else as found.
+
+    Raises
+    ------
+    NoPixelData, NotFramewise
+        There is nothing to make a picture of.
+    """
+    _ = instance.header.pixels
+    if instance.syntax.family == "video":
+        raise NotFramewise("video has no single frames to make pictures of: its stream is to be had as it is stored")
+    return instance.header.declared_frames or len(await instance.grow_async(None))
+
+
+async def _representative(instance: Instance, count: int) -> int:
+    return await asyncio.to_thread(representative, instance.header, count)
+
+
+def _standing(request: Request, wanted: Wanted, form: Form) -> Callable[[Instance], Awaitable[Response]]:
+    """Let one instance stand for its series or study: which one it is can be another tomorrow."""
+
+    async def use(instance: Instance) -> Response:
+        index = await _representative(instance, await _count(instance))
+        return await _one(request, instance, index, wanted, form, ask=True)
+
+    return use
+
+
+# --- how it is answered
+
+
+def _headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
+    headers = {"vary": "Accept", "content-type": form.media_type}
+    if form.multipart:
+        headers["content-type"] = f'multipart/related; type="{form.media_type}"; boundary={boundary}'
+    if wanted.warnings:
+        headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in wanted.warnings)
+    return headers
+
+
+def _key(what: str, wanted: Wanted, form: Form) -> str:
+    """Name pictures that are not made yet: the same wishes, files and libraries make the same ones."""
+    return sha256(f"{what} {wanted.presentation!r} {form!r} {revision()}".encode()).hexdigest()[:32]
+
+
+def _part(data: bytes, boundary: str, form: Form, location: str = "") -> bytes:
+    where = f"Content-Location: {location}\r\n" if location else ""
+    return f"--{boundary}\r\nContent-Type: {form.media_type}\r\n{where}\r\n".encode() + data + b"\r\n"
+
+
+def _end(boundary: str) -> bytes:
+    return f"--{boundary}--\r\n".encode()
+
+
+async def _one(
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, ask: bool = False
+) -> Response:
+    """Answer with one picture: made before anything is sent, it has a length and ranges."""
+    key = _key(f"{instance.stat.identity!r} {index}", wanted, form)
+    etag, boundary = f'"{key}"', f"multiframe-{key}"
+    headers = _headers(wanted, form, boundary)
+    if ask:
+        headers["cache-control"] = ASK
+    data = b""
+    if not etag_matches(request.headers.get("if-none-match"), etag):
+        data = await _drawn(request, instance, index, wanted, form)
+        if form.multipart:
+            data = _part(data, boundary, form) + _end(boundary)
+    body = Body([Section(Rope([data]), instance)], etag=etag, held=len(data))
+    return await body_answer(request, body, headers)
+
+
+async def _several(
+    request: Request, instance: Instance, indices: Sequence[int], wanted: Wanted, form: Form
+) -> Response:
+    """Answer with frames of an instance in parts, each made when the one before has left."""
+    key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
+    etag, boundary = f'"{key}"', f"multiframe-{key}"
+    settings: Settings = request.app.state.settings
+    headers = _headers(wanted, form, boundary) | {
+        "etag": etag,
+        "cache-control": ASK if settings.revalidate else FOREVER,
+    }
+    if etag_matches(request.headers.get("if-none-match"), etag):
+        await current(instance)
+        return Response(status_code=304, headers=headers)
+    first = _part(await _drawn(request, instance, indices[0], wanted, form), boundary, form)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        for index in indices[1:]:
+            yield _part(await _drawn(request, instance, index, wanted, form, alone=False), boundary, form)
+        yield _end(boundary)
+
+    return stream_answer(request, pieces(), headers)
+
+
+async def _of_each(
+    request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, form: Form
+) -> Response:
+    """Answer with one picture an instance, in parts; those that have none are left out."""
+    boundary = f"multiframe-{_key(f'{study} {series} {listed!r}', wanted, form)}"
+    base = f"{base_url(request)}{DICOMWEB}/studies/{study}/series"
+
+    async def part(instance: Instance) -> bytes:
+        index = await _representative(instance, await _count(instance))
+        data = await _drawn(request, instance, index, wanted, form, alone=False)
+        location = f"{base}/{instance.header.series_instance_uid}/instances/{instance.header.sop_instance_uid}/rendered"
+        return _part(data, boundary, form, location)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for uid in listed:
+            with suppress(NoPixelData, NotFramewise):
+                yield await with_fresh(request, study, series, uid, part)
+
+    rest = parts()
+    first = await anext(rest, b"")
+    if not first:
+        raise NoPixelData("none of these instances has a picture")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for data in rest:
+            yield data
+        yield _end(boundary)
+
+    return stream_answer(request, pieces(), _headers(wanted, form, boundary) | {"cache-control": ASK})
+
+
+async def _drawn(
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, alone: bool = True
+) -> bytes:
+    """Make a picture of one frame, on a worker.
+
+    Parameters
+    ----------
+    alone : bool
+        Whether the client is waiting for nothing else, so that one who has gone is seen here.
+    """
+    state = request.app.state
+    settings: Settings = state.settings
+    budget: MemoryBudget = state.budget
+    workers: Workers = state.workers
+    spec = instance.spec
+    try:
+        _, (columns, rows) = wanted.presentation.viewport.fit(spec.columns, spec.rows)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    decoded = spec.rows * spec.columns * spec.samples * spec.dtype.itemsize
+    if decoded > settings.max_decode:
+        raise NotAcceptable(f"a frame has {decoded} bytes when it is decoded, {settings.max_decode} are the most here")
+    known = instance.known
+    stored = (await instance.grow_async(index)).parts(index)
+    facts = await asyncio.to_thread(Facts.of, instance.header, index)
+    # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
+    cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
+    lease = await budget.acquire_async(min(cost, budget.limit), timeout=settings.memory_wait)
+    with lease:
+        frame = await anext(instance.encoded_async([index]))
+        presentation = replace(wanted.presentation, media_type=form.media_type)
+        gone = request.is_disconnected if alone else None
+        picture = await workers.run(draw, frame.data, spec, frame.syntax, facts, presentation, gone=gone)
+    if known is None or not known.complete:
+        state.indexer.complete(instance)
+    return picture
+
+
+_STUDY = "/studies/{study}"
+_SERIES = _STUDY + "/series/{series}"
+_INSTANCE = _SERIES + "/instances/{instance}"
+
+ROUTES = [
+    (f"{_INSTANCE}/frames/{{frames}}/rendered", frames_rendered),
+    (f"{_INSTANCE}/frames/{{frames}}/thumbnail", frames_rendered),
+    (f"{_INSTANCE}/rendered", instance_rendered),
+    (f"{_INSTANCE}/thumbnail", instance_rendered),
+    (f"{_SERIES}/rendered", series_rendered),
+    (f"{_SERIES}/thumbnail", series_thumbnail),
+    (f"{_STUDY}/rendered", series_rendered),
+    (f"{_STUDY}/thumbnail", series_thumbnail),
+]

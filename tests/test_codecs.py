@@ -11,6 +11,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.encoders.native import _encode_segment
+from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import pixel_array
 
-from multiframe.codec import Codec, PixelSpec
+from multiframe.codec import Codec, Encoder, PixelSpec, encoded_spec, encoder_for, rewriter_for
 from multiframe.codecs import _headers
 from multiframe.codecs.jpeg import JpegCodec
 from multiframe.codecs.jpeg2000 import Jpeg2000Codec
@@ -35,7 +37,7 @@ from multiframe.codecs.jpegls import JpegLsCodec
 from multiframe.codecs.jpegxl import JpegXlCodec
 from multiframe.codecs.native import NativeCodec
 from multiframe.codecs.rle import RleCodec
-from multiframe.errors import CodecMissing, DecodeError
+from multiframe.errors import CodecMissing, DecodeError, EncodeError
 from multiframe.syntaxes import EXPLICIT_LE, syntax_of
 
 ic: Any = imagecodecs  # its types promise any buffer where bytes come
@@ -549,3 +551,113 @@ if __name__ == "__main__":  # python -m tests.test_codecs COUNT SEED [UID ...]
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     for fuzzed in sys.argv[3:] or SEEDS:
         fuzz(fuzzed, int(sys.argv[1]), int(sys.argv[2]))
+
+
+# --- what is encoded
+
+
+ENCODERS = [(uid, codec) for codec in CODECS if isinstance(codec, Encoder) for uid in sorted(codec.encodes)]
+PYDICOM_READS = (JPEG_LOSSLESS, JPEG_LS, J2K, HTJ2K, "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.57", RLE)
+
+
+@pytest.mark.parametrize("uid", PYDICOM_READS)
+@pytest.mark.parametrize(
+    ("bits", "signed", "samples"), [(8, False, 1), (8, False, 3), (12, False, 1), (12, True, 1), (16, True, 1)]
+)
+def test_pydicom_decodes_what_we_encode(uid, bits, signed, samples):
+    """Its decoders are other libraries (pylibjpeg's), and it knows where signs sit."""
+    pixels = grey(bits, signed) if samples == 1 else colour()
+    spec = spec_for(pixels, bits)
+    syntax = syntax_of(uid)
+    dataset = Dataset()
+    dataset.ensure_file_meta()
+    dataset.file_meta.TransferSyntaxUID = uid
+    after = encoded_spec(spec, syntax)
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = spec.rows, spec.columns, samples
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = spec.bits_allocated, bits, bits - 1
+    dataset.PixelRepresentation, dataset.PhotometricInterpretation = int(signed), after.photometric
+    if samples > 1:
+        dataset.PlanarConfiguration = int(after.planar)
+    encoder = BY_UID[uid]
+    assert isinstance(encoder, Encoder)
+    dataset.PixelData = encapsulate([encoder.encode(pixels, spec, syntax)])
+    np.testing.assert_array_equal(pixel_array(dataset), pixels)
+
+
+@given(
+    st.sampled_from(ENCODERS), st.integers(1, 32), st.booleans(), st.sampled_from((1, 3)),
+    st.integers(1, 70), st.integers(1, 70), st.integers(0, 3), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_what_is_encoded_comes_back_or_is_refused(pair, bits, signed, samples, rows, columns, seed, planar):
+    uid, codec = pair
+    allocated = next(cell for cell in (8, 16, 32) if cell >= bits)
+    photometric = "MONOCHROME2" if samples == 1 else "RGB"
+    spec = PixelSpec(rows, columns, samples, photometric, allocated, bits, signed, planar)
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
+    kinds = [np.full(spec.shape, high - 1), np.full(spec.shape, low)]
+    rng = np.random.default_rng(seed)
+    kinds += [rng.integers(low, high, spec.shape), rng.integers(low, low + 2, spec.shape)]
+    pixels = kinds[seed].astype(spec.dtype)
+    syntax = syntax_of(uid)
+    if codec.holds(spec, syntax):
+        again = codec.decode(codec.encode(pixels, spec, syntax), encoded_spec(spec, syntax), syntax)
+        np.testing.assert_array_equal(again, pixels)
+    else:
+        with pytest.raises(EncodeError, match="choose another"):
+            codec.encode(pixels, spec, syntax)
+
+
+@pytest.mark.parametrize(("uid", "codec"), [(u, c) for u, c in ENCODERS if c.name != "native"])
+def test_samples_beyond_bits_stored_are_not_lost_in_silence(uid, codec):
+    pixels = grey(12)
+    pixels[3, 4] = 0x1FFF
+    with pytest.raises(EncodeError, match="exceed Bits Stored"):
+        codec.encode(pixels, spec_for(pixels, 12), syntax_of(uid))
+
+
+@pytest.mark.parametrize("uid", [JPEG_LS, J2K, HTJ2K, RLE])
+def test_colours_are_left_as_they_are(uid):
+    """YBR_FULL stays YBR_FULL, and the codestream says nothing else of itself."""
+    pixels, codec, syntax = colour(), BY_UID[uid], syntax_of(uid)
+    assert isinstance(codec, Encoder)
+    spec = spec_for(pixels, photometric="YBR_FULL")
+    data = codec.encode(pixels, spec, syntax)
+    assert encoded_spec(spec, syntax).photometric == "YBR_FULL"
+    np.testing.assert_array_equal(codec.decode(data, replace(spec, photometric="YBR_RCT"), syntax), pixels)
+    shown = codec.decode(data, spec, syntax)
+    np.testing.assert_array_equal(shown, convert_color_space(pixels, "YBR_FULL", "RGB"))
+
+
+def test_htj2k_is_in_the_order_and_with_the_marks_that_rpcl_asks_for():
+    """PS3.5 10.18: progression RPCL, TLM, the lowest resolution of 64 pixels at most."""
+    pixels = grey(12, shape=(300, 500))
+    data = Jpeg2000Codec().encode(pixels, spec_for(pixels, 12), syntax_of("1.2.840.10008.1.2.4.202"))
+    cod = data.index(b"\xff\x52")
+    levels = data[cod + 9]
+    assert data[cod + 5] == 2  # RPCL
+    assert 500 / 2**levels <= 64
+    assert b"\xff\x55" in data[: data.index(b"\xff\x90")]  # TLM
+    assert data.count(b"\xff\x90\x00\x0a") == levels + 1  # a tile-part a resolution
+    assert data[40:43] == bytes([0, 1, 11])  # one component of 12 bits, without sign
+
+
+def test_jpeg_is_rewritten_as_jpeg_xl_and_back():
+    source, target = syntax_of(JPEG), syntax_of(JXL_JPEG)
+    rewriter = rewriter_for(source, target)
+    assert rewriter is not None
+    assert rewriter_for(target, source) is None
+    frame, spec, _ = SEEDS[JPEG]()
+    data = rewriter.rewrite(frame, spec, source, target)
+    assert ic.jpegxl_decode_jpeg(data) == frame
+    assert np.abs(decode(data, spec, JXL_JPEG).astype(int) - decode(frame, spec, JPEG)).max() <= 3
+    with pytest.raises(DecodeError, match="nothing is decoded"):
+        rewriter.rewrite(frame, replace(spec, rows=spec.rows + 1), source, target)
+    with pytest.raises(EncodeError):
+        rewriter.rewrite(frame[:-200], spec, source, target)
+
+
+def test_a_codec_that_only_decodes_is_one():
+    with pytest.raises(CodecMissing, match="encodes"):
+        encoder_for(syntax_of(J2K_LOSSY))
+    assert {encoder_for(syntax_of(uid)).name for uid, _ in ENCODERS} == {c.name for c in CODECS}

@@ -1,4 +1,4 @@
-"""How frames become pixels and back: `PixelSpec`, the `Codec` protocol and the registry.
+"""How frames become pixels and back: `PixelSpec`, the `Codec` and `Encoder` protocols and the registry.
 
 It knows what a codec is and how one is found; it must not know any codec. A stranger's codec is found as ours are:
 by an entry point of the group ``multiframe.codecs``.
@@ -6,7 +6,7 @@ by an entry point of the group ``multiframe.codecs``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Codec", "PixelSpec", "codec_for"]
+__all__ = ["Codec", "Encoder", "PixelSpec", "Rewriter", "codec_for", "encoded_spec", "encoder_for", "rewriter_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +126,94 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class Encoder(Codec, Protocol):
+    """A codec that encodes, too; one that does not has none of these members.
+
+    Attributes
+    ----------
+    encodes : frozenset of str
+        Transfer Syntax UIDs it encodes, each without loss and each decoded as well.
+    """
+
+    encodes: frozenset[str]
+
+    def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
+        """Say whether frames of such pixels can be written in a syntax."""
+        ...
+
+    def encode(self, pixels: NDArray[np.generic], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+        """Encode one frame, without loss; equal pixels give equal bytes.
+
+        What comes out was decoded again and compared: a library that fails silently is caught here.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape `spec.shape`, type `spec.dtype`, every sample within Bits Stored.
+        spec : PixelSpec
+            What the pixels are. Colours are left as they are; `encoded_spec` says how the data set names them then.
+
+        Returns
+        -------
+        bytes
+            The codestream, without pad byte.
+
+        Raises
+        ------
+        EncodeError
+            The syntax does not hold such pixels, or they did not come back as they were.
+        """
+        ...
+
+
+@runtime_checkable
+class Rewriter(Codec, Protocol):
+    """A codec that turns codestreams of another syntax into its own, and back, without decoding them to pixels.
+
+    Attributes
+    ----------
+    rewrites : frozenset of (str, str)
+        From which Transfer Syntax UID to which.
+    """
+
+    rewrites: frozenset[tuple[str, str]]
+
+    def rewrite(self, data: Buffer, spec: PixelSpec, source: TransferSyntax, target: TransferSyntax) -> bytes:
+        """Rewrite one frame so that nothing is lost, not even what was lost before.
+
+        Raises
+        ------
+        DecodeError
+            The codestream is damaged or contradicts `spec`.
+        EncodeError
+            It is of a kind that cannot be rewritten.
+        """
+        ...
+
+
+@cache
+def _codecs() -> tuple[Codec, ...]:
+    points = sorted(entry_points(group="multiframe.codecs"), key=lambda p: p.name)
+    return tuple(point.load()() for point in points)
+
+
 @cache
 def _registry() -> dict[str, Codec]:
     found: dict[str, Codec] = {}
-    for point in sorted(entry_points(group="multiframe.codecs"), key=lambda p: p.name):
-        codec: Codec = point.load()()
+    for codec in _codecs():
         for uid in codec.decodes:
             found.setdefault(uid, codec)
+    return found
+
+
+@cache
+def _encoders() -> dict[str, Encoder]:
+    found: dict[str, Encoder] = {}
+    for codec in _codecs():
+        if isinstance(codec, Encoder):
+            for uid in codec.encodes:
+                found.setdefault(uid, codec)
     return found
 
 
@@ -156,3 +237,63 @@ def codec_for(syntax: TransferSyntax) -> Codec:
         raise CodecMissing(
             f"no installed codec decodes {syntax}; a package that does registers itself as multiframe.codecs"
         ) from None
+
+
+def encoder_for(syntax: TransferSyntax) -> Encoder:
+    """Find the codec that encodes a syntax.
+
+    Raises
+    ------
+    CodecMissing
+        None of those installed does.
+
+    Examples
+    --------
+    >>> from multiframe.syntaxes import syntax_of
+    >>> encoder_for(syntax_of("1.2.840.10008.1.2.4.80")).name
+    'JPEG-LS'
+    """
+    try:
+        return _encoders()[syntax.uid]
+    except KeyError:
+        raise CodecMissing(f"no installed codec encodes {syntax}: nothing can be given in it that is not so") from None
+
+
+def rewriter_for(source: TransferSyntax, target: TransferSyntax) -> Rewriter | None:
+    """Find the codec that rewrites codestreams of one syntax in another; None: they have to be decoded.
+
+    Examples
+    --------
+    >>> from multiframe.syntaxes import syntax_of
+    >>> rewriter_for(syntax_of("1.2.840.10008.1.2.4.50"), syntax_of("1.2.840.10008.1.2.4.111")).name
+    'JPEG XL'
+    """
+    for codec in _codecs():
+        if isinstance(codec, Rewriter) and (source.uid, target.uid) in codec.rewrites:
+            return codec
+    return None
+
+
+def encoded_spec(spec: PixelSpec, syntax: TransferSyntax) -> PixelSpec:
+    """Say what the data set has to say of pixels, once they are encoded without loss.
+
+    Parameters
+    ----------
+    spec : PixelSpec
+        What it says of the pixels as they are.
+
+    Examples
+    --------
+    >>> from multiframe.syntaxes import syntax_of
+    >>> encoded_spec(PixelSpec(2, 2, 3, "RGB"), syntax_of("1.2.840.10008.1.2.4.201")).photometric
+    'YBR_RCT'
+
+    References
+    ----------
+    PS3.3 C.7.6.3.1.2; PS3.5 8.2.4 (the reversible transform of JPEG 2000); PS3.5 Annex G (RLE is colour by plane).
+    """
+    if spec.samples == 1:
+        return spec
+    photometric = "YBR_RCT" if syntax.family == "jpeg2000" and spec.photometric == "RGB" else spec.photometric
+    planar = spec.planar if syntax.family in ("native", "uncompressed", "deflate") else syntax.family == "rle"
+    return replace(spec, photometric=photometric, planar=planar)

@@ -7,19 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiframe.errors import CodecMissing, DecodeError
+from multiframe.errors import CodecMissing, DecodeError, EncodeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from multiframe.codec import PixelSpec
+    from multiframe.codec import Codec, PixelSpec
     from multiframe.codecs._headers import Header
+    from multiframe.syntaxes import TransferSyntax
 
-__all__ = ["IMAGECODECS", "agree", "cell", "fit", "rgb", "shielded"]
+__all__ = [
+    "IMAGECODECS",
+    "agree",
+    "cell",
+    "compare",
+    "fit",
+    "integers",
+    "ready",
+    "rgb",
+    "same",
+    "shielded",
+    "unsigned",
+]
 
 IMAGECODECS: tuple[str, ...] = ("imagecodecs",)
 """What `Codec.requires` says of all codecs but the native one."""
@@ -28,7 +42,7 @@ _RETIRED = ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 
 
 @contextmanager
-def shielded(name: str) -> Iterator[Any]:
+def shielded(name: str, *, encoding: bool = False) -> Iterator[Any]:
     """Give the codec library, and turn whatever it raises into our errors.
 
     Yields
@@ -49,9 +63,11 @@ def shielded(name: str) -> Iterator[Any]:
 
         yield imagecodecs
     except ImportError as error:
-        raise CodecMissing(f"decoding {name} needs imagecodecs: pip install imagecodecs") from error
+        raise CodecMissing(f"{name} needs imagecodecs: pip install imagecodecs") from error
     except Exception as error:
         # The library's text is left out: nobody promises that it quotes no bytes of the frame.
+        if encoding:
+            raise EncodeError(f"the {name} encoder refuses these pixels ({type(error).__name__})") from None
         raise DecodeError(
             f"the {name} codestream is damaged or of a kind its decoder refuses ({type(error).__name__})"
         ) from None
@@ -163,3 +179,77 @@ def rgb(pixels: NDArray[Any], spec: PixelSpec, photometric: str) -> NDArray[Any]
     for top in range(0, spec.rows, band):
         pixels[top : top + band] = convert_color_space(pixels[top : top + band], "YBR_FULL", "RGB")
     return pixels
+
+
+def integers(spec: PixelSpec, least: int, most: int) -> bool:
+    """Whether samples are integers of so many bits, one or three to a pixel, each in cells of whole bytes."""
+    whole = spec.kind == "integer" and spec.bits_allocated in (8, 16, 32) and spec.samples in (1, 3)
+    # Two luminances that share their colours are no samples of equal number.
+    return whole and least <= spec.bits_stored <= min(most, spec.bits_allocated) and "_42" not in spec.photometric
+
+
+def ready(codec: Codec, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax, *, held: bool) -> NDArray[Any]:
+    """Make sure that pixels are what is said of them, and that the syntax holds such.
+
+    Raises
+    ------
+    EncodeError
+        They are not, or it does not.
+    """
+    if not held:
+        raise EncodeError(
+            f"{syntax} does not hold {spec.samples} x {spec.photometric} {spec.kind} samples of {spec.bits_stored} bits"
+            f" in {spec.bits_allocated}: choose another Transfer Syntax"
+        )
+    if pixels.shape != spec.shape or pixels.dtype != spec.dtype:
+        raise EncodeError(
+            f"{codec.name}: pixels {pixels.shape} of {pixels.dtype}, but {spec.shape} of {spec.dtype} are said"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def unsigned(pixels: NDArray[Any], spec: PixelSpec) -> NDArray[Any]:
+    """Give samples as codestreams have them that know no sign: two's complement in as many bits as are stored.
+
+    Examples
+    --------
+    >>> from multiframe.codec import PixelSpec
+    >>> unsigned(np.array([[-1, 1]], "i2"), PixelSpec(1, 2, bits_allocated=16, bits_stored=12, signed=True))
+    array([[4095,    1]], dtype=uint16)
+    """
+    if not spec.signed:
+        return pixels
+    kind = np.dtype(f"u{pixels.dtype.itemsize}")
+    low: NDArray[Any] = pixels.view(kind) & kind.type((1 << spec.bits_stored) - 1)
+    return low
+
+
+def same(codec: Codec, data: bytes, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+    """Give a codestream, once it was decoded to the pixels it was made of.
+
+    Raises
+    ------
+    EncodeError
+        It was not.
+    """
+    try:  # YBR_RCT: they are not to be turned into others
+        raw = replace(spec, photometric="YBR_RCT") if spec.photometric == "YBR_FULL" else spec
+        again = codec.decode(data, raw, syntax)
+    except DecodeError:
+        again = None
+    return compare(codec, data, pixels, again)
+
+
+def compare(codec: Codec, data: bytes, pixels: NDArray[Any], again: NDArray[Any] | None) -> bytes:
+    """Give a codestream, if what was decoded from it is what it was made of.
+
+    Raises
+    ------
+    EncodeError
+        It is not.
+    """
+    if again is None or not np.array_equal(again, pixels):
+        raise EncodeError(
+            f"the pixels do not come back from {codec.name} as they were, or exceed Bits Stored: nothing is given"
+        )
+    return data

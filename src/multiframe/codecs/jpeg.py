@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from multiframe.codecs import _headers
-from multiframe.codecs._pixels import IMAGECODECS, agree, fit, rgb, shielded
+from multiframe.codecs._pixels import IMAGECODECS, agree, fit, integers, ready, rgb, same, shielded, unsigned
 from multiframe.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _PROCESSES = (0, 1, 2, _LOSSLESS)
 
 
 class JpegCodec:
-    """Decodes JPEG Baseline, Extended (8 and 12 bits) and Lossless (2 to 16 bits).
+    """Decodes JPEG Baseline, Extended (8 and 12 bits) and Lossless (2 to 16 bits); encodes Lossless.
 
     Colours are those of the codestream: component identifiers R, G, B and the JFIF and Adobe segments
     overrule a Photometric Interpretation that contradicts them.
@@ -44,6 +44,7 @@ class JpegCodec:
 
     name = "JPEG"
     decodes = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
+    encodes = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
     requires = IMAGECODECS
 
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
@@ -67,3 +68,20 @@ class JpegCodec:
         with shielded(self.name) as ic:
             pixels = ic.jpeg8_decode(stream, **ask)
         return rgb(fit(self.name, pixels, spec, spec.bits_stored), spec, colours)
+
+    def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
+        """2 to 16 bits; no YBR: libjpeg would take away three of four colours, and say that it is lossless."""
+        return integers(spec, 2, 16) and spec.photometric != "YBR_FULL"
+
+    def encode(self, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+        """Encode one frame; see `multiframe.codec.Encoder.encode`."""
+        pixels = ready(self, pixels, spec, syntax, held=self.holds(spec, syntax))
+        # Its components are called R, G and B.
+        ask = {"colorspace": "RGB", "outcolorspace": "RGB"} if spec.samples == 3 else {}
+        with shielded(self.name, encoding=True) as ic:
+            data = bytes(
+                ic.jpeg8_encode(
+                    unsigned(pixels, spec), lossless=True, predictor=1, bitspersample=spec.bits_stored, **ask
+                )
+            )
+        return same(self, data, pixels, spec, syntax)

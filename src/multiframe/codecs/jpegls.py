@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from multiframe.codecs import _headers
-from multiframe.codecs._pixels import IMAGECODECS, agree, fit, rgb, shielded
+from multiframe.codecs._pixels import IMAGECODECS, agree, fit, integers, ready, rgb, same, shielded, unsigned
 from multiframe.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _JPEG_LS = 0xF7 - 0xC0
 
 
 class JpegLsCodec:
-    """Decodes JPEG-LS Lossless and Near-Lossless, 2 to 16 bits, any interleave.
+    """Decodes JPEG-LS Lossless and Near-Lossless, 2 to 16 bits, any interleave; encodes Lossless.
 
     Examples
     --------
@@ -39,6 +39,7 @@ class JpegLsCodec:
 
     name = "JPEG-LS"
     decodes = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
+    encodes = frozenset({"1.2.840.10008.1.2.4.80"})
     requires = IMAGECODECS
 
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
@@ -55,3 +56,14 @@ class JpegLsCodec:
             pixels = ic.jpegls_decode(stream)
         # JPEG-LS knows no sign: the precision tells where it sits.
         return rgb(fit(self.name, pixels, spec, header.precision), spec, header.colours(spec.photometric))
+
+    def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
+        """2 to 16 bits."""
+        return integers(spec, 2, 16)
+
+    def encode(self, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+        """Encode one frame; see `multiframe.codec.Encoder.encode`."""
+        pixels = ready(self, pixels, spec, syntax, held=self.holds(spec, syntax))
+        with shielded(self.name, encoding=True) as ic:
+            data = bytes(ic.jpegls_encode(unsigned(pixels, spec), bitspersample=spec.bits_stored))
+        return same(self, data, pixels, spec, syntax)

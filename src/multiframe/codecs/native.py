@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiframe.codecs._pixels import cell, fit, rgb
+from multiframe.codecs._pixels import cell, fit, ready, rgb
 from multiframe.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["NativeCodec"]
 
 
 class NativeCodec:
-    """Decodes uncompressed frames and those of Deflated Image Frame Compression.
+    """Decodes and encodes uncompressed frames and those of Deflated Image Frame Compression.
 
     Examples
     --------
@@ -38,6 +38,7 @@ class NativeCodec:
 
     name = "native"
     decodes = frozenset(f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".2", ".1.98", ".1.99", ".8.1"))
+    encodes = frozenset(f"1.2.840.10008.1.2{tail}" for tail in (".1", ".1.98", ".8.1"))
     requires: tuple[str, ...] = ()
 
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
@@ -63,6 +64,25 @@ class NativeCodec:
             samples = samples.reshape(spec.samples, spec.rows, spec.columns).transpose(1, 2, 0)
         bits = spec.bits_stored if spec.kind == "integer" else spec.bits_allocated
         return rgb(fit(self.name, samples.reshape(spec.shape), spec, bits), spec, spec.photometric)
+
+    def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
+        """Anything but luminances that share their colours: pixels have been given their own."""
+        return "_42" not in spec.photometric
+
+    def encode(self, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+        """Encode one frame; see `multiframe.codec.Encoder.encode`."""
+        pixels = ready(self, pixels, spec, syntax, held=self.holds(spec, syntax))
+        if spec.bits_allocated == 1:
+            return _deflated(np.packbits(pixels.reshape(-1), bitorder="little").tobytes(), syntax)
+        if spec.planar and spec.samples > 1:
+            pixels = pixels.transpose(2, 0, 1)
+        return _deflated(pixels.astype(spec.dtype.newbyteorder("<"), copy=False).tobytes(), syntax)
+
+
+def _deflated(frame: bytes, syntax: TransferSyntax) -> bytes:
+    if syntax.family != "deflate":
+        return frame
+    return zlib.compress(frame, wbits=-zlib.MAX_WBITS)
 
 
 def _inflated(data: Buffer, size: int) -> bytes:

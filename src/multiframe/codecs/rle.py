@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from multiframe.codecs import _headers
-from multiframe.codecs._pixels import IMAGECODECS, cell, fit, rgb, shielded
+from multiframe.codecs._pixels import IMAGECODECS, cell, fit, ready, rgb, same, shielded
 from multiframe.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["RleCodec"]
 
 
 class RleCodec:
-    """Decodes RLE Lossless, 8 to 64 bits allocated, up to 15 segments.
+    """Decodes and encodes RLE Lossless, 8 to 64 bits allocated, up to 15 segments.
 
     Examples
     --------
@@ -34,6 +35,7 @@ class RleCodec:
 
     name = "RLE"
     decodes = frozenset({"1.2.840.10008.1.2.5"})
+    encodes = decodes
     requires = IMAGECODECS
 
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
@@ -60,3 +62,25 @@ class RleCodec:
             # Most significant byte first (PS3.5 G.2).
             planes[:, i // size, size - 1 - i % size] = np.frombuffer(plane, np.uint8, count)
         return rgb(fit(self.name, pixels, spec, spec.bits_stored), spec, spec.photometric)
+
+    def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
+        """Whole bytes, not more than 15 of them a pixel."""
+        size = spec.samples * spec.bits_allocated // 8
+        cells = spec.bits_allocated in (8, 16, 32, 64) and spec.kind == "integer"
+        return cells and size <= 15 and "_42" not in spec.photometric
+
+    def encode(self, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+        """Encode one frame; see `multiframe.codec.Encoder.encode`."""
+        pixels = ready(self, pixels, spec, syntax, held=self.holds(spec, syntax))
+        planes = pixels.astype(spec.dtype.newbyteorder(">"), copy=False).view(np.uint8)
+        planes = planes.reshape(spec.rows, spec.columns, -1)  # most significant byte first (PS3.5 G.2)
+        segments = []
+        for i in range(planes.shape[2]):
+            with shielded(self.name, encoding=True) as ic:
+                segment = bytes(ic.packbits_encode(planes[:, :, i].copy()))  # row by row (G.3.1)
+            segments.append(segment + bytes(len(segment) % 2))
+        offsets = [64]
+        for segment in segments[:-1]:
+            offsets.append(offsets[-1] + len(segment))
+        head = pack("<16I", len(segments), *offsets, *bytes(15 - len(segments)))
+        return same(self, head + b"".join(segments), pixels, spec, syntax)

@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
+from itertools import product
 from pathlib import Path
 from random import Random
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from multiframe.codec import Codec, PixelSpec
-from multiframe.errors import DecodeError, SourceChanged, SourceError, SourceNotFound
+from multiframe.codec import Codec, Encoder, PixelSpec, encoded_spec
+from multiframe.errors import DecodeError, EncodeError, SourceChanged, SourceError, SourceNotFound
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 from multiframe.source import ByteSource, Identity, ItemReader, ObjectStat, Reply, run, run_async
-from multiframe.syntaxes import SYNTAXES, syntax_of
+from multiframe.syntaxes import SYNTAXES, TransferSyntax, syntax_of
 from multiframe.testing.sources import CountingSource
 
 if TYPE_CHECKING:
@@ -517,6 +519,68 @@ class CodecTests:
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(decode, range(4)))
+
+    # --- what is encoded, by a codec that does
+
+    def test_it_encodes_what_it_decodes(self) -> None:
+        """`encodes` is in `decodes`, and never lossy."""
+        codec = self._encoder()
+        assert codec.encodes <= codec.decodes, "encodes names what is not in decodes: nobody could compare"
+        lossy = sorted(uid for uid in codec.encodes if SYNTAXES[uid].lossy)
+        assert not lossy, f"encodes names lossy syntaxes: {lossy}"
+
+    def test_pixels_come_back(self) -> None:
+        """Every sample, at every depth the codec holds, signed and not, grey and colour; and the same bytes again."""
+        codec, shown = self._encoder(), set()
+        for syntax, spec, pixels in self._pictures():
+            before = pixels.copy()
+            pixels.flags.writeable = False
+            data = codec.encode(pixels, spec, syntax)
+            assert isinstance(data, bytes), f"encode gave {type(data).__name__}, no bytes"
+            assert data == codec.encode(before, spec, syntax), f"{syntax}, {spec}: equal pixels, other bytes"
+            same = encoded_spec(spec, syntax)
+            if spec.photometric == "YBR_FULL":  # or they would come back as RGB
+                same = replace(same, photometric="YBR_RCT")
+            _same(codec.decode(data, same, syntax), Sample(syntax.uid, data, same, before), f"{syntax}, {spec}")
+            shown.add(syntax.uid)
+        assert shown == codec.encodes, f"holds() accepts no picture of {sorted(codec.encodes - shown)}"
+
+    def test_what_it_does_not_hold_is_refused(self) -> None:
+        """`EncodeError` for what `holds` denies, and for pixels that are not what is said of them."""
+        codec = self._encoder()
+        for syntax, spec, pixels in self._pictures(held=False):
+            _refused(EncodeError, partial(codec.encode, pixels, spec, syntax), f"{syntax}, {spec}")
+        for syntax, spec, pixels in self._pictures():
+            for wrong in (pixels[1:], pixels.astype("f8"), pixels[..., None]):
+                what = f"{syntax}, {spec}, but {wrong.dtype} {wrong.shape}"
+                _refused(EncodeError, partial(codec.encode, wrong, spec, syntax), what)
+
+    def _encoder(self) -> Encoder:
+        codec = self.codec()
+        if not isinstance(codec, Encoder):
+            _skip("it decodes only: it has no `encodes`, `holds` and `encode`")
+        return codec
+
+    def _pictures(self, *, held: bool = True) -> Iterator[tuple[TransferSyntax, PixelSpec, NDArray[Any]]]:
+        """Give noise of many kinds, with the least and the largest sample in it, that the codec holds, or does not."""
+        import numpy as np
+
+        codec = self._encoder()
+        for n, (uid, bits, signed, colour) in enumerate(
+            product(sorted(codec.encodes), (1, 2, 7, 8, 9, 12, 16, 17, 24, 32), (False, True), ("", "RGB", "YBR_FULL"))
+        ):
+            allocated = next(cell for cell in (1, 8, 16, 32) if cell >= bits)
+            spec = PixelSpec(
+                *((37, 53), (1, 1), (2, 7), (65, 8))[n % 4], samples=3 if colour else 1, signed=signed,
+                photometric=colour or "MONOCHROME2", bits_allocated=allocated, bits_stored=bits,
+            )  # fmt: skip
+            syntax = syntax_of(uid)
+            if (signed and colour) or codec.holds(spec, syntax) is not held:  # no colour has a sign (PS3.3 C.7.6.3.1.2)
+                continue
+            low, high = (-(1 << bits - 1), 1 << bits - 1) if signed and bits > 1 else (0, 1 << bits)
+            pixels = np.random.default_rng(n).integers(low, high, spec.shape).astype(spec.dtype)
+            pixels.flat[0], pixels.flat[-1] = low, high - 1
+            yield syntax, spec, pixels
 
     # --- what is wrong
 

@@ -31,6 +31,7 @@ from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
 from multiframe.web import frames, lookup, metadata, own, rendered, search
+from multiframe.web.again import Again
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
@@ -229,6 +230,7 @@ def create_app(
         One of the trusted proxies is no address.
     """
     settings = settings or Settings()
+    budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
     web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
     ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in own.ROUTES]
@@ -255,6 +257,7 @@ def create_app(
             Exception: _unforeseen,
         },
         middleware=[
+            Middleware(Again, catalog=catalog, budget=budget, most=settings.piece),
             Middleware(_HostCheck, settings=settings),
             Middleware(
                 CORSMiddleware,
@@ -271,5 +274,5 @@ def create_app(
     app.state.settings = settings
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
-    app.state.budget = budget or MemoryBudget(settings.memory)
+    app.state.budget = budget
     return app

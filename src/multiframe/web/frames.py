@@ -4,15 +4,20 @@ A frame *number* (from 1) becomes an *index* (from 0) here, in one function. It 
 how a body leaves.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.errors import FrameNotFound
+from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.rope import Rope
+from multiframe.web.again import Way
 from multiframe.web.answers import Body, Section, body_answer
 from multiframe.web.lookup import BadRequest, accept_of, uids, with_fresh
-from multiframe.web.media import choose_frames, multipart, parse_accept
+from multiframe.web.media import Choice, choose_frames, multipart, parse_accept
 
 __all__ = ["ROUTES", "frames", "indices_of"]
 
@@ -54,24 +59,35 @@ async def frames(request: Request) -> Response:
     async def use(instance: Instance) -> Response:
         count = instance.header.declared_frames or len(await instance.grow_async(None))
         indices = indices_of(request.path_params["frames"], count)
-        syntax = instance.frame_syntax
-        choice = choose_frames(parse_accept(accept_of(request)), syntax, count=len(indices))
+        choice = choose_frames(parse_accept(accept_of(request)), instance.frame_syntax, count=len(indices))
         known = instance.known
         index = await instance.grow_async(max(indices))
-        content_type = f"{choice.media_type}; transfer-syntax={syntax.uid}"
-        identity = repr(instance.stat.identity)
-        payloads = [index.parts(i) for i in indices]
-        if choice.multipart:
-            rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
-            content_type = f'multipart/related; type="{choice.media_type}"; boundary={boundary}'
-        else:
-            rope = Rope(payloads[0], identity=f"{identity} {content_type}")
+        rope, content_type = _rope(index, indices, choice, instance)
         answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
         if known is None or not known.complete:
             request.app.state.indexer.complete(instance)
+        elif len(indices) == 1:
+            Way(instance, partial(_one, choice)).leave(request.scope)
         return answer
 
     return await with_fresh(request, study, series, uid, use)
+
+
+def _rope(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: Instance) -> tuple[Rope, str]:
+    """Give frames as a body, and its content type."""
+    content_type = f"{choice.media_type}; transfer-syntax={instance.frame_syntax.uid}"
+    identity = repr(instance.stat.identity)
+    payloads = [index.parts(i) for i in indices]
+    if not choice.multipart:
+        return Rope(payloads[0], identity=f"{identity} {content_type}"), content_type
+    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
+    return rope, f'multipart/related; type="{choice.media_type}"; boundary={boundary}'
+
+
+def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
+    """Give one frame of an instance whose index is complete."""
+    assert instance.known is not None
+    return _rope(instance.known, (i,), choice, instance)
 
 
 ROUTES = [("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", frames)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
-from multiframe.rope import Part, Rope
+from multiframe.rope import Part, Rope, facts_of
 from multiframe.syntaxes import TransferSyntax
 
 __all__ = [
@@ -246,7 +246,8 @@ def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> 
     ----------
     RFC 2046 5.1; PS3.18 8.7.3.5.1. The part's header is spelled ``Content-Type`` exactly: cornerstone looks for that.
     """
-    digest = sha256(f"{identity} {parts!r}".encode()).hexdigest()[:32]
+    told = [(t, *map(facts_of, payload)) for t, payload in parts]
+    digest = sha256(f"{identity} {told!r}".encode()).hexdigest()[:32]
     boundary = f"multiframe-{digest}"
     heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
     pieces: list[Part] = []
@@ -254,7 +255,7 @@ def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> 
         pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    return Rope(pieces, identity=identity), boundary
+    return Rope(pieces, digest=digest), boundary
 
 
 class RangeNotSatisfiable(Exception):

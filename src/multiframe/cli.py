@@ -101,6 +101,29 @@ Proxies = Annotated[
         help="A proxy whose Forwarded and X-Forwarded headers are believed; may be repeated.",
     ),
 ]
+
+
+class Wrapping(StrEnum):
+    """How files leave."""
+
+    stored = "stored"
+    legacy = "legacy"
+
+
+class Default(StrEnum):
+    """What WADO-URI gives a client that names no content type."""
+
+    dicom = "dicom"
+    jpeg = "jpeg"
+
+
+LayoutRs = Annotated[
+    Wrapping, typer.Option(help="How WADO-RS wraps files: stored, as they lie; legacy, one fragment a frame, no table.")
+]
+LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.")]
+WadoUriDefault = Annotated[
+    Default, typer.Option(help="What WADO-URI gives a client that names no contentType; the standard says jpeg.")
+]
 MaxDecode = Annotated[
     int,
     typer.Option(
@@ -145,6 +168,9 @@ def serve(
     public_url: PublicUrl = None,
     trusted_proxy: Proxies = None,
     max_decode: MaxDecode = "512MB",  # type: ignore[assignment]  # typer parses it
+    layout_rs: LayoutRs = Wrapping.stored,
+    layout_uri: LayoutUri = Wrapping.legacy,
+    wado_uri_default: WadoUriDefault = Default.dicom,
     revalidate: Revalidate = False,
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
@@ -158,7 +184,8 @@ def serve(
         if not path.exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
     _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy,
-           max_decode=max_decode, revalidate=revalidate)  # fmt: skip
+           max_decode=max_decode, layout_rs=layout_rs.value, layout_uri=layout_uri.value,
+           wado_uri_default=wado_uri_default.value, revalidate=revalidate)  # fmt: skip
 
 
 def _serve(

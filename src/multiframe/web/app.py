@@ -30,7 +30,7 @@ from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import frames, lookup, metadata, own, rendered, search
+from multiframe.web import frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
@@ -40,11 +40,12 @@ __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
-ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES]
+ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES, *retrieve.ROUTES]
 """Below it."""
 
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
+    lookup.TooMuch: 413,
     errors.FrameNotFound: 404,
     errors.InstanceNotFound: 404,
     errors.NotFramewise: 404,
@@ -233,7 +234,7 @@ def create_app(
     budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
     web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
-    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in own.ROUTES]
+    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in [*own.ROUTES, *wado_uri.ROUTES]]
     folder = viewer_folder()
     page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
 
@@ -252,6 +253,7 @@ def create_app(
         exception_handlers={
             errors.MultiframeError: _refused,
             lookup.BadRequest: _refused,
+            lookup.TooMuch: _refused,
             ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,

@@ -15,7 +15,7 @@ from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.web.forwarded import forwarded
 
-__all__ = ["DICOMWEB", "BadRequest", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
+__all__ = ["DICOMWEB", "BadRequest", "TooMuch", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
 
 DICOMWEB = "/dicom-web"
 """The root of DICOMweb, below `base_url`."""
@@ -23,6 +23,10 @@ DICOMWEB = "/dicom-web"
 
 class BadRequest(Exception):
     """The request itself is malformed; the message says what and how it should be."""
+
+
+class TooMuch(Exception):
+    """More is asked for than one answer may hold; the message says how to ask for less."""
 
 
 def accept_of(request: Request) -> str:

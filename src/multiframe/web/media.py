@@ -20,7 +20,9 @@ __all__ = [
     "Choice",
     "MediaRange",
     "RangeNotSatisfiable",
+    "Taken",
     "accepts_json",
+    "choose_files",
     "choose_frames",
     "content_range",
     "etag_matches",
@@ -196,6 +198,68 @@ def _matched(name: str, syntax: TransferSyntax) -> str | None:
     if _ALIASES.get(name) == syntax.media_type:
         return name
     return None
+
+
+class Taken(NamedTuple):
+    """How a client takes Part 10 files.
+
+    Attributes
+    ----------
+    multipart : bool
+        In parts, or one file as the whole body.
+    syntaxes : tuple of str
+        Transfer Syntax UIDs in the client's order; ``*``: as stored; empty text: none was named.
+    """
+
+    multipart: bool
+    syntaxes: tuple[str, ...]
+
+
+PART10 = "application/dicom"
+
+
+def choose_files(accept: Sequence[MediaRange], *, alone: bool) -> Taken:
+    """Choose how files are sent.
+
+    Parameters
+    ----------
+    accept : sequence of MediaRange
+        What the client takes; empty: anything.
+    alone : bool
+        Whether it is one file: only then it can be the whole body.
+
+    Raises
+    ------
+    NotAcceptable
+        The client takes no Part 10 files.
+
+    References
+    ----------
+    PS3.18 8.7.3, 8.7.5, 10.4.
+
+    Examples
+    --------
+    >>> choose_files(parse_accept('multipart/related; type="application/dicom"; transfer-syntax=*'), alone=True)
+    Taken(multipart=True, syntaxes=('*',))
+    >>> choose_files(parse_accept("application/dicom"), alone=True)
+    Taken(multipart=False, syntaxes=('',))
+    """
+    ways: list[tuple[bool, list[str]]] = []
+    for entry in sorted(accept or (MediaRange("*/*"),), key=lambda e: -e.q):
+        in_parts = entry.type in ("*/*", "multipart/*", "multipart/related")
+        if entry.q == 0 or not (in_parts or alone):
+            continue
+        types = entry.values("type") or ["*/*"] if in_parts else [entry.type]
+        if any(name.lower() in (PART10, "application/*", "*/*") for name in types):
+            ways.append((in_parts, entry.values("transfer-syntax") or [""]))
+    if not ways:
+        octets = any(OCTETS in (e.type, *map(str.lower, e.values("type"))) for e in accept)
+        other = ": bulk data have addresses of their own, which metadata name" if octets else ""
+        form = f' in multipart/related; type="{PART10}"' if not alone else f', or multipart/related; type="{PART10}"'
+        raise NotAcceptable(f"files are given as {PART10}{form}: not what Accept names{other}")
+    first = ways[0][0]
+    named = [syntax for in_parts, syntaxes in ways if in_parts == first for syntax in syntaxes]
+    return Taken(first, tuple(dict.fromkeys(named)))
 
 
 def accepts_json(accept: Sequence[MediaRange]) -> bool:

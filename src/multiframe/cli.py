@@ -30,6 +30,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.OverBudget: SURROUNDINGS,
     errors.MultiframeError: FILE,
     errors.InstanceNotFound: CALL,
+    errors.TooBroad: CALL,
     KeyboardInterrupt: INTERRUPTED,
     OSError: SURROUNDINGS,
 }

@@ -54,6 +54,7 @@ STATUS: dict[type[Exception], int] = {
     errors.NotAcceptable: 406,
     errors.UnknownSyntax: 406,
     errors.CodecMissing: 406,
+    errors.TooBroad: 413,
     errors.FormatError: 500,
     errors.CodecError: 500,
     errors.SourceError: 502,

@@ -92,11 +92,12 @@ class Server:
         """Wait until no process has used the processor for a fifth of a second."""
         deadline = perf_counter() + seconds
         before = -1.0
-        while (now := self._busy()) != before and perf_counter() < deadline:
+        while (now := self.busy()) != before and perf_counter() < deadline:
             before = now
             sleep(0.2)
 
-    def _busy(self) -> float:
+    def busy(self) -> float:
+        """Give the seconds of processor time that all processes have used."""
         busy = 0.0
         for process in (self._parent, *self._parent.children(recursive=True)):
             try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -17,10 +18,10 @@ import psutil
 class Server:
     """A running ``multiframe serve`` and a client for it."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, **client: Any) -> None:
         self.process = process
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=30)
+        self.client = httpx.Client(base_url=url, timeout=30, **client)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={k.replace("_", "-"): v for k, v in headers.items()})
@@ -65,7 +66,7 @@ def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[s
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"Serving (http://\S+/)\n", line)
+        found = re.fullmatch(r"Serving (https?://\S+/)\n", line)
         if not found:
             process.kill()
             raise RuntimeError(f"it said {line!r} and {process.communicate()[1]!r}")
@@ -81,10 +82,10 @@ def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[s
 
 
 @contextmanager
-def serving(paths: Sequence[Path], *options: str, cache: Path, wait: bool = True) -> Iterator[Server]:
-    """Serve files until the block ends."""
+def serving(paths: Sequence[Path], *options: str, cache: Path, wait: bool = True, **client: Any) -> Iterator[Server]:
+    """Serve files until the block ends; `client` is how httpx asks."""
     with command("serve", *paths, "--port", "0", *options, cache=cache) as (process, url):
-        server = Server(process, url)
+        server = Server(process, url, **client)
         with server.client:
             if wait:
                 server.wait_scanned()

@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
+from multiframe import schema, searching
 from multiframe.catalog import Catalog, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, OverBudget, SourceChanged, SourceError, SourceNotFound
 from multiframe.header import read_header
+from multiframe.matching import Like, wildcard
 from multiframe.memory import MemoryBudget
 from multiframe.migrations import REVISIONS
 from multiframe.settings import MIB, Settings
@@ -108,7 +110,7 @@ def uids(catalog: Catalog) -> list[str]:
 
 def problems(catalog: Catalog) -> dict[str, str]:
     with catalog._engine.connect() as connection:
-        rows = connection.execute(sa.select(room._objects.c.path, room._objects.c.problem)).all()
+        rows = connection.execute(sa.select(schema.objects.c.path, schema.objects.c.problem)).all()
     return {os.path.basename(os.fsdecode(path)): problem for path, problem in rows if problem}
 
 
@@ -455,7 +457,7 @@ def test_an_index_of_another_version_is_no_index(catalog: Catalog, files: Path) 
     (files / "a").write_bytes(dicom())
     catalog.scan([files])
     with catalog._transaction(write=True) as connection:
-        connection.execute(sa.update(room._instances).values(frame_index=b"rubbish"))
+        connection.execute(sa.update(schema.instances).values(frame_index=b"rubbish"))
     assert catalog.instance("1.2.3.4").known is None
 
 
@@ -638,7 +640,7 @@ def test_studies_that_match(hospital: Catalog, conditions: dict[str, str], studi
 )
 def test_instances_that_match(hospital: Catalog, conditions: dict[str, str], instances: str) -> None:
     assert " ".join(f.instance for f in hospital.search(Search("instance", conditions=conditions))) == instances
-    with pytest.raises(ValueError, match="InstanceNumber is matched by an integer"):
+    with pytest.raises(ValueError, match="InstanceNumber is matched by a number"):
         hospital.search(Search("instance", conditions={"InstanceNumber": "1-2"}))
 
 
@@ -673,9 +675,9 @@ def test_wildcards_mean_what_they_say(pattern: str, text: str) -> None:
     sa.event.listen(engine, "connect", room._on_connect)
     with engine.connect() as connection:
         column = sa.literal(text)
-        found = connection.execute(sa.select(room._like(column, pattern))).scalar()
+        found = connection.execute(sa.select(searching._is(column, Like((pattern,))))).scalar()
     engine.dispose()
-    assert bool(found) == fnmatches(pattern, text)
+    assert bool(found) == fnmatches(pattern, text) == wildcard(pattern, text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -773,7 +775,7 @@ def test_the_migrations_lead_to_the_tables_declared(tmp_path: Path) -> None:
         upgrade(connection)
         context = MigrationContext.configure(connection)
         declared = sa.MetaData()
-        for table in room._schema.tables.values():
+        for table in schema.schema.tables.values():
             table.to_metadata(declared)
         assert compare_metadata(context, declared) == []
         migrated = shape(connection)
@@ -812,6 +814,32 @@ def test_an_older_database_is_brought_up_to_date(
     monkeypatch.setattr("multiframe.migrations.upgrade.upgrade", lambda connection: called.append("upgrade"))
     make()
     assert called == ["upgrade"]
+
+
+def test_a_catalog_of_the_first_schema_is_taken_over(
+    make: Callable[..., Catalog], files: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    from multiframe.migrations.upgrade import downgrade
+
+    for n in range(3):
+        named = {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "Modality": "US"}
+        (files / str(n)).write_bytes(dicom(f"1.2.3.{n}", b"", **named))
+    make().scan([files])
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/cache/catalog.sqlite")
+    with engine.begin() as connection:
+        downgrade(connection, "0001")
+    engine.dispose()
+
+    catalog = make()
+    (study,) = catalog.search(Search("study", conditions={"PatientName": "müller*", "ModalitiesInStudy": "US"}))
+    assert (study.study_series, study.study_instances) == (1, 3)
+    assert catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True)) == []
+    opened.clear()
+    assert counts(catalog.scan([files])) == {"found": 3, "registered": 3}  # what was not kept has to be read
+    assert opened == ["0", "1", "2"]
+    (study,) = catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True))
+    assert (study.study_series, study.study_instances) == (1, 3)
+    assert counts(catalog.scan([files])) == {"found": 3, "unchanged": 3}
 
 
 def test_alembic_is_not_imported_for_nothing(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def test_the_fragments_of_an_icon_are_no_items(undefined: bool) -> None:
     first = {"00280010": {"vr": "US", "Value": [1]}}
     rest = {"7FE11001": {"vr": "LO", "Value": ["behind"]}}
     assert told(head)["00880200"]["Value"] == [first | rest, first]
-    assert attributes(head) == {"01000010": {"vr": "LO", "Value": ["x"]}}
+    kept = {"vr": "SQ", "Value": [first | rest, first]}
+    assert attributes(head) == {"00880200": kept, "01000010": {"vr": "LO", "Value": ["x"]}}
 
 
 def test_implicit_vr_asks_the_dictionary() -> None:
@@ -320,16 +321,28 @@ def test_large_values_are_written_in_pieces_or_named() -> None:
     assert named["00089215"]["Value"][1]["00091001"]["BulkDataURI"] == "https://example.org/00089215/2/00091001"
 
 
-def test_attributes_are_the_small_ones_of_the_top_level() -> None:
+@pytest.mark.parametrize("undefined", [True, False])
+def test_attributes_are_the_small_ones_of_the_top_level(undefined: bool) -> None:
+    long = item(element(0x00081160, "IS", b"1" * 100)) * 40
+    sequence = nested(undefined)
     head = header(
-        nested(True),
+        element(0x00081140, "SQ", long + (SEQUENCE_END if undefined else b""), undefined=undefined),
+        sequence,
         element(0x00090010, "LO", b"ACME"),
         element(0x00100020, "LO", b"P1"),
         element(0x00102000, "LT", b"x" * 2000),
         element(0x52009230, "SQ", item(element(0x00100030, "DA", b"20260101"))),
         element(0x54000100, "LO", b"behind"),
     )
-    assert attributes(head) == {"00100020": {"vr": "LO", "Value": ["P1"]}}
+    kept = told(header(sequence))
+    assert len(kept["00089215"]["Value"]) == 2
+    assert attributes(head) == {**kept, "00100020": {"vr": "LO", "Value": ["P1"]}}
+
+
+def test_a_sequence_that_is_none_inside_is_left_out() -> None:
+    broken = element(0x00081140, "SQ", item(b"\x08\x00\x60\x11IS\x90\x00"))
+    head = header(broken, element(0x00081115, "SQ", item(element(0x00080005, "CS", b"ISO_IR 192"))))
+    assert attributes(head).keys() == {"00081115"}
 
 
 def enhanced(frames: int) -> Header:

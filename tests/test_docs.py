@@ -157,7 +157,7 @@ def test_every_search_key() -> None:
         row[0].strip("`"): row[1:] for row in rows(section(reference("dicomweb"), "Search (QIDO-RS, PS3.18 10.6)"))
     }
     for keyword, key in KEYS.items():
-        assert found.get(keyword) == [f"`{key.tag:08X}`", key.level, key.kind], keyword
+        assert found.get(keyword) == [f"`{key.tag}`", key.level, key.kind], keyword
 
 
 def test_every_public_name() -> None:

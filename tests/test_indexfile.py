@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import multiframe.catalog as room
+from multiframe import schema
 from multiframe.catalog import Catalog, Search
 from multiframe.errors import FormatError, MultiframeError, SourceChanged, SourceNotFound
 from multiframe.frameindex import Damage, FrameIndex, Native, frozen
@@ -539,7 +539,7 @@ def test_what_the_catalog_kept_itself_comes_first(served):
     whole = instance.index
     catalog.keep_index(instance)
     with catalog._transaction() as connection:
-        (blob,) = connection.execute(sa.select(room._instances.c.frame_index)).one()
+        (blob,) = connection.execute(sa.select(schema.instances.c.frame_index)).one()
     assert load(blob)[1] is None
     path.with_name(path.name + SUFFIX).write_bytes(b"rubbish")
     catalog._forget(uid_of(catalog))

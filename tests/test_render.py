@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,14 +18,19 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 import multiframe
-from multiframe.picture import Viewport, write
+from multiframe.codec import PixelSpec
+from multiframe.codecs.jpeg2000 import Jpeg2000Codec
+from multiframe.picture import Viewport, fitted, write
 from multiframe.render import Facts, Function, Presentation, Window, displayed, draw
+from multiframe.syntaxes import TransferSyntax, syntax_of
 from multiframe.testing import cine
 from multiframe.testing.numbercode import read_number
 
@@ -284,6 +291,73 @@ def test_drawn_frames_are_the_right_ones(tmp_path):
         picture = np.asarray(Image.open(io.BytesIO(drawn)))
         assert picture.shape == (192, 256, 3)
         assert read_number(picture) == i + 1
+
+
+def big(bits: int, samples: int = 1) -> NDArray[Any]:
+    y, x = np.mgrid[0:517, 0:1031]
+    wave = (np.sin(x / 31) * np.cos(y / 17) + 1) / 2
+    wave = np.stack([np.roll(wave, 50 * k, axis=1) for k in range(samples)], axis=-1) if samples > 1 else wave
+    noise = np.random.default_rng(0).random(wave.shape) / 200
+    return ((wave * 0.9 + noise) * (2**bits - 1)).astype("u1" if bits == 8 else "u2")
+
+
+VIEWPORTS = [
+    Viewport(64, 64),
+    Viewport(100, 30, 500.5, 100, 400.25, 130, mirrored=True),
+    Viewport(900, 900),
+    Viewport(),
+]
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS)
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201"])
+@pytest.mark.parametrize(("bits", "samples"), [(12, 1), (8, 3)])
+def test_a_smaller_decoding_does_not_show(syntax, bits, samples, viewport, monkeypatch):
+    pixels = big(bits, samples)
+    encode = (
+        imagecodecs.htj2k_encode if syntax.endswith("201") else partial(imagecodecs.jpeg2k_encode, codecformat="j2k")
+    )
+    data = encode(pixels, reversible=True)
+    spec = PixelSpec(517, 1031, samples, "RGB" if samples > 1 else "MONOCHROME2", 8 if bits == 8 else 16, bits)
+    window = Window(2048, 3000) if bits == 12 else None
+    shown = item(BitsStored=bits, PhotometricInterpretation=spec.photometric)
+    facts = Facts(written(shown), explicit=True, little=True)
+    wanted = Presentation("image/png", viewport, window)
+    taken: list[int] = []
+    small = Jpeg2000Codec.reduced
+
+    def reduced(self: Jpeg2000Codec, data: bytes, spec: PixelSpec, syntax: TransferSyntax, level: int) -> Any:
+        taken.append(level)
+        return small(self, data, spec, syntax, level)
+
+    monkeypatch.setattr(Jpeg2000Codec, "reduced", reduced)
+    picture = np.asarray(Image.open(io.BytesIO(draw(data, spec, syntax_of(syntax), facts, wanted)))).astype(int)
+    assert taken == {64: [3], 100: [1]}.get(viewport.width or 0, [])
+    expected = fitted(displayed(pixels, shown, 0, window=window), viewport)
+    assert picture.shape == expected.shape
+    # A wavelet's mean is another one; but half a pixel beside it would be five times as much.
+    assert np.abs(picture - expected).mean() < 3
+    assert np.abs(picture - expected).max() < 16
+
+
+def test_indices_and_unknown_ranges_are_decoded_whole(monkeypatch):
+    def reduced(*_: Any) -> None:
+        raise AssertionError("a smaller decoding would show")
+
+    monkeypatch.setattr(Jpeg2000Codec, "reduced", reduced)
+    pixels = big(12)
+    data = imagecodecs.htj2k_encode(pixels)
+    for photometric in ("MONOCHROME2", "PALETTE COLOR"):
+        spec = PixelSpec(517, 1031, 1, photometric, 16, 12)
+        facts = Facts(written(item(BitsStored=12, PhotometricInterpretation=photometric)), explicit=True, little=True)
+        draw(data, spec, syntax_of("1.2.840.10008.1.2.4.201"), facts, Presentation(viewport=Viewport(32, 32)))
+
+
+def written(dataset: Dataset) -> bytes:
+    out = DicomBytesIO()
+    out.is_implicit_VR, out.is_little_endian = False, True
+    write_dataset(out, dataset)
+    return out.getvalue()
 
 
 def test_luts():

@@ -1,8 +1,8 @@
 """Study / series / instance -> `Instance`: what was read of files once is kept, with what it was read of.
 
 Headers and frame indexes lie in a database, each bound to the identity of its file: a file that changed is another
-file. One process scans; any number read, and add indexes. It knows directories, SQL and DICOM matching (PS3.4
-C.2.2.2). It must not know HTTP, nor hold a header longer than somebody uses it, but within the memory budget.
+file. One process scans; any number read, and add indexes. It knows directories and SQL. It must not know HTTP, nor hold
+a header longer than somebody uses it, but within the memory budget.
 
 The database is a cache: deleting it costs a scan. It holds patients' names: nobody but its owner may read it.
 """
@@ -14,11 +14,11 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import batched
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
@@ -43,156 +43,32 @@ from multiframe.instance import Instance, header_of
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.migrations import REVISIONS
 from multiframe.ranges import ByteRange
+from multiframe.schema import KEYS, LEVELS, Key, Level, columns_of, requests_of, shared_out
+from multiframe.schema import instances as _instances
+from multiframe.schema import objects as _objects
+from multiframe.schema import requests as _requests
+from multiframe.schema import scans as _scans
+from multiframe.schema import schema as _schema
+from multiframe.schema import series as _series
+from multiframe.schema import studies as _studies
+from multiframe.searching import ORDER, Found, Search, find, kind_of_path, remaining
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, Identity, ObjectStat
 from multiframe.syntaxes import syntax_of
 
-__all__ = ["KEYS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search"]
-
-type Level = Literal["study", "series", "instance"]
-type Attributes = dict[str, dict[str, Any]]
+__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path"]
 
 _BUSY = 10.0  # seconds a writer waits for another
 _BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 200, 0.5, 8 * MIB  # whichever comes first
 _LOOKUP = 500  # paths asked for in one query
-_MOST_LISTED, _LONGEST = 500, 1024  # values in a list to be matched by, and characters of any other
 _BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _UID = re.compile(r"[0-9A-Za-z._-]{1,64}")  # looser than PS3.5 9.1, and harmless in a URL or a header
+_version = sa.table("alembic_version", sa.column("version_num", sa.String))  # Alembic's own
 
-
-class Key(NamedTuple):
-    """An attribute that can be searched for.
-
-    Attributes
-    ----------
-    level : str
-        Whose attribute it is.
-    tag : int
-        Which.
-    column : str
-        Where its values lie.
-    kind : str
-        How they are matched: ``uid``, ``code``, ``text``, ``name``, ``date``, ``time`` or ``number``.
-    """
-
-    level: Level
-    tag: int
-    column: str
-    kind: Literal["uid", "code", "text", "name", "date", "time", "number"]
-
-
-KEYS: Final[Mapping[str, Key]] = {
-    "StudyInstanceUID": Key("study", 0x0020000D, "study", "uid"),
-    "StudyDate": Key("study", 0x00080020, "study_date", "date"),
-    "StudyTime": Key("study", 0x00080030, "study_time", "time"),
-    "AccessionNumber": Key("study", 0x00080050, "accession_number", "text"),
-    "ReferringPhysicianName": Key("study", 0x00080090, "referring_physician_name", "name"),
-    "PatientName": Key("study", 0x00100010, "patient_name", "name"),
-    "PatientID": Key("study", 0x00100020, "patient_id", "text"),
-    "PatientBirthDate": Key("study", 0x00100030, "patient_birth_date", "date"),
-    "StudyID": Key("study", 0x00200010, "study_id", "text"),
-    "StudyDescription": Key("study", 0x00081030, "study_description", "text"),
-    "ModalitiesInStudy": Key("study", 0x00080061, "modality", "code"),
-    "SeriesInstanceUID": Key("series", 0x0020000E, "series", "uid"),
-    "Modality": Key("series", 0x00080060, "modality", "code"),
-    "SeriesNumber": Key("series", 0x00200011, "series_number", "number"),
-    "SeriesDescription": Key("series", 0x0008103E, "series_description", "text"),
-    "SOPInstanceUID": Key("instance", 0x00080018, "instance", "uid"),
-    "SOPClassUID": Key("instance", 0x00080016, "sop_class_uid", "uid"),
-    "InstanceNumber": Key("instance", 0x00200013, "instance_number", "number"),
-    "Rows": Key("instance", 0x00280010, "rows", "number"),
-    "Columns": Key("instance", 0x00280011, "columns", "number"),
-    "NumberOfFrames": Key("instance", 0x00280008, "number_of_frames", "number"),
-}
-"""What can be searched for, by keyword (PS3.18 10.6.1.2.3)."""
-
-_LEVELS: Final[Sequence[Level]] = ("study", "series", "instance")
-_NOT_KEPT = frozenset(("StudyInstanceUID", "ModalitiesInStudy", "SeriesInstanceUID", "SOPInstanceUID"))
-_KEPT = {  # the columns filled from attributes, of each level
-    level: [key for name, key in KEYS.items() if key.level == level and name not in _NOT_KEPT] for level in _LEVELS
-}
-# fmt: off
-_STUDY_TAGS = frozenset((  # and all of group 0010
-    0x00080020, 0x00080030, 0x00080050, 0x00080090, 0x00081030, 0x00081048, 0x00081060, 0x0020000D, 0x00200010,
-    0x00321032, 0x00321060,
-))
-_SERIES_TAGS = frozenset((
-    0x00080021, 0x00080031, 0x00080060, 0x00080070, 0x00080080, 0x0008103E, 0x00081010, 0x00081040, 0x00081050,
-    0x00081070, 0x00081090, 0x00180015, 0x00181000, 0x00181030, 0x00185100, 0x0020000E, 0x00200011, 0x00200052,
-    0x00200060, 0x00400244, 0x00400245, 0x00400250, 0x00400251, 0x00400253, 0x00400254,
-))
-# fmt: on
 _NOT_DICOM = "not a DICOM file"
 _NO_UIDS = "names no study, series and instance that could be asked for"  # such as a DICOMDIR
 _DEFAULTS = Settings()
-
-
-def _columns(level: Level) -> list[sa.Column[Any]]:
-    return [sa.Column(k.column, sa.BigInteger if k.kind == "number" else sa.Text) for k in _KEPT[level]]
-
-
-_schema = sa.MetaData()
-_objects = sa.Table(
-    "objects",
-    _schema,
-    sa.Column("path", sa.LargeBinary(4096), primary_key=True),  # as the operating system has it: any bytes
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("identity", sa.Text, nullable=False),  # JSON of `source.Identity`
-    sa.Column("problem", sa.Text),  # why it is no instance
-    sa.Column("duplicate_of", sa.Text),  # the instance another file had first
-    sa.Column("seen", sa.Integer, nullable=False),  # the last scan that met it
-    sa.Index("duplicates", "duplicate_of"),
-)
-_studies = sa.Table(
-    "studies",
-    _schema,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("attributes", sa.Text, nullable=False),
-    *_columns("study"),
-    sa.Index("studies_by_date", "study_date", "study_time", "study"),
-    sa.Index("studies_by_patient", "patient_id"),
-    sa.Index("studies_by_accession", "accession_number"),
-)
-_series = sa.Table(
-    "series",
-    _schema,
-    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), primary_key=True),
-    sa.Column("series", sa.Text, primary_key=True),
-    sa.Column("attributes", sa.Text, nullable=False),
-    *_columns("series"),
-    sa.Index("series_by_uid", "series"),
-    sa.Index("series_by_modality", "modality", "study"),
-)
-_instances = sa.Table(
-    "instances",
-    _schema,
-    sa.Column("instance", sa.Text, primary_key=True),
-    sa.Column("study", sa.Text, nullable=False),
-    sa.Column("series", sa.Text, nullable=False),
-    sa.Column(
-        "path", sa.LargeBinary(4096), sa.ForeignKey("objects.path", ondelete="CASCADE"), nullable=False, unique=True
-    ),
-    sa.Column("syntax", sa.Text, nullable=False),
-    sa.Column("attributes", sa.Text, nullable=False),
-    sa.Column("facts", sa.Text, nullable=False),
-    sa.Column("header_size", sa.BigInteger, nullable=False),
-    sa.Column("header", sa.LargeBinary),  # NULL: so long that it is read from the file again
-    sa.Column("frame_index", sa.LargeBinary),
-    *_columns("instance"),
-    sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"]),
-    sa.Index("instances_by_series", "study", "series", "instance_number", "instance"),
-)
-_scans = sa.Table(
-    "scans",
-    _schema,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("running", sa.Boolean, nullable=False),
-    sa.Column("updated", sa.Double, nullable=False),
-    sa.Column("counts", sa.Text, nullable=False),
-)
-_version = sa.table("alembic_version", sa.column("version_num", sa.String))  # Alembic's own
-_TABLE_OF = {"study": _studies, "series": _series, "instance": _instances}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,60 +105,6 @@ class ScanStatus:
     updated: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A question to the catalog.
-
-    Attributes
-    ----------
-    level : str
-        What is looked for: ``study``, ``series`` or ``instance``.
-    study, series : str or None
-        Only below these.
-    conditions : mapping of str to str
-        Keywords of `KEYS` and what their values must match, as DICOM writes it (PS3.4 C.2.2.2): a value, ``*`` and
-        ``?`` in text, ``from-to`` in dates and times, a list of UIDs or codes. Matching of names disregards case.
-    limit : int or None
-        Give at most so many.
-    offset : int
-        Leave out so many of the first.
-    """
-
-    level: Level
-    study: str | None = None
-    series: str | None = None
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    limit: int | None = None
-    offset: int = 0
-
-
-class Found(NamedTuple):
-    """One match of a `Search`.
-
-    Attributes
-    ----------
-    study, series, instance : str
-        UIDs, down to the level searched.
-    attributes : tuple of str
-        DICOM JSON objects of the study, of the series and of the instance, down to the level searched.
-    modalities : tuple of str
-        Of all series of the study.
-    study_series, study_instances : int
-        How many the study has.
-    series_instances : int
-        How many the series has; 0 at study level.
-    """
-
-    study: str
-    series: str
-    instance: str
-    attributes: tuple[str, ...]
-    modalities: tuple[str, ...]
-    study_series: int
-    study_instances: int
-    series_instances: int
-
-
 class _Record(NamedTuple):
     """What reading one file brought: rows to be, of each level."""
 
@@ -292,6 +114,7 @@ class _Record(NamedTuple):
     duplicate_of: str | None = None
     study: dict[str, Any] | None = None
     series: dict[str, Any] | None = None
+    requests: Sequence[dict[str, Any]] = ()
     instance: dict[str, Any] | None = None
 
     @property
@@ -593,7 +416,7 @@ class Catalog:
         if series is not None:
             query = query.where(i.series == series)
         with self._transaction() as connection:
-            return list(connection.execute(query.order_by(*_ORDER["instance"][-4:])).scalars())
+            return list(connection.execute(query.order_by(*ORDER["instance"][-4:])).scalars())
 
     # ------------------------------------------------------------------------------------------------ searching
 
@@ -606,72 +429,16 @@ class Catalog:
         ------
         ValueError
             A condition is not one that its attribute can be matched by; the message names the attribute alone.
+        TooBroad
+            It asks for what is not kept in a column, of too many.
         """
-        depth = _LEVELS.index(query.level) + 1
-        tables = [_TABLE_OF[level] for level in _LEVELS[:depth]]
-        # The innermost one first: where a study is named, its index leads to all others.
-        chosen = sa.select(*(t.c.attributes.label(f"attributes_{t.name}") for t in tables))
-        chosen = chosen.add_columns(*(_TABLE_OF[level].c[level] for level in _LEVELS[:depth]))
-        source: sa.FromClause = _studies
-        for table in tables[1:]:
-            source = source.join(table)
-        chosen = chosen.select_from(source)
-        if query.study is not None:
-            chosen = chosen.where(*(t.c.study == query.study for t in tables))
-        if query.series is not None:
-            chosen = chosen.where(*(t.c.series == query.series for t in tables[1:]))
-        for keyword, wanted in query.conditions.items():
-            condition = _condition(keyword, KEYS[keyword], wanted)
-            if condition is not None:
-                chosen = chosen.where(condition)
-        chosen = chosen.order_by(*_ORDER[query.level]).limit(query.limit).offset(query.offset)
         with self._transaction() as connection:
-            rows = connection.execute(chosen).all()
-            return _counted(connection, rows, depth)
+            return find(connection, query)
 
-
-_ORDER: dict[Level, list[Any]] = {
-    "study": [_studies.c.study_date.desc(), _studies.c.study_time.desc(), _studies.c.study],
-    "series": [_studies.c.study_date.desc(), _studies.c.study_time.desc(), _studies.c.study,
-               _series.c.series_number.nulls_last(), _series.c.series],
-    "instance": [_studies.c.study_date.desc(), _studies.c.study_time.desc(), _studies.c.study,
-                 _series.c.series_number.nulls_last(), _series.c.series,
-                 _instances.c.instance_number.nulls_last(), _instances.c.instance],
-}  # fmt: skip
-
-
-def _counted(connection: sa.Connection, rows: Sequence[sa.Row[Any]], depth: int) -> list[Found]:
-    """Add what the whole study and series have to say of each match."""
-    modalities: dict[str, list[str]] = {}
-    study_series: dict[str, int] = {}
-    series_instances: dict[tuple[str, str], int] = {}
-    study_instances: dict[str, int] = {}
-    s, i = _series.c, _instances.c
-    for studies in batched(sorted({row.study for row in rows}), _LOOKUP):
-        for study, modality, n in connection.execute(
-            sa.select(s.study, s.modality, sa.func.count()).where(s.study.in_(studies)).group_by(s.study, s.modality)
-        ):
-            study_series[study] = study_series.get(study, 0) + n
-            if modality:
-                modalities.setdefault(study, []).append(modality)
-        for study, series, n in connection.execute(
-            sa.select(i.study, i.series, sa.func.count()).where(i.study.in_(studies)).group_by(i.study, i.series)
-        ):
-            series_instances[study, series] = n
-            study_instances[study] = study_instances.get(study, 0) + n
-    return [
-        Found(
-            study=row[depth],
-            series=row[depth + 1] if depth > 1 else "",
-            instance=row[depth + 2] if depth > 2 else "",
-            attributes=tuple(row[:depth]),
-            modalities=tuple(sorted(modalities.get(row[depth], ()))),
-            study_series=study_series.get(row[depth], 0),
-            study_instances=study_instances.get(row[depth], 0),
-            series_instances=series_instances.get((row[depth], row[depth + 1]), 0) if depth > 1 else 0,
-        )
-        for row in rows
-    ]
+    def remaining(self, query: Search, most: int) -> int | None:
+        """Count the matches behind those of a search, up to `most`; None: that would take too long."""
+        with self._transaction() as connection:
+            return remaining(connection, query, most)
 
 
 # ---------------------------------------------------------------------------------------------------- the scan
@@ -836,19 +603,18 @@ def _record(path: bytes, stat: ObjectStat, header: Header) -> _Record:
     if not all(map(_UID.fullmatch, uids)):
         return _Record(path, stat, _NO_UIDS)
     study, series, instance = uids
-    levels: dict[Level, Attributes] = {"study": {}, "series": {}, "instance": {}}
-    for tag, value in attributes(header).items():
-        levels[_level_of(int(tag, 16))][tag] = value
+    levels = shared_out(attributes(header))
     facts = {"dataset_at": header.dataset_at, "pixel_data": header.pixel_data, "values": dict(header.values)}
     compressed = zlib.compress(header.raw, 1) if len(header.raw) <= _BIG_HEADER else None
     if compressed is not None and len(compressed) > _BIG_COMPRESSED:
         compressed = None
-    rows = {level: _matched(level, told) for level, told in levels.items()}
+    rows = {level: columns_of(level, told) for level, told in levels.items()}
     return _Record(
         path,
         stat,
         study={"study": study, **rows["study"]},
         series={"study": study, "series": series, **rows["series"]},
+        requests=[{"study": study, "series": series, **row} for row in requests_of(levels["series"])],
         instance={
             "study": study,
             "series": series,
@@ -862,39 +628,6 @@ def _record(path: bytes, stat: ObjectStat, header: Header) -> _Record:
             **rows["instance"],
         },
     )
-
-
-def _level_of(tag: int) -> Level:
-    if tag in _STUDY_TAGS or tag >> 16 == 0x0010:
-        return "study"
-    return "series" if tag in _SERIES_TAGS else "instance"
-
-
-def _matched(level: Level, told: Attributes) -> dict[str, Any]:
-    """Give the columns of a level: all attributes as JSON, and those that are searched for as they are matched."""
-    row: dict[str, Any] = {"attributes": json.dumps(told, ensure_ascii=False, separators=(",", ":"))}
-    for key in _KEPT[level]:
-        values = told.get(f"{key.tag:08X}", {}).get("Value") or [None]
-        row[key.column] = _stored(key, values[0])
-    return row
-
-
-def _stored(key: Key, value: Any) -> str | int | None:
-    if key.kind == "number":
-        return value if isinstance(value, int) and abs(value) < 2**63 else None
-    if isinstance(value, dict):  # a person's name; "=" on both sides, so that each component group can be found
-        groups = [value.get(name, "") for name in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=" + "=".join(_folded_name(group) for group in groups if group) + "="
-    text = "" if value is None else str(value).replace("\0", "")
-    if key.kind == "date":
-        return text.replace(".", "")  # ACR-NEMA wrote 1999.12.31
-    if key.kind == "time":
-        return _padded_time(text.replace(":", ""), "0") if text else ""
-    return text
-
-
-def _folded_name(text: str) -> str:
-    return text.replace("\0", "").casefold().rstrip("^ ")
 
 
 def _register(connection: sa.Connection, records: Iterable[_Record], generation: int) -> list[_Record]:
@@ -932,11 +665,14 @@ def _register(connection: sa.Connection, records: Iterable[_Record], generation:
     )
     good = [r for r in final if r.instance is not None]
     _insert_new(connection, _studies, {r.study["study"]: r.study for r in reversed(good) if r.study})
-    _insert_new(
-        connection, _series, {(r.series["study"], r.series["series"]): r.series for r in reversed(good) if r.series}
-    )
+    series = {(r.series["study"], r.series["series"]): r for r in reversed(good) if r.series}
+    new = _insert_new(connection, _series, {key: r.series for key, r in series.items() if r.series})
+    asked_for = [row for key in new for row in series[key].requests]
+    if asked_for:
+        connection.execute(sa.insert(_requests), asked_for)
     if good:
         connection.execute(sa.insert(_instances), [r.instance for r in good if r.instance])
+        _count(connection, series)
     return final
 
 
@@ -959,23 +695,38 @@ def _holders(connection: sa.Connection, uids: Collection[str]) -> set[str]:
     return held
 
 
-def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, dict[str, Any]]) -> None:
-    """Insert those rows that are not there: the first instance of a study or series speaks for it."""
+def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, dict[str, Any]]) -> list[Any]:
+    """Insert those rows that are not there, and give their keys.
+
+    The first instance of a study or series speaks for it.
+    """
     keys = list(table.primary_key.columns)
     there: set[Any] = set()
     for some in batched({row["study"] for row in rows.values()}, _LOOKUP):
         found = connection.execute(sa.select(*keys).where(table.c.study.in_(some))).all()
         there.update(row[0] if len(keys) == 1 else tuple(row) for row in found)
-    new = [row for key, row in rows.items() if key not in there]
+    new = [key for key in rows if key not in there]
     if new:
-        connection.execute(sa.insert(table), new)
+        connection.execute(sa.insert(table), [rows[key] for key in new])
+    return new
+
+
+def _count(connection: sa.Connection, series: Iterable[tuple[str, str]]) -> None:
+    """Count the instances of series anew."""
+    s, i = _series.c, _instances.c
+    n = sa.select(sa.func.count()).select_from(_instances).where(i.study == s.study, i.series == s.series)
+    for some in batched(sorted(series), _LOOKUP):
+        connection.execute(
+            sa.update(_series).where(sa.tuple_(s.study, s.series).in_(some)).values(instances=n.scalar_subquery())
+        )
 
 
 def _remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
     """Forget files, with their instances, and the series and studies that are left empty; give the instances."""
     i = _instances.c
-    gone = connection.execute(sa.select(i.instance, i.study).where(i.path.in_(paths))).all()
+    gone = connection.execute(sa.select(i.instance, i.study, i.series).where(i.path.in_(paths))).all()
     connection.execute(sa.delete(_objects).where(_objects.c.path.in_(paths)))
+    _count(connection, {(row.study, row.series) for row in gone})
     for studies in batched({row.study for row in gone}, _LOOKUP):
         s = _series.c
         instances = sa.select(i.instance).where(i.study == s.study, i.series == s.series)
@@ -1005,82 +756,6 @@ def _index(dumped: bytes | None) -> FrameIndex | None:
 def _no_such(uid: str) -> str:
     shown = uid if _UID.fullmatch(uid) else "of that UID"
     return f"the catalog has no instance {shown}"
-
-
-# ---------------------------------------------------------------------------------------------------- matching
-
-
-def _condition(keyword: str, key: Key, wanted: str) -> sa.ColumnElement[bool] | None:
-    """Say in SQL what a value must match; None: everything does (PS3.4 C.2.2.2.3)."""
-    wanted = wanted.strip()
-    if key.kind not in ("uid", "code") and len(wanted) > _LONGEST:
-        raise ValueError(f"{keyword} is matched by {_LONGEST} characters at most")
-    if not wanted or (wanted.strip("*") == "" and key.kind in ("text", "name", "code")):
-        return None
-    if keyword == "ModalitiesInStudy":
-        other = _series.alias()
-        matches = _any_of(other.c.modality, wanted)
-        return sa.select(other.c.series).where(other.c.study == _studies.c.study, matches).exists()
-    column = _TABLE_OF[key.level].c[key.column]
-    if key.kind == "uid":
-        return column.in_(_listed(wanted))
-    if key.kind == "code":
-        return _any_of(column, wanted)
-    if key.kind == "text":
-        return _like(column, wanted)
-    if key.kind == "name":
-        folded = _folded_name(wanted)
-        return column.like(f"%={_pattern(folded)}=%", escape="!")
-    if key.kind == "number":
-        if not re.fullmatch(r"[+-]?\d{1,18}", wanted):
-            raise ValueError(f"{keyword} is matched by an integer")
-        return column == int(wanted)
-    return _between(column, keyword, key.kind, wanted)
-
-
-def _listed(wanted: str) -> list[str]:
-    parts = [part.strip() for part in re.split(r"[,\\]", wanted) if part.strip()]
-    if len(parts) > _MOST_LISTED:
-        raise ValueError(f"a list to be matched by may have {_MOST_LISTED} values, not {len(parts)}")
-    return parts
-
-
-def _any_of(column: sa.ColumnElement[Any], wanted: str) -> sa.ColumnElement[bool]:
-    return sa.or_(sa.false(), *(_like(column, part) for part in _listed(wanted)))
-
-
-def _like(column: sa.ColumnElement[Any], wanted: str) -> sa.ColumnElement[bool]:
-    """Match ``*`` and ``?`` (PS3.4 C.2.2.2.4); without them it is plain equality, which an index answers."""
-    return column.like(_pattern(wanted), escape="!") if re.search(r"[*?]", wanted) else column == wanted
-
-
-def _pattern(wanted: str) -> str:
-    return re.sub(r"[!%_]", r"!\g<0>", wanted).replace("*", "%").replace("?", "_")
-
-
-def _between(column: sa.ColumnElement[Any], keyword: str, kind: str, wanted: str) -> sa.ColumnElement[bool]:
-    """Match a date or time, or a range of them, open at either end (PS3.4 C.2.2.2.5)."""
-    first, dash, last = (part.strip() for part in wanted.partition("-"))
-    well = re.compile(r"\d{8}" if kind == "date" else r"\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?")
-    if not (first or last) or any(bound and not well.fullmatch(bound) for bound in (first, last)):
-        example = "20261231 or 20260101-20261231" if kind == "date" else "0930 or 0930-1015"
-        raise ValueError(f"{keyword} is matched by a {kind} or a range of them, such as {example}")
-    if not dash:
-        last = first
-    if kind == "time":  # one given to the minute means all of that minute
-        first, last = first and _padded_time(first, "0"), last and _padded_time(last, "9")
-    bounds = [column != ""]
-    if first:
-        bounds.append(column >= first)
-    if last:
-        bounds.append(column <= last)
-    return sa.and_(*bounds)
-
-
-def _padded_time(text: str, fill: str) -> str:
-    """Give a TM in full, ``HHMMSS.FFFFFF``, so that times compare as text."""
-    whole, _, fraction = text.partition(".")
-    return f"{whole[:6].ljust(6, fill)}.{fraction[:6].ljust(6, fill)}"
 
 
 # ---------------------------------------------------------------------------------------------------- SQLite

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from multiframe import errors
+
+if TYPE_CHECKING:
+    from multiframe.web.over_tls import Certificate
 
 __all__ = ["main"]
 
@@ -30,6 +33,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.OverBudget: SURROUNDINGS,
     errors.MultiframeError: FILE,
     errors.InstanceNotFound: CALL,
+    errors.TooBroad: CALL,
     KeyboardInterrupt: INTERRUPTED,
     OSError: SURROUNDINGS,
 }
@@ -101,6 +105,29 @@ Proxies = Annotated[
         help="A proxy whose Forwarded and X-Forwarded headers are believed; may be repeated.",
     ),
 ]
+
+
+class Wrapping(StrEnum):
+    """How files leave."""
+
+    stored = "stored"
+    legacy = "legacy"
+
+
+class Default(StrEnum):
+    """What WADO-URI gives a client that names no content type."""
+
+    dicom = "dicom"
+    jpeg = "jpeg"
+
+
+LayoutRs = Annotated[
+    Wrapping, typer.Option(help="How WADO-RS wraps files: stored, as they lie; legacy, one fragment a frame, no table.")
+]
+LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.")]
+WadoUriDefault = Annotated[
+    Default, typer.Option(help="What WADO-URI gives a client that names no contentType; the standard says jpeg.")
+]
 MaxDecode = Annotated[
     int,
     typer.Option(
@@ -109,6 +136,14 @@ MaxDecode = Annotated[
         metavar="SIZE",
         help="Most bytes of decoded frames in one answer; beyond, they are given as stored where the client allows.",
     ),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="A certificate (PEM): HTTP/2 and HTTP/1.1 are spoken over TLS."),
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM, PKCS #8).")]
+TlsSelfSigned = Annotated[
+    bool, typer.Option("--tls-self-signed", help="Make a certificate nobody vouches for: to try HTTP/2 with.")
 ]
 Revalidate = Annotated[
     bool, typer.Option("--revalidate", help="Have clients ask whether frames they kept are still the same.")
@@ -145,7 +180,13 @@ def serve(
     public_url: PublicUrl = None,
     trusted_proxy: Proxies = None,
     max_decode: MaxDecode = "512MB",  # type: ignore[assignment]  # typer parses it
+    layout_rs: LayoutRs = Wrapping.stored,
+    layout_uri: LayoutUri = Wrapping.legacy,
+    wado_uri_default: WadoUriDefault = Default.dicom,
     revalidate: Revalidate = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_self_signed: TlsSelfSigned = False,
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
 
@@ -157,14 +198,20 @@ def serve(
     for path in paths:
         if not path.exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
-    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy,
-           max_decode=max_decode, revalidate=revalidate)  # fmt: skip
+    if (tls_cert is None) != (tls_key is None) or (tls_cert and tls_self_signed):
+        raise typer.BadParameter(
+            "give --tls-cert and --tls-key together, or --tls-self-signed", param_hint="--tls-cert"
+        )
+    tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
+    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy, tls=tls,
+           max_decode=max_decode, layout_rs=layout_rs.value, layout_uri=layout_uri.value,
+           wado_uri_default=wado_uri_default.value, revalidate=revalidate)  # fmt: skip
 
 
 def _serve(
     paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
     allow_origin: list[str] | None, public_url: str | None,
-    trusted_proxy: list[str] | None = None, **knobs: Any,
+    trusted_proxy: list[str] | None = None, *, tls: tuple[Path, Path] | bool = False, **knobs: Any,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY, Settings, cache_folder
     from multiframe.web.serve import Served
@@ -191,9 +238,19 @@ def _serve(
         )
     base = public_url.rstrip("/") if public_url else None
     settings = Settings(memory=memory, allow_origins=origins, public_url=base, trusted_proxies=proxies, **knobs)
-    served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers)
+    certificate = _certificate(tls, folder, (*settings.hosts, host)) if tls else None
+    served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
+
+
+def _certificate(tls: tuple[Path, Path] | bool, folder: Path, names: tuple[str, ...]) -> "Certificate":
+    from multiframe.web.over_tls import Certificate, check, self_signed
+
+    if isinstance(tls, bool):
+        return self_signed(folder, names)
+    check(certificate := Certificate(*tls))
+    return certificate
 
 
 def _check_urls(urls: list[str], option: str) -> None:

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Codec", "Encoder", "PixelSpec", "Rewriter", "codec_for", "encoded_spec", "encoder_for", "rewriter_for"]
+__all__ = [
+    "Codec",
+    "Encoder",
+    "PixelSpec",
+    "Reducer",
+    "Rewriter",
+    "codec_for",
+    "encoded_spec",
+    "encoder_for",
+    "rewriter_for",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,27 @@ class Rewriter(Codec, Protocol):
             The codestream is damaged or contradicts `spec`.
         EncodeError
             It is of a kind that cannot be rewritten.
+        """
+        ...
+
+
+@runtime_checkable
+class Reducer(Codec, Protocol):
+    """A codec whose codestreams hold smaller pictures inside, which cost less than the whole one."""
+
+    def reduced(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax, level: int) -> NDArray[np.generic] | None:
+        """Decode one frame halved `level` times, or as often as can be.
+
+        Returns
+        -------
+        ndarray or None
+            As `Codec.decode` gives it, but smaller: a side is divided by a power of 2 and rounded up. None: this
+            frame can be had whole only.
+
+        Raises
+        ------
+        DecodeError
+            As `Codec.decode`.
         """
         ...
 

@@ -20,7 +20,7 @@ from json.encoder import encode_basestring as quoted
 from typing import Any, Final
 
 from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, Element, Walk
-from multiframe.errors import TruncatedError
+from multiframe.errors import FormatError, TruncatedError
 from multiframe.header import Header
 from multiframe.settings import KIB, MIB
 
@@ -31,7 +31,7 @@ INLINE_LIMIT: Final = MIB
 
 _PIECE = 32 * KIB
 _LONG = 64 * KIB  # values beyond are written in pieces
-_SMALL = KIB
+_SMALL, _SHORT_SEQUENCE = KIB, 4 * KIB
 # Per-frame Items repeat each other: most of their values, and many of their sequences, were written before.
 _MEMO_VALUE, _MEMO_SEQUENCE, _MEMO_ENTRIES = 64, 256, 4096
 
@@ -390,10 +390,10 @@ def _texts(
 
 
 def attributes(header: Header) -> dict[str, dict[str, Any]]:
-    """Give the standard's attributes of the top level as `metadata` would, but for sequences and values over 1 KiB.
+    """Give the standard's attributes of the top level as `metadata` would, but for long ones.
 
-    What stands behind the Shared Functional Groups is not looked at: nothing there is searched for, and the per-frame
-    Items may be many.
+    Left out are values over 1 KiB and sequences over 4 KiB. What stands behind the Shared Functional Groups is not
+    looked at: nothing there is searched for, and the per-frame Items may be many.
 
     Examples
     --------
@@ -407,18 +407,37 @@ def attributes(header: Header) -> dict[str, dict[str, Any]]:
     end = len(header.raw) if header.pixel_data is None else header.pixel_data.at
     here = Walk(header.dataset_at, explicit=header.explicit, little=header.syntax.little, stop=end, descend=False)
     texts = []
+    opened: Element | None = None  # a sequence that is closed by its delimiter
     while here.at < end:
         element = here.step(header.raw)
         if element is None:
             raise TruncatedError("the data set ends inside an element", here.at)
         group, size = element.tag >> 16, element.stop - element.start
+        if opened is not None and element.tag == SEQUENCE_END and not element.depth:
+            texts += _short_sequence(writer, opened.at, here.at, header.explicit)
+            opened = None
         if element.depth or group == 0xFFFE:
             continue
         if element.tag >= _FUNCTIONAL_GROUPS:
             break
-        if element.stop >= 0 and size <= _SMALL and element.tag & 0xFFFF and not group & 1:
-            vr = writer.vr(element)
-            if vr != "SQ":
-                texts.append(writer.element(element, vr))
+        if not element.tag & 0xFFFF or group & 1:
+            continue
+        if element.stop < 0:
+            opened = element
+        elif (vr := writer.vr(element)) == "SQ":
+            texts += _short_sequence(writer, element.at, element.stop, header.explicit)
+        elif size <= _SMALL:
+            texts.append(writer.element(element, vr))
     told: dict[str, dict[str, Any]] = json.loads("{" + ",".join(texts) + "}")
     return told
+
+
+def _short_sequence(writer: _Writer, at: int, stop: int, explicit: bool) -> list[str]:
+    """Write one sequence that is not long; nothing where it is no sequence inside."""
+    if stop - at > _SHORT_SEQUENCE:
+        return []
+    try:
+        return ["".join(_texts(writer, at, stop, explicit))]
+    except FormatError:
+        del writer.scopes[1:]  # in whichever Item it was
+        return []

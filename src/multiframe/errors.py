@@ -16,6 +16,7 @@
     │  ├─ CodecMissing (ImportError): the message is the install line
     │  └─ DecodeError · EncodeError: the frame's index in the message
     ├─ NotAcceptable     (web only)
+    ├─ TooBroad          a search that would look at too much
     └─ OverBudget (MemoryError)
 
 Every message says what, where and what to do; it never holds a value of the data set but UIDs.
@@ -41,6 +42,7 @@ __all__ = [
     "SourceChanged",
     "SourceError",
     "SourceNotFound",
+    "TooBroad",
     "TruncatedError",
     "UnknownSyntax",
 ]
@@ -145,6 +147,10 @@ class EncodeError(CodecError):
 
 class NotAcceptable(MultiframeError):
     """Nothing we can give is what the client accepts (PS3.18 8.7.5)."""
+
+
+class TooBroad(MultiframeError):
+    """A search by what only reading everything tells, over too much (PS3.18 10.6.3.1)."""
 
 
 class OverBudget(MultiframeError, MemoryError):

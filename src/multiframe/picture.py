@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
+from math import log2
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -107,8 +108,14 @@ class Viewport:
         return Fitted((self.x, self.y, right, lower), size)
 
 
-def fitted(picture: NDArray[np.uint8], viewport: Viewport) -> NDArray[np.uint8]:
+def fitted(picture: NDArray[np.uint8], viewport: Viewport, *, of: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Cut, mirror and scale a picture.
+
+    Parameters
+    ----------
+    of : tuple of int, optional
+        Columns and rows of the picture that this one is a smaller copy of, halved any number of times: the viewport is
+        for that one. Its first pixels lie where the whole one's first lie, as wavelets have it.
 
     Raises
     ------
@@ -125,7 +132,13 @@ def fitted(picture: NDArray[np.uint8], viewport: Viewport) -> NDArray[np.uint8]:
     from PIL import Image
 
     rows, columns = picture.shape[:2]
-    box, size = viewport.fit(columns, rows)
+    box, size = viewport.fit(*(of or (columns, rows)))
+    if of is not None and of != (columns, rows):
+        step = 2 ** round(log2(max(of) / max(columns, rows)))
+        left, top, right, lower = ((edge - 0.5) / step + 0.5 for edge in box)
+        box = left, top, right, lower
+        # The last edges can lie a little beyond the last pixels' places.
+        picture = np.pad(picture, ((0, 1), (0, 1), (0, 0))[: picture.ndim], "edge")
     left, top, right, lower = whole = [round(edge) for edge in box]
     if whole == list(box) and size == (right - left, lower - top):
         shown = picture[top:lower, left:right]  # every pixel as it is

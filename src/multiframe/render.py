@@ -9,16 +9,17 @@ still right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from math import isfinite
+from math import isfinite, log2
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from multiframe.codec import codec_for
+from multiframe.codec import Reducer, codec_for
 from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, Element, Walk
-from multiframe.errors import FormatError
+from multiframe.errors import DecodeError, FormatError
 from multiframe.picture import MEDIA_TYPES, QUALITY, MediaType, Viewport, fitted, write
 
 if TYPE_CHECKING:
@@ -210,14 +211,34 @@ def draw(data: Buffer, spec: PixelSpec, syntax: TransferSyntax, facts: Facts, wa
     b'PNG'
     """
     dataset = facts.dataset()
-    pixels = codec_for(syntax).decode(data, spec, syntax)
-    picture = fitted(displayed(pixels, dataset, 0, window=wanted.window), wanted.viewport)
+    pixels = _decoded(data, spec, syntax, dataset, wanted)
+    shown = displayed(pixels, dataset, 0, window=wanted.window)
+    picture = fitted(shown, wanted.viewport, of=(spec.columns, spec.rows))
     profile = _profile(dataset) if wanted.profile != "no" and picture.ndim == 3 else b""
     srgb = wanted.profile == "srgb" and bool(profile)
     try:
         return write(picture, wanted.media_type, quality=wanted.quality, profile=profile, srgb=srgb)
     except ValueError as error:
         raise FormatError(f"{error}; without it the picture can be had") from None
+
+
+def _decoded(
+    data: Buffer, spec: PixelSpec, syntax: TransferSyntax, dataset: Dataset, wanted: Presentation
+) -> NDArray[Any]:
+    """Decode a frame: at a lower resolution where that costs less and what is seen is the same."""
+    codec = codec_for(syntax)
+    box, (columns, rows) = wanted.viewport.fit(spec.columns, spec.rows)
+    # At least two pixels for one that is shown: then it is still the mean of them that decides.
+    level = int(log2(max(1.0, min((box[2] - box[0]) / columns, (box[3] - box[1]) / rows) / 2)))
+    # Indices of a palette have no mean; and the darkest value of a smaller picture is not that of the whole.
+    mixes = spec.photometric != "PALETTE COLOR" and (
+        spec.samples > 1 or spec.bits_stored <= 8 or bool(wanted.window or _voi(dataset, 0, signed=spec.signed))
+    )
+    if level and mixes and isinstance(codec, Reducer):
+        with suppress(DecodeError):  # the whole frame will tell
+            if (pixels := codec.reduced(data, spec, syntax, level)) is not None:
+                return pixels
+    return codec.decode(data, spec, syntax)
 
 
 def representative(header: Header, count: int) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from multiframe.errors import DecodeError, TruncatedError
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
-__all__ = ["Laid", "Made", "Part", "Rope", "Stored", "read_all"]
+__all__ = ["Laid", "Made", "Part", "Rope", "Stored", "facts_of", "read_all"]
 
 
 class Stored(NamedTuple):
@@ -178,6 +178,9 @@ class Rope:
         One behind the other.
     identity : str
         What the stored bytes are of: enters the ETag.
+    digest : str, optional
+        A hash of all that the bytes depend on, where the caller has one: it is the ETag then, and nothing is hashed
+        twice.
 
     Examples
     --------
@@ -194,9 +197,9 @@ class Rope:
     [b'ad', b'PI']
     """
 
-    __slots__ = ("_identity", "_stops", "heavy", "parts", "size")
+    __slots__ = ("_digest", "_identity", "_stops", "heavy", "parts", "size")
 
-    def __init__(self, parts: Iterable[Part | Laid], *, identity: str = "") -> None:
+    def __init__(self, parts: Iterable[Part | Laid], *, identity: str = "", digest: str | None = None) -> None:
         self.parts = tuple(parts)
         # Where each part ends: a piece of a body of thousands of frames is found without walking them all.
         self._stops = list(accumulate(len(p) if isinstance(p, bytes) else p.size for p in self.parts))
@@ -206,18 +209,18 @@ class Rope:
         )
         """Bytes held while its largest part is made: whoever has an event loop has it made elsewhere; 0: none is."""
         self._identity = identity
+        self._digest = digest
 
     @property
     def etag(self) -> str:
         """A strong validator: equal only where every byte is (RFC 9110 8.8.3), quotes included."""
-        digest = sha256(self._identity.encode())
-        for part in self.parts:
-            if isinstance(part, bytes):
-                digest.update(part)
-            else:
-                digest.update(_facts(part).encode())
-            digest.update(b"\0")
-        return f'"{digest.hexdigest()[:32]}"'
+        if self._digest is None:
+            digest = sha256(self._identity.encode())
+            for part in self.parts:
+                digest.update(part if isinstance(part, bytes) else facts_of(part).encode())
+                digest.update(b"\0")
+            self._digest = digest.hexdigest()[:32]
+        return f'"{self._digest}"'
 
     def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
         """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
@@ -272,11 +275,11 @@ class Rope:
         return out
 
 
-def _facts(part: Stored | Made | Laid) -> str:
+def facts_of(part: Part | Laid) -> str:
     """Say what a part is of, the same in every process."""
     if isinstance(part, Stored):
-        return repr(tuple(part))
-    return repr(part) if isinstance(part, Made) else part.etag
+        return repr(tuple(part))  # five times as fast as a NamedTuple writes itself down
+    return repr(part) if isinstance(part, bytes | Made) else part.etag
 
 
 def _taken(part: Stored, inside: ByteRange, expected: ByteRange, data: Buffer) -> Buffer:

@@ -51,8 +51,11 @@ class Settings:
     max_decode : int
         Bytes of decoded frames one answer may have before frames are given as stored to a client that names no
         Transfer Syntax.
-    strict_accept : bool
-        Whether a request for frames without an Accept header is refused, as PS3.18 8.7.5 has it.
+    layout_rs, layout_uri : str
+        How files are wrapped that WADO-RS and WADO-URI give, where an address does not say: ``stored``, as they lie;
+        ``legacy``, one fragment a frame and no table; ``single``, each frame an instance of its own.
+    wado_uri_default : str
+        What WADO-URI gives a client that names no content type: ``dicom`` or, as the standard has it, ``jpeg``.
     revalidate : bool
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
 
@@ -75,7 +78,9 @@ class Settings:
     page_limit: int = 1000
     decoders: int = 0
     max_decode: int = 512_000_000
-    strict_accept: bool = False
+    layout_rs: str = "stored"
+    layout_uri: str = "legacy"
+    wado_uri_default: str = "dicom"
     revalidate: bool = False
 
 

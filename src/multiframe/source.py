@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -40,6 +40,7 @@ type Identity = tuple[int | str, ...]
 """What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_CANNOT_SAY = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)  # a file system that does not know RWF_NOWAIT
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # opening a named pipe must not wait for a writer
 
 
@@ -135,6 +136,21 @@ class FileSource:
             self._unchanged(fd, stat)
         return Reply(buffers, stat)
 
+    def read_cached(self, wanted: Iterable[tuple[int, memoryview]], /, *, identity: Identity | None = None) -> bool:
+        """Fill buffers with what lies at offsets, waiting for no disk.
+
+        Returns
+        -------
+        bool
+            Whether all of it was in the page cache; if not, the buffers hold nothing of use.
+        """
+        with self._opened(identity) as (fd, stat):
+            for start, into in wanted:
+                if _fill_cached(fd, into, start) < len(into):
+                    return False
+            self._unchanged(fd, stat)
+        return True
+
     def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
         """Answer an `ItemChain` with the file opened once."""
         with self._opened(identity) as (fd, stat):
@@ -210,19 +226,34 @@ def _pread(fd: int, start: int, stop: int) -> bytes:
 def _pread_cached(fd: int, start: int, stop: int) -> bytearray:
     """Read what the page cache holds, waiting for no disk."""
     data = bytearray(max(0, stop - start))
-    if not data or not _NOWAIT:
-        return bytearray()
-    try:
-        got = os.preadv(fd, [data], start, _NOWAIT)
-    except BlockingIOError:
-        got = 0
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL):
-            raise
-        got = 0  # a file system that cannot say: the thread reads
+    with memoryview(data) as view:
+        got = _fill_cached(fd, view, start)
     if got < len(data):
         del data[got:]
     return data
+
+
+def _fill_cached(fd: int, into: memoryview, start: int) -> int:
+    """Fill a buffer with what the page cache holds, and say how far that went.
+
+    The kernel may stop where it had meant to read ahead, with the next page in memory all the same: one more question
+    costs less than a thread.
+    """
+    size, got = len(into), 0
+    if not _NOWAIT:
+        return 0
+    try:
+        while got < size:
+            more = os.preadv(fd, [into[got:] if got else into], start + got, _NOWAIT)
+            if not more:
+                break
+            got += more
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        if error.errno not in _CANNOT_SAY:
+            raise
+    return got
 
 
 async def _in_thread(fd: int, start: int, stop: int) -> bytes:

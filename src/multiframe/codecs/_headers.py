@@ -93,12 +93,15 @@ class Jpeg2000Header(Header):
         Every component is coded by the 5/3 transform; by the HT block coder alone.
     whole : bool
         The tile-parts are all there, and EOC behind them.
+    levels : int
+        How often every component is halved: so many resolutions lie below the full one.
     """
 
     start: int
     reversible: bool
     high_throughput: bool
     whole: bool
+    levels: int
 
 
 def jpeg(data: bytes) -> JpegHeader:
@@ -170,6 +173,7 @@ def jpeg2000(data: bytes) -> Jpeg2000Header:
 
         styles: list[int] = []
         transforms: list[int] = []
+        levels: list[int] = []
         wide = 2 if samples > 256 else 1
         at = start + 4 + unpack_from(">H", data, start + 4)[0]
         while data[at : at + 2] != b"\xff\x90":  # SOT: the first tile
@@ -178,6 +182,7 @@ def jpeg2000(data: bytes) -> Jpeg2000Header:
                 raise DecodeError(f"the JPEG 2000 main header is damaged at byte {at} of the codestream")
             if kind in (0xFF52, 0xFF53):  # COD; COC overrules it for one component
                 coding = at + (9 if kind == 0xFF52 else 5 + wide)
+                levels.append(data[coding])
                 styles.append(data[coding + 3])
                 transforms.append(data[coding + 4])
             at += 2 + length
@@ -193,6 +198,7 @@ def jpeg2000(data: bytes) -> Jpeg2000Header:
         # Code-block style 01...... is HT only; 11...... mixes both block coders.
         high_throughput=bool(styles) and all(s >> 6 == 0b01 for s in styles),
         whole=_reaches_eoc(data, at),
+        levels=min(levels, default=0),
     )
 
 

@@ -7,6 +7,7 @@ it is given whole lossless streams only.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,21 @@ class Jpeg2000Codec:
             pixels = ic.htj2k_decode(stream) if openjph else ic.jpeg2k_decode(stream)
         if openjph and pixels.shape == (spec.samples, spec.rows, spec.columns):
             pixels = pixels.transpose(1, 2, 0)  # without a colour transform OpenJPH gives plane by plane
+        return rgb(fit(self.name, pixels, spec, header.precision), spec, spec.photometric)
+
+    def reduced(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax, level: int) -> NDArray[Any] | None:
+        """Decode one frame at a lower resolution; see `multiframe.codec.Reducer.reduced`.
+
+        OpenJPEG does it, of HT too: as imagecodecs drives OpenJPH, it wraps at lower resolutions.
+        """
+        header = _headers.jpeg2000(stream := bytes(data))
+        agree(self.name, header, spec)
+        level = min(level, header.levels)
+        if level < 1 or not header.whole or header.precision > _OPENJPEG_EXACT:
+            return None
+        with shielded(self.name) as ic:
+            pixels = ic.jpeg2k_decode(stream[header.start :], skipres=level)
+        spec = replace(spec, rows=-(-spec.rows >> level), columns=-(-spec.columns >> level))
         return rgb(fit(self.name, pixels, spec, header.precision), spec, spec.photometric)
 
     def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import zlib
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from multiframe.errors import MultiframeError
+from multiframe.errors import MultiframeError, SourceChanged
 from multiframe.instance import Instance
 from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
@@ -30,7 +30,7 @@ from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range, takes_gzip
 from multiframe.web.workers import ClientGone, Workers
 
-__all__ = ["ASK", "FOREVER", "Body", "Section", "body_answer", "stream_answer"]
+__all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "stream_answer"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -47,13 +47,45 @@ class Section(NamedTuple):
     rope: Rope
     instance: Instance | None
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.rope.size
+
+    @property
+    def heavy(self) -> int:
+        """Bytes held while its largest part is made."""
+        return self.rope.heavy
+
+    @property
+    def etag(self) -> str:
+        """What changes where a byte does."""
+        return self.rope.etag
+
+
+class Later(NamedTuple):
+    """A section that is laid out when its turn comes: of a study only the file on its way is held.
+
+    Attributes
+    ----------
+    size, heavy, etag
+        As of the section that `lay` gives.
+    lay : callable
+        Gives it; if it is another one by then, the body is broken off.
+    """
+
+    size: int
+    heavy: int
+    etag: str
+    lay: Callable[[], Awaitable[Section]]
+
 
 class Body:
     """Sections one behind the other: a frame, a list of frames, a file, the files of a study.
 
     Parameters
     ----------
-    sections : sequence of Section
+    sections : sequence of Section and Later
         At least one.
     etag : str, optional
         A strong validator, quotes included; by default one of its ropes.
@@ -68,12 +100,13 @@ class Body:
         Bytes held besides what is read: of what is made already, and of what has to be, one part at a time.
     """
 
-    def __init__(self, sections: Sequence[Section], *, etag: str | None = None, held: int = 0) -> None:
+    def __init__(self, sections: Sequence[Section | Later], *, etag: str | None = None, held: int = 0) -> None:
         self.sections = tuple(sections)
-        self._stops = list(accumulate(section.rope.size for section in self.sections))
+        self._stops = list(accumulate(section.size for section in self.sections))
         self.size = self._stops[-1]
-        self.heavy = held + max(section.rope.heavy for section in self.sections)
+        self.heavy = held + max(section.heavy for section in self.sections)
         self._etag = etag
+        self._laid: tuple[Later, Section] | None = None
         self._made: tuple[Made, bytes] | None = None
 
     @property
@@ -82,25 +115,38 @@ class Body:
         if self._etag is not None:
             return self._etag
         if len(self.sections) == 1:
-            return self.sections[0].rope.etag
-        return f'"{sha256("".join(s.rope.etag for s in self.sections).encode()).hexdigest()[:32]}"'
+            return self.sections[0].etag
+        return f'"{sha256("".join(s.etag for s in self.sections).encode()).hexdigest()[:32]}"'
 
     @property
     def instances(self) -> list[Instance]:
-        """Whose bytes it is made of, each once."""
-        return list({id(s.instance): s.instance for s in self.sections if s.instance is not None}.values())
+        """Whose bytes it is made of, each once, as far as they are held."""
+        held = [s.instance for s in self.sections if isinstance(s, Section) and s.instance is not None]
+        return list({id(instance): instance for instance in held}.values())
 
-    def _cut(self, wanted: ByteRange) -> Iterator[tuple[Section, ByteRange]]:
+    def _cut(self, wanted: ByteRange) -> Iterator[tuple[Section | Later, ByteRange]]:
         k = bisect_right(self._stops, wanted.start)
-        while k < len(self.sections) and (at := self._stops[k] - self.sections[k].rope.size) < wanted.stop:
+        while k < len(self.sections) and (at := self._stops[k] - self.sections[k].size) < wanted.stop:
             section = self.sections[k]
-            yield section, ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, section.rope.size))
+            yield section, ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, section.size))
             k += 1
+
+    async def _section(self, section: Section | Later) -> Section:
+        if isinstance(section, Section):
+            return section
+        if self._laid is None or self._laid[0] is not section:
+            self._laid = None
+            laid = await section.lay()
+            if laid.etag != section.etag:
+                raise SourceChanged("the file is not the one this answer began with")
+            self._laid = section, laid
+        return self._laid[1]
 
     async def read(self, request: Request, wanted: ByteRange) -> Sequence[Buffer]:
         """Read a part of it; what has to be made is made on a worker, and the last of it is kept for the next part."""
         out: list[Buffer] = []
-        for (rope, instance), inside in self._cut(wanted):
+        for section, inside in self._cut(wanted):
+            rope, instance = await self._section(section)
             if instance is None:
                 out += _literal(rope, inside)
             elif not rope.heavy:
@@ -213,7 +259,7 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def stream_answer(
-    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False, held: int = 0
+    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False
 ) -> Response:
     """Answer with what is made while it is sent, of a length nobody knows yet: chunked, without ranges.
 
@@ -223,35 +269,27 @@ def stream_answer(
         Asked for the next one when the one before has left; closed when the client has gone.
     compress : bool
         Whether to use a coding the client names in Accept-Encoding.
-    held : int
-        Bytes held besides while a piece is made.
     """
-    return _StreamResponse(request, pieces, headers, compress=compress, held=held)
+    return _StreamResponse(request, pieces, headers, compress=compress)
 
 
 class _StreamResponse(Response):
     """Bytes that are made while they are sent."""
 
     def __init__(
-        self,
-        request: Request,
-        pieces: AsyncIterator[bytes],
-        headers: dict[str, str],
-        *,
-        compress: bool,
-        held: int,
+        self, request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool
     ) -> None:
         self._gzip = compress and takes_gzip(request.headers.get("accept-encoding", ""))
         if self._gzip:
             headers["content-encoding"] = "gzip"
         super().__init__(None, HTTPStatus.OK, headers)
         del self.headers["content-length"]  # not known before it is written
-        self._request, self._pieces, self._held = request, pieces, held
+        self._request, self._pieces = request, pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = self._request.app.state
         lease = await state.budget.acquire_async(
-            min(state.settings.piece, state.budget.limit) + self._held, timeout=state.settings.memory_wait
+            min(state.settings.piece, state.budget.limit), timeout=state.settings.memory_wait
         )
         squeeze = zlib.compressobj(1, wbits=31) if self._gzip else None
         watcher = asyncio.ensure_future(_disconnect(receive))
@@ -267,8 +305,6 @@ class _StreamResponse(Response):
                         return
             rest = squeeze.flush() if squeeze is not None and self._request.method != "HEAD" else b""
             await send({"type": "http.response.body", "body": rest, "more_body": False})
-        except ClientGone:
-            pass
         except MultiframeError as error:
             log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
         finally:

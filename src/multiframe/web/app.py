@@ -28,9 +28,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from multiframe import errors
 from multiframe.catalog import Catalog
 from multiframe.instance import Instance
-from multiframe.memory import ByteCache, MemoryBudget
+from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import frames, lookup, metadata, own, rendered, search
+from multiframe.web import frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
+from multiframe.web.again import Again
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
@@ -39,11 +40,12 @@ __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
-ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES]
+ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES, *retrieve.ROUTES]
 """Below it."""
 
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
+    lookup.TooMuch: 413,
     errors.FrameNotFound: 404,
     errors.InstanceNotFound: 404,
     errors.NotFramewise: 404,
@@ -52,6 +54,7 @@ STATUS: dict[type[Exception], int] = {
     errors.NotAcceptable: 406,
     errors.UnknownSyntax: 406,
     errors.CodecMissing: 406,
+    errors.TooBroad: 413,
     errors.FormatError: 500,
     errors.CodecError: 500,
     errors.SourceError: 502,
@@ -67,9 +70,6 @@ _UNSAID: dict[type[Exception], str] = {
     errors.SourceError: "the file of this instance cannot be read",
 }
 """What is said in place of a message that names a path: a path can hold a patient's name."""
-
-_ENCODED = 0.125
-"""The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
 _EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
 
@@ -232,9 +232,10 @@ def create_app(
         One of the trusted proxies is no address.
     """
     settings = settings or Settings()
+    budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
     web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
-    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in own.ROUTES]
+    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in [*own.ROUTES, *wado_uri.ROUTES]]
     folder = viewer_folder()
     page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
 
@@ -253,11 +254,13 @@ def create_app(
         exception_handlers={
             errors.MultiframeError: _refused,
             lookup.BadRequest: _refused,
+            lookup.TooMuch: _refused,
             ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,
         },
         middleware=[
+            Middleware(Again, catalog=catalog, budget=budget, most=settings.piece),
             Middleware(_HostCheck, settings=settings),
             Middleware(
                 CORSMiddleware,
@@ -274,6 +277,5 @@ def create_app(
     app.state.settings = settings
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
-    app.state.budget = budget or MemoryBudget(settings.memory)
-    app.state.encoded = ByteCache[str, bytes](app.state.budget, share=_ENCODED)
+    app.state.budget = budget
     return app

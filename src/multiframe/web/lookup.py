@@ -15,7 +15,7 @@ from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.web.forwarded import forwarded
 
-__all__ = ["DICOMWEB", "BadRequest", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
+__all__ = ["DICOMWEB", "BadRequest", "TooMuch", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
 
 DICOMWEB = "/dicom-web"
 """The root of DICOMweb, below `base_url`."""
@@ -25,11 +25,13 @@ class BadRequest(Exception):
     """The request itself is malformed; the message says what and how it should be."""
 
 
+class TooMuch(Exception):
+    """More is asked for than one answer may hold; the message says how to ask for less."""
+
+
 def accept_of(request: Request) -> str:
-    """Give what the client takes; an ``accept`` in the query stands in place of the header (PS3.18 8.3.3.1)."""
-    # A plus sign in a query is a space to whoever forgot to encode it.
-    asked = [value.replace("dicom ", "dicom+") for value in request.query_params.getlist("accept")]
-    return ",".join((asked or request.headers.getlist("accept"))[:8])
+    """Give what the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
+    return ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")][:8])
 
 
 def base_url(request: Request) -> str:

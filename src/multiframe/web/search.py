@@ -9,31 +9,39 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, lru_cache, partial
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from multiframe.catalog import KEYS, Catalog, Found, Level, Search
+from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
-from multiframe.web.media import accepts_json, parse_accept, takes_gzip
+from multiframe.web.media import accepts_json, etag_matches, parse_accept, takes_gzip
 
-__all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
+__all__ = ["ROUTES", "path_of", "search_instances", "search_series", "search_studies"]
+
+type Fields = dict[str, "Fields | None"]  # what is told of a data set: of a sequence all, or some attributes of Items
 
 _ALL = "all"
-_DEPTH: Final[Mapping[Level, int]] = {"study": 1, "series": 2, "instance": 3}
-_OTHERS = frozenset(("limit", "offset", "includefield", "fuzzymatching", "accept", "charset"))
-_KEY_OF_TAG = {f"{key.tag:08X}": name for name, key in KEYS.items()}
+_DEPTH: Final[Mapping[Level, int]] = {level: n for n, level in enumerate(LEVELS, 1)}
+_OTHERS = frozenset((
+    "limit", "offset", "includefield", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept",
+    "charset",
+))  # fmt: skip
+_NAME_OF_PATH = {key.tag: name for name, key in KEYS.items()}
 _HELD = 8 * KIB  # bytes a match takes while the answer is made, with room to spare
 _GZIP_FROM = KIB
-_MOST_WARNINGS = 8
+_MOST_WARNINGS, _MOST_KEYS, _MOST_FIELDS = 8, 64, 1000
+_MOST_COUNTED = 1000  # matches behind a page that are counted: a number nobody acts on must not cost a search
 
-_RETRIEVE_URL, _AVAILABILITY, _MODALITIES = "00081190", "00080056", "00080061"
-_STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES = "00201206", "00201208", "00201209"
+_RETRIEVE_URL, _AVAILABILITY, _MODALITIES, _CLASSES = "00081190", "00080056", "00080061", "00080062"
+_STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES = "00201206", "00201208", "00201209", "00083002"
 
 _RETURNED: Final[Mapping[Level, Mapping[str, str]]] = {
     "study": {
@@ -48,10 +56,10 @@ _RETURNED: Final[Mapping[Level, Mapping[str, str]]] = {
 }  # fmt: skip
 """Given even where the file says nothing (PS3.18 tables 10.6.3-3 to -5)."""
 
-_RETURNED_IF_KNOWN: Final[Mapping[Level, frozenset[str]]] = {
-    "study": frozenset(("00080201",)),
-    "series": frozenset(("00080201", "00400244", "00400245")),
-    "instance": frozenset(("00080201", "00280008")),
+_RETURNED_IF_KNOWN: Final[Mapping[Level, Sequence[str]]] = {
+    "study": ("00080201",),
+    "series": ("00080201", "00400244", "00400245", "00400275.00400009", "00400275.00401001"),
+    "instance": ("00080201", "00280008"),
 }
 
 
@@ -59,44 +67,61 @@ class _Asked(NamedTuple):
     """A query string, understood."""
 
     conditions: dict[str, str]
-    fields: frozenset[str]
+    fields: list[str]
+    fuzzy: bool
     limit: int | None
     offset: int
-    warnings: tuple[str, ...]
+    warnings: list[str]
 
 
 def _asked(level: Level, params: QueryParams) -> _Asked:
     conditions: dict[str, str] = {}
     warnings: list[str] = []
-    fields: set[str] = set()
+    fields: list[str] = []
+    others: dict[str, list[str]] = {}
     for name, value in params.multi_items():
-        if name == "includefield":
-            fields.update(_fields(value))
-        if name in _OTHERS:
+        if name.lower() in _OTHERS:
+            others.setdefault(name.lower(), []).append(value)
             continue
-        keyword = _KEY_OF_TAG.get(name.upper(), name)
-        key = KEYS.get(keyword)
-        if key is None or _DEPTH[key.level] > _DEPTH[level]:
-            shown = name if re.fullmatch(r"[0-9A-Za-z.]{1,64}", name) else "a parameter"
-            warnings.append(f"{shown} is not a key that can be matched here: it was ignored")
+        path = path_of(name)
+        found = kind_of_path(path) if path else None
+        if path is None or (found is None and value):
+            warnings.append(f"{_shown(name)} is not a key that can be matched here: it was ignored")
             continue
-        if keyword in conditions:
-            if key.kind not in ("uid", "code"):
-                raise BadRequest(f"{keyword} is given twice")
-            value = f"{conditions[keyword]}\\{value}"
-        conditions[keyword] = value
-        fields.add(f"{key.tag:08X}")
-    if params.get("fuzzymatching", "false").lower() == "true":
+        if found is None:  # such as a sequence: not matched, but wanted back
+            fields.append(path)
+            continue
+        if _DEPTH[found[0]] > _DEPTH[level]:
+            warnings.append(f"{_shown(name)} is not a key of a {level}: it was ignored")
+            continue
+        if path in conditions:
+            if found[1] not in ("uid", "code"):
+                raise BadRequest(f"{_NAME_OF_PATH.get(path, path)} is given twice")
+            value = f"{conditions[path]}\\{value}"
+        conditions[path] = value
+        fields.append(path)
+    if len(conditions) > _MOST_KEYS:
+        raise BadRequest(f"a search matches {_MOST_KEYS} keys at most, not {len(conditions)}")
+    for value in others.get("includefield", ()):
+        for name in _listed(value):
+            path = _ALL if name.lower() == _ALL else path_of(name)
+            if path is None:
+                warnings.append(f"{_shown(name)} is not an attribute that can be included: it was ignored")
+            else:
+                fields.append(path)
+    if _truth(others, "multiplevaluematching"):
         warnings.append(
-            "The fuzzymatching parameter is not supported. Only literal matching has been performed."
-        )  # word for word PS3.18 8.3.4.2
-    return _Asked(
-        conditions, frozenset(fields), _number(params, "limit"), _number(params, "offset") or 0, tuple(warnings)
-    )
+            "The multiplevaluematching parameter is not supported. Multiple Value Matching has not been performed."
+        )
+    _truth(others, "emptyvaluematching")  # nothing else can be meant by two quotation marks: they need no leave
+    if len(fields) > _MOST_FIELDS:
+        raise BadRequest(f"{_MOST_FIELDS} attributes can be asked for at most, not {len(fields)}")
+    limit, offset = _number(others, "limit"), _number(others, "offset") or 0
+    return _Asked(conditions, fields, _truth(others, "fuzzymatching"), limit, offset, warnings)
 
 
-def _number(params: QueryParams, name: str) -> int | None:
-    values = params.getlist(name)
+def _number(others: Mapping[str, Sequence[str]], name: str) -> int | None:
+    values = others.get(name)
     if not values:
         return None
     if len(values) > 1 or not re.fullmatch(r"[0-9]{1,9}", values[0]):
@@ -104,22 +129,54 @@ def _number(params: QueryParams, name: str) -> int | None:
     return int(values[0])
 
 
-def _fields(value: str) -> Iterable[str]:
-    """Give the tags an ``includefield`` names: hex, ``(gggg,eeee)`` or keywords; what is unknown cannot be given."""
-    for name in re.sub(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)", r"\1\2", value).split(","):
-        name = name.strip()
-        if name == _ALL:
-            yield _ALL
-        elif re.fullmatch(r"[0-9A-Fa-f]{8}", name):
-            yield name.upper()
-        elif name in KEYS:
-            yield f"{KEYS[name].tag:08X}"
-        elif name:
-            from pydicom.datadict import tag_for_keyword
+def _truth(others: Mapping[str, Sequence[str]], name: str) -> bool:
+    values = [value.lower() for value in others.get(name, ["false"])]
+    if len(values) > 1 or values[0] not in ("true", "false"):
+        raise BadRequest(f"{name} is true or false")
+    return values[0] == "true"
 
-            tag = tag_for_keyword(name)
-            if tag is not None:
-                yield f"{tag:08X}"
+
+def _shown(name: str) -> str:
+    """Give a name as it may stand in a header."""
+    return name if re.fullmatch(r"[0-9A-Za-z.]{1,128}", name) else "a parameter"
+
+
+def _listed(value: str) -> list[str]:
+    named = re.sub(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)", r"\1\2", value).split(",")
+    return [name.strip() for name in named if name.strip()]
+
+
+@lru_cache(4096)
+def path_of(name: str) -> str | None:
+    """Give the tags that an attribute is named by: hexadecimal or keywords, in any case, with dots between them.
+
+    Examples
+    --------
+    >>> path_of("0020000d"), path_of("RequestAttributesSequence.00400009"), path_of("Nonsense")
+    ('0020000D', '00400275.00400009', None)
+    """
+    if len(name) > 512:
+        return None
+    tags = [_tag_of(part) for part in re.sub(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)", r"\1\2", name).split(".")]
+    return ".".join(tag for tag in tags if tag) if all(tags) else None
+
+
+def _tag_of(name: str) -> str | None:
+    if re.fullmatch(r"[0-9A-Fa-f]{8}", name):
+        return name.upper()
+    return _known_keywords().get(name.lower()) or (_keywords().get(name.lower()) if name.isalnum() else None)
+
+
+@cache
+def _known_keywords() -> Mapping[str, str]:
+    return {name.lower(): key.tag for name, key in KEYS.items() if "." not in name}
+
+
+@cache
+def _keywords() -> Mapping[str, str]:
+    from pydicom._dicom_dict import DicomDictionary
+
+    return {str(entry[4]).lower(): f"{tag:08X}" for tag, entry in DicomDictionary.items() if entry[4]}
 
 
 async def _search(level: Level, request: Request) -> Response:
@@ -128,47 +185,55 @@ async def _search(level: Level, request: Request) -> Response:
     asked = _asked(level, request.query_params)
     state = request.app.state
     catalog: Catalog = state.catalog
-    most: int = state.settings.page_limit
-    capped = asked.limit is None or asked.limit > most
+    most: int = min(state.settings.page_limit, asked.limit if asked.limit is not None else state.settings.page_limit)
     query = Search(
         level,
         study=request.path_params.get("study"),
         series=request.path_params.get("series"),
         conditions=asked.conditions,
-        limit=most + 1 if capped else asked.limit,  # one more tells whether there are more
+        fuzzy=asked.fuzzy,
+        classes=not {_ALL, _CLASSES}.isdisjoint(asked.fields),
+        limit=most + 1 if most else 0,  # one more tells whether there are more
         offset=asked.offset,
     )
     base = base_url(request) + DICOMWEB
-    held = min(_HELD * (query.limit or 1), state.budget.limit // 4)
+    held = min(_HELD * (most + 1), state.budget.limit // 4)
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:
             found = await asyncio.to_thread(catalog.search, query)
+            warnings = list(asked.warnings)
+            if len(found) > most:
+                del found[most:]
+                behind = await asyncio.to_thread(catalog.remaining, replace(query, limit=most), _MOST_COUNTED)
+                said = "" if behind is None else "at least " * (behind == _MOST_COUNTED) + f"{behind} "
+                warnings.append(f"There are {said}additional results that can be requested")
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        warnings = list(asked.warnings)
-        if capped and len(found) > most:
-            warnings.append("There are additional results that can be requested")
-            del found[most:]
         write = partial(_body, found, level, asked.fields, base, query)
-        return _answer(request, await asyncio.to_thread(write), warnings)
+        return _answer(request, await asyncio.to_thread(write) if found else b"", warnings)
 
 
 def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
-    headers = {
-        "content-type": "application/dicom+json",
-        "cache-control": "private, no-cache",
-        "vary": "Accept, Accept-Encoding",
-    }
+    headers = {"cache-control": "private, no-cache", "vary": "Accept, Accept-Encoding"}
     if warnings:
         headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings[:_MOST_WARNINGS])
+    if not body:
+        return Response(None, 204, headers)
+    headers["content-type"] = "application/dicom+json"
+    tag = sha256(body).hexdigest()[:32]
     if len(body) > _GZIP_FROM and takes_gzip(request.headers.get("accept-encoding", "")):
         body = zlib.compress(body, 1, wbits=31)
         headers["content-encoding"] = "gzip"
+        tag += "-gzip"
+    headers["etag"] = f'"{tag}"'
+    if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
+        kept = {name: value for name, value in headers.items() if not name.startswith("content-")}
+        return Response(None, 304, kept)
     headers["content-length"] = str(len(body))
     return Response(None if request.method == "HEAD" else body, headers=headers)
 
 
-def _body(found: Iterable[Found], level: Level, fields: frozenset[str], base: str, query: Search) -> bytes:
+def _body(found: Iterable[Found], level: Level, fields: Sequence[str], base: str, query: Search) -> bytes:
     # Levels the address does not name are told of too (PS3.18 10.6.3.3).
     told: list[Level] = [level]
     if level != "study" and query.study is None:
@@ -176,7 +241,9 @@ def _body(found: Iterable[Found], level: Level, fields: frozenset[str], base: st
     if level == "instance" and query.series is None:
         told.append("series")
     required = {tag: vr for one in told for tag, vr in _RETURNED[one].items()}
-    wanted = fields.union(required, *(_RETURNED_IF_KNOWN[one] for one in told))
+    wanted: Fields = dict.fromkeys(required)
+    for path in (*(path for one in told for path in _RETURNED_IF_KNOWN[one]), *fields):
+        _add(wanted, path.split("."))
     parsed: dict[str, Any] = {}  # matches of one study repeat what is known of it
     texts = []
     for match in found:
@@ -190,14 +257,34 @@ def _body(found: Iterable[Found], level: Level, fields: frozenset[str], base: st
                     parsed = {**parsed, text: attributes} if len(parsed) < 8 else {text: attributes}
             known |= attributes
         if _ALL not in fields:
-            known = {tag: known[tag] for tag in known.keys() & wanted}
+            known = _told(known, wanted)
         known |= {tag: {"vr": vr} for tag, vr in required.items() if tag not in known}
         known |= _made(match, level, told, fields, base)
         texts.append(json.dumps(dict(sorted(known.items())), ensure_ascii=False, separators=(",", ":")))
     return f"[{','.join(texts)}]".encode("utf-8", "replace")
 
 
-def _made(match: Found, level: Level, told: Iterable[Level], fields: frozenset[str], base: str) -> dict[str, Any]:
+def _add(fields: Fields, path: Sequence[str]) -> None:
+    """Add an attribute to those told; a whole sequence goes before some attributes of it."""
+    tag, *rest = path
+    if not rest:
+        fields[tag] = None
+    elif (inside := fields.setdefault(tag, {})) is not None:
+        _add(inside, rest)
+
+
+def _told(attributes: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for tag in attributes.keys() & fields.keys():
+        element, inside = attributes[tag], fields[tag]
+        if inside is not None and "Value" in element:
+            items = [_told(item, inside) for item in element["Value"] if isinstance(item, dict)]
+            element = {**element, "Value": items}
+        told[tag] = element
+    return told
+
+
+def _made(match: Found, level: Level, told: Iterable[Level], fields: Sequence[str], base: str) -> dict[str, Any]:
     """Give the attributes that no file holds."""
     address = f"{base}/studies/{match.study}"
     if level != "study":
@@ -211,12 +298,16 @@ def _made(match: Found, level: Level, told: Iterable[Level], fields: frozenset[s
     everything = _ALL in fields
     if "study" in told or everything or _MODALITIES in fields:
         made[_MODALITIES] = {"vr": "CS", "Value": list(match.modalities)} if match.modalities else {"vr": "CS"}
+    if everything or _CLASSES in fields:
+        made[_CLASSES] = {"vr": "UI", "Value": list(match.classes)} if match.classes else {"vr": "UI"}
     if "study" in told or everything or _STUDY_SERIES in fields:
         made[_STUDY_SERIES] = {"vr": "IS", "Value": [match.study_series]}
     if "study" in told or everything or _STUDY_INSTANCES in fields:
         made[_STUDY_INSTANCES] = {"vr": "IS", "Value": [match.study_instances]}
     if level != "study" and ("series" in told or everything or _SERIES_INSTANCES in fields):
         made[_SERIES_INSTANCES] = {"vr": "IS", "Value": [match.series_instances]}
+    if level == "instance" and (everything or _SYNTAXES in fields):
+        made[_SYNTAXES] = {"vr": "UI", "Value": [match.syntax]}
     return made
 
 

@@ -7,6 +7,7 @@ the parent ended. It must not know what is served.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -27,7 +28,10 @@ from multiframe.errors import MultiframeError, SourceError
 from multiframe.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from multiframe.catalog import ScanStatus
+    from multiframe.web.over_tls import Certificate
 
 __all__ = ["Served", "serve"]
 
@@ -38,6 +42,10 @@ _RESTARTS = 5
 
 _UNUSABLE = 78
 """How a child ends that has said why it cannot work here: another would say the same."""
+
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
+"""Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
+after: that costs more than reading and sending it (decision 0012)."""
 
 _SHORT_SCAN = 0.3
 """Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
@@ -57,6 +65,8 @@ class Served:
         What to bind; port 0 is any that is free.
     workers : int
         Processes that answer; they share the memory out among them.
+    certificate : Certificate, optional
+        With one HTTP/2 and HTTP/1.1 are spoken over TLS, else HTTP/1.1 alone.
     """
 
     roots: Sequence[Path]
@@ -64,6 +74,7 @@ class Served:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    certificate: Certificate | None = None
 
 
 def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -> int:
@@ -109,8 +120,10 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
             "settings": dataclasses.asdict(settings),
             "listener": listener.fileno(),
             "started": time.time(),
+            "certificate": [str(path.resolve()) for path in served.certificate] if served.certificate else None,
         }
-        return _Parent(orders, listener, served.workers).run(lambda: ready(f"http://{shown}:{port}/"))
+        scheme = "https" if served.certificate else "http"
+        return _Parent(orders, listener, served.workers).run(lambda: ready(f"{scheme}://{shown}:{port}/"))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -202,6 +215,7 @@ class _Parent:
             [sys.executable, "-m", "multiframe.web.serve", role, orders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            env={**_ENVIRONMENT, **os.environ},
             pass_fds=[self._listener.fileno(), self._ready_w],
             # A Ctrl-C is ours to pass on: children end in order, not each on its own.
             start_new_session=True,
@@ -235,9 +249,7 @@ def _when_orphaned(then: Callable[[], None]) -> None:
 
 
 def _work(orders: dict[str, Any], settings: Settings) -> None:
-    import asyncio
-
-    import uvicorn
+    import gc
 
     from multiframe.catalog import Catalog
     from multiframe.memory import MemoryBudget
@@ -245,13 +257,34 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
 
     budget = MemoryBudget(settings.memory)
     catalog = Catalog(Path(orders["database"]), settings=settings, budget=budget)
+    app = create_app(catalog, settings, budget=budget, started=orders["started"])
+    listener = socket.socket(fileno=orders["listener"])
+
+    def ready() -> None:
+        gc.collect()
+        gc.freeze()  # modules stay: nobody need look through them for garbage again and again
+        os.write(orders["ready"], b".")
+
+    try:
+        if orders["certificate"]:
+            _work_tls(app, listener, orders["certificate"], ready)
+        else:
+            _work_plain(app, listener, ready)
+    finally:
+        catalog.close()
+
+
+def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import asyncio
+
+    import uvicorn
+
     config = uvicorn.Config(
-        create_app(catalog, settings, budget=budget, started=orders["started"]),
-        fd=orders["listener"],
+        app,
+        fd=listener.fileno(),
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # uvicorn would believe X-Forwarded-Proto of anybody on this machine
         timeout_keep_alive=65,
         timeout_graceful_shutdown=8,
         ws="none",
@@ -260,22 +293,36 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            os.write(orders["ready"], b".")
+            ready()
 
     server = Server(config)
-    loop_stop = threading.Event()
 
     def orphaned() -> None:
-        if not loop_stop.is_set():
-            server.should_exit = True
+        server.should_exit = True
 
     _when_orphaned(orphaned)
-    listener = socket.socket(fileno=orders["listener"])
-    try:
-        asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
-    finally:
-        loop_stop.set()
-        catalog.close()
+    asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
+
+
+def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str], ready: Callable[[], None]) -> None:
+    import asyncio
+
+    import uvloop
+
+    from multiframe.web.over_tls import Certificate, serve_tls
+
+    async def work() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def orphaned() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it ends anyway
+                loop.call_soon_threadsafe(stop.set)
+
+        _when_orphaned(orphaned)
+        cert, key = map(Path, certificate)
+        await serve_tls(app, listener, Certificate(cert, key), ready=ready, stop=stop)
+
+    asyncio.run(work(), loop_factory=uvloop.new_event_loop)
 
 
 def _scan(orders: dict[str, Any], settings: Settings) -> None:

@@ -1,0 +1,472 @@
+"""A search said in SQL, and what it finds (PS3.4 C.2.2.2; PS3.18 8.3.4, 10.6).
+
+What has a column is matched by the database. What is kept as JSON alone is looked at row by row, in the order of the
+answer, until there are enough, or so many that the search is refused. It must not know HTTP, files, or headers.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import batched
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from multiframe.errors import TooBroad
+from multiframe.matching import (
+    PAIRS,
+    Between,
+    Combined,
+    Empty,
+    Equal,
+    Item,
+    Kind,
+    Like,
+    Moments,
+    Number,
+    Test,
+    Words,
+    combined,
+    kind_of,
+    read_test,
+)
+from multiframe.schema import (
+    KEYS,
+    LEVELS,
+    REQUESTS,
+    TABLES,
+    WORDS,
+    Key,
+    Level,
+    instances,
+    level_of,
+    requests,
+    series,
+    studies,
+)
+
+__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "kind_of_path", "remaining"]
+
+_LOOKUP = 500  # rows asked for in one query
+_KEY_OF_TAG: Final = {key.tag: key for key in KEYS.values()}
+_NAME_OF_TAG: Final = {key.tag: name for name, key in KEYS.items()}
+_BEHIND = "52009229"  # from the functional groups on nothing is kept
+# What we say of ourselves, whatever a file says, and the character set, which is ours too.
+_MADE = frozenset((
+    "00080005", "00080056", "00080201", "00081190", "00083002", "00201206", "00201208", "00201209",
+))  # fmt: skip
+
+EXAMINED = 100_000
+"""Rows whose JSON is looked at in one search, at most."""
+
+_STUDIES: list[sa.ColumnElement[Any]] = [
+    studies.c.study_date.desc(),
+    studies.c.study_time.desc(),
+    studies.c.study.desc(),
+]
+_SERIES: list[sa.ColumnElement[Any]] = [series.c.series_number.nulls_last(), series.c.series]
+_INSTANCES: list[sa.ColumnElement[Any]] = [instances.c.instance_number.nulls_last(), instances.c.instance]
+
+ORDER: Final[Mapping[Level, list[sa.ColumnElement[Any]]]] = {
+    "study": _STUDIES,
+    "series": _STUDIES + _SERIES,
+    "instance": _STUDIES + _SERIES + _INSTANCES,
+}
+"""The newest study first, then by number; the last column of each level is unique, so that the order is total."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A question to the catalog.
+
+    Attributes
+    ----------
+    level : str
+        What is looked for: ``study``, ``series`` or ``instance``.
+    study, series : str or None
+        Only below these.
+    conditions : mapping of str to str
+        What values must match, as DICOM writes it (PS3.4 C.2.2.2): a value, ``*`` and ``?`` in text, ``from-to`` in
+        dates and times, a list of UIDs or codes, ``""`` for none. By keyword of `KEYS`, or by tag in eight hexadecimal
+        digits, with the tags of the sequences it lies in and dots before it.
+    fuzzy : bool
+        Match names by their words.
+    classes : bool
+        Say of each match which SOP Classes its study has.
+    limit : int or None
+        Give at most so many.
+    offset : int
+        Leave out so many of the first.
+    """
+
+    level: Level
+    study: str | None = None
+    series: str | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    fuzzy: bool = False
+    classes: bool = False
+    limit: int | None = None
+    offset: int = 0
+
+
+class Found(NamedTuple):
+    """One match of a `Search`.
+
+    Attributes
+    ----------
+    study, series, instance : str
+        UIDs, down to the level searched.
+    attributes : tuple of str
+        DICOM JSON objects of the study, of the series and of the instance, down to the level searched.
+    modalities : tuple of str
+        Of all series of the study.
+    study_series, study_instances : int
+        How many the study has.
+    series_instances : int
+        How many the series has; 0 at study level.
+    classes : tuple of str
+        SOP Class UIDs of all instances of the study, where they were asked for.
+    syntax : str
+        Transfer Syntax UID of the instance as it is stored.
+    """
+
+    study: str
+    series: str
+    instance: str
+    attributes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    study_series: int
+    study_instances: int
+    series_instances: int
+    classes: tuple[str, ...] = ()
+    syntax: str = ""
+
+
+@lru_cache(1024)
+def kind_of_path(path: str) -> tuple[Level, Kind] | None:
+    """Say at which level an attribute is matched, and how; None: it is not kept, or cannot be matched.
+
+    Parameters
+    ----------
+    path : str
+        Eight hexadecimal digits, with those of the sequences it lies in and dots before them.
+
+    Examples
+    --------
+    >>> kind_of_path("00100020"), kind_of_path("00101002.00100020"), kind_of_path("7FE00010")
+    (('study', 'text'), ('study', 'text'), None)
+    """
+    key = _KEY_OF_TAG.get(path)
+    if key is not None:
+        return key.level, key.kind
+    *outer, last = path.split(".")
+    top = (*outer, last)[0]
+    if top in _MADE or not "00080000" < top < _BEHIND or any(int(tag[:4], 16) & 1 for tag in (*outer, last)):
+        return None
+    if len(outer) > 8 or any(_vr(tag) != "SQ" for tag in outer):
+        return None
+    kind = kind_of(_vr(last))
+    return None if kind is None else (level_of(int(top, 16)), kind)
+
+
+def _vr(tag: str) -> str:
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return dictionary_VR(int(tag, 16))[:2]  # the first of "US or SS"
+    except KeyError:
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------------- conditions
+
+
+class _Asked:
+    """The conditions of a search, read: those of columns, and those that JSON is looked at for."""
+
+    def __init__(self, query: Search) -> None:
+        self.clauses: list[sa.ColumnElement[bool]] = []
+        self.items: dict[Level, Item] = {}
+        fast: dict[str, Test] = {}
+        slow: dict[str, tuple[Level, Kind, Test]] = {}
+        for name, wanted in query.conditions.items():
+            path = KEYS[name].tag if name in KEYS else name
+            found = kind_of_path(path)
+            if found is None or LEVELS.index(found[0]) > LEVELS.index(query.level):
+                raise ValueError(f"{name} is no attribute that a {query.level} can be matched by")
+            test = read_test(_NAME_OF_TAG.get(path, path), found[1], wanted, fuzzy=query.fuzzy)
+            if test is None:
+                continue
+            if path in _KEY_OF_TAG:
+                fast[path] = test
+            else:
+                slow[path] = (*found, test)
+        # One Item of a sequence must match all that is asked of it: a table that knows but a part of it is no help.
+        if any(path.startswith(f"{REQUESTS}.") for path in slow):
+            for path in [path for path in fast if path.startswith(f"{REQUESTS}.")]:
+                slow[path] = ("series", _KEY_OF_TAG[path].kind, fast.pop(path))
+        for path, (level, kind, test) in slow.items():
+            self.items.setdefault(level, Item()).add(path.split("."), kind, test)
+        for date, time in PAIRS.items():
+            both = combined(fast.get(date), fast.get(time))
+            if both is not None:
+                del fast[date], fast[time]
+                self.clauses.append(_is_combined(_column(_KEY_OF_TAG[date]), _column(_KEY_OF_TAG[time]), both))
+        asked_of_requests = {path: fast.pop(path) for path in list(fast) if path.startswith(f"{REQUESTS}.")}
+        if asked_of_requests:
+            self.clauses.append(_has_request(asked_of_requests))
+        tables = [TABLES[level] for level in LEVELS[: LEVELS.index(query.level) + 1]]
+        for path, test in fast.items():
+            self.clauses.extend(_clauses(_KEY_OF_TAG[path], test, tables))
+
+
+def _clauses(key: Key, test: Test, tables: Sequence[sa.Table]) -> Iterator[sa.ColumnElement[bool]]:
+    name = _NAME_OF_TAG[key.tag]
+    if name in ("ModalitiesInStudy", "SOPClassesInStudy"):
+        other = (series if name == "ModalitiesInStudy" else instances).alias()
+        column, there = other.c[key.column], other.c.study == studies.c.study
+        if isinstance(test, Empty):
+            yield ~sa.exists().where(there, column != "")
+        else:
+            yield sa.exists().where(there, _is(column, test))
+    elif name in ("StudyInstanceUID", "SeriesInstanceUID"):
+        for table in tables[LEVELS.index(key.level) :]:  # whichever is looked into first
+            yield _is(table.c[key.column], test)
+    else:
+        yield _is(_column(key), test)
+
+
+def _column(key: Key) -> sa.ColumnElement[Any]:
+    column: sa.ColumnElement[Any] = TABLES[key.level].c[key.column]
+    return column
+
+
+def _is(column: sa.ColumnElement[Any], test: Test) -> sa.ColumnElement[bool]:
+    """Say a test in SQL."""
+    match test:
+        case Equal(values):
+            return column == values[0] if len(values) == 1 else column.in_(values)
+        case Like(patterns):
+            return sa.or_(sa.false(), *(_like(column, pattern) for pattern in patterns))
+        case Words(words):
+            there = studies.c[WORDS[str(column.key)]]
+            return sa.and_(
+                *(
+                    sa.or_(*(there.like(f"% {_pattern(spelling)}%", escape="!") for spelling in spellings))
+                    for spellings in words
+                )
+            )
+        case Between(first, last):
+            bounds = [column != "", *([column >= first] if first else ()), *([column <= last] if last else ())]
+            return sa.and_(*bounds)
+        case Number(value):
+            whole = value.adjusted() < 19 and value == value.to_integral_value() and abs(int(value)) < 2**63
+            return column == int(value) if whole else sa.false()
+        case Empty():
+            return sa.or_(column.is_(None), column.in_(("", "="))) if _is_text(column) else column.is_(None)
+        case Moments():
+            raise TypeError("no column holds dates with times")
+
+
+def _is_text(column: sa.ColumnElement[Any]) -> bool:
+    return isinstance(column.type, sa.Text)
+
+
+def _like(column: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[bool]:
+    """Match ``*`` and ``?``; without them it is plain equality, which an index answers."""
+    wild = "*" in pattern or "?" in pattern
+    return column.like(_pattern(pattern), escape="!") if wild else column == pattern
+
+
+def _pattern(wanted: str) -> str:
+    for special in "!%_":
+        wanted = wanted.replace(special, f"!{special}")
+    return wanted.replace("*", "%").replace("?", "_")
+
+
+def _is_combined(date: sa.ColumnElement[Any], time: sa.ColumnElement[Any], both: Combined) -> sa.ColumnElement[bool]:
+    days, times = both.dates, both.times
+    bounds = [date != ""]
+    if days.first:
+        bounds.append(sa.or_(date > days.first, sa.and_(date == days.first, time >= times.first)))
+    if days.last:
+        bounds.append(sa.or_(date < days.last, sa.and_(date == days.last, time != "", time <= times.last)))
+    return sa.and_(*bounds)
+
+
+def _has_request(asked: Mapping[str, Test]) -> sa.ColumnElement[bool]:
+    """Ask for one Item of the Request Attributes Sequence that matches it all."""
+    here = sa.and_(requests.c.study == series.c.study, requests.c.series == series.c.series)
+    tests = [_is(requests.c[_KEY_OF_TAG[path].column], test) for path, test in asked.items()]
+    found = sa.exists().where(here, *tests)
+    if all(isinstance(test, Empty) for test in asked.values()):  # a series without any request has none of them
+        return sa.or_(found, ~sa.exists().where(here))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- finding
+
+
+def _statement(query: Search, asked: _Asked, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    tables = [TABLES[level] for level in LEVELS[: LEVELS.index(query.level) + 1]]
+    source: sa.FromClause = studies
+    for table in tables[1:]:
+        source = source.join(table)
+    chosen = sa.select(*columns).select_from(source).where(*asked.clauses)
+    if query.study is not None:
+        chosen = chosen.where(*(t.c.study == query.study for t in tables))
+    if query.series is not None:
+        chosen = chosen.where(*(t.c.series == query.series for t in tables[1:]))
+    return chosen
+
+
+def find(connection: sa.Connection, query: Search) -> list[Found]:
+    """Find studies, series or instances.
+
+    Raises
+    ------
+    ValueError
+        A condition is not one that its attribute can be matched by; the message names the attribute alone.
+    TooBroad
+        Too many rows would have to be looked at.
+    """
+    asked = _Asked(query)
+    depth = LEVELS.index(query.level) + 1
+    keys = [TABLES[query.level].c[name] for name in LEVELS[:depth]]
+    texts = [TABLES[level].c.attributes.label(f"{level}_attributes") for level in asked.items]
+    chosen = _statement(query, asked, *keys, *texts).order_by(*_order(query))
+    if not asked.items:
+        rows = connection.execute(chosen.limit(query.limit).offset(query.offset)).all()
+    else:
+        rows = list(_looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth))
+    return _told(connection, [tuple(row[:depth]) for row in rows], query)
+
+
+def _order(query: Search) -> list[sa.ColumnElement[Any]]:
+    """Leave out what is the same for all: an index may then give the order as it is."""
+    order = ORDER[query.level]
+    if query.study is None or query.level == "study":
+        return order
+    return order[len(_STUDIES) + (len(_SERIES) if query.series is not None and query.level == "instance" else 0) :]
+
+
+def _looked_at(
+    connection: sa.Connection, chosen: sa.Select[Any], query: Search, items: Mapping[Level, Item], depth: int
+) -> Iterator[sa.Row[Any]]:
+    """Look at the JSON of rows, in their order, and give those wanted."""
+    # What cannot match without an attribute need not be read to know it.
+    needed = {
+        level: [f'"{tag}":' for tag, (_, test) in item.tests.items() if not isinstance(test, Empty)]
+        for level, item in items.items()
+    }
+    before: dict[Level, tuple[str, bool]] = {}  # neighbours share their study and series
+    skipped = given = 0
+    if query.limit == 0:
+        return
+    with connection.execution_options(yield_per=_LOOKUP).execute(chosen) as rows:
+        for n, row in enumerate(rows):
+            if n >= EXAMINED:
+                raise TooBroad(
+                    f"more than {EXAMINED:,} rows would have to be looked at: "
+                    "match one of the keys that are quick as well, such as StudyDate or PatientID"
+                )
+            good = True
+            for (level, item), text in zip(items.items(), row[depth:], strict=True):
+                if before.get(level, ("", False))[0] != text:
+                    fits = all(tag in text for tag in needed[level]) and item.matches(json.loads(text))
+                    before[level] = (text, fits)
+                if not before[level][1]:
+                    good = False
+                    break
+            if not good:
+                continue
+            if skipped < query.offset:
+                skipped += 1
+                continue
+            yield row
+            given += 1
+            if given == query.limit:
+                return
+
+
+def remaining(connection: sa.Connection, query: Search, most: int) -> int | None:
+    """Count the matches behind those of a search, up to `most`; None: only looking at them all would tell."""
+    asked = _Asked(query)
+    if asked.items or query.limit is None:
+        return None
+    behind = _statement(query, asked, sa.literal(1)).limit(most).offset(query.offset + query.limit)
+    return int(connection.execute(sa.select(sa.func.count()).select_from(behind.subquery())).scalar_one())
+
+
+def _told(connection: sa.Connection, keys: Sequence[tuple[str, ...]], query: Search) -> list[Found]:
+    """Bring what is known of matches, and what their whole studies and series have to say."""
+    depth = LEVELS.index(query.level) + 1
+    told_studies = {
+        row.study: row.attributes
+        for row in _rows(
+            connection, sa.select(studies.c.study, studies.c.attributes), studies.c.study, {key[0] for key in keys}
+        )
+    }
+    modalities: dict[str, list[str]] = {}
+    study_series: dict[str, int] = {}
+    study_instances: dict[str, int] = {}
+    s = series.c
+    counted = sa.select(s.study, s.modality, sa.func.count(), sa.func.sum(s.instances)).group_by(s.study, s.modality)
+    for row in _rows(connection, counted, s.study, told_studies):
+        study, modality, n, of_them = tuple(row)
+        study_series[study] = study_series.get(study, 0) + n
+        study_instances[study] = study_instances.get(study, 0) + int(of_them)
+        if modality:
+            modalities.setdefault(study, []).append(modality)
+    classes: dict[str, list[str]] = {}
+    if query.classes:
+        i = instances.c
+        for row in _rows(connection, sa.select(i.study, i.sop_class_uid).distinct(), i.study, told_studies):
+            study, uid = tuple(row)
+            if uid:
+                classes.setdefault(study, []).append(uid)
+    told_series: dict[tuple[str, str], tuple[str, int]] = {}
+    told_instances: dict[str, tuple[str, str]] = {}
+    if depth > 1:
+        wanted = {key[:2] for key in keys}
+        rows = _rows(
+            connection, sa.select(s.study, s.series, s.attributes, s.instances), sa.tuple_(s.study, s.series), wanted
+        )
+        told_series = {(row.study, row.series): (row.attributes, row.instances) for row in rows}
+    if depth > 2:
+        i = instances.c
+        rows = _rows(connection, sa.select(i.instance, i.attributes, i.syntax), i.instance, {key[2] for key in keys})
+        told_instances = {row.instance: (row.attributes, row.syntax) for row in rows}
+    found = []
+    for key in keys:
+        study = key[0]
+        attributes = [told_studies[study]]
+        one = Found(
+            study=study,
+            series=key[1] if depth > 1 else "",
+            instance=key[2] if depth > 2 else "",
+            attributes=(),
+            modalities=tuple(sorted(modalities.get(study, ()))),
+            study_series=study_series.get(study, 0),
+            study_instances=study_instances.get(study, 0),
+            series_instances=0,
+            classes=tuple(sorted(classes.get(study, ()))),
+        )
+        if depth > 1:
+            text, n = told_series[key[0], key[1]]
+            attributes.append(text)
+            one = one._replace(series_instances=n)
+        if depth > 2:
+            text, syntax = told_instances[key[2]]
+            attributes.append(text)
+            one = one._replace(syntax=syntax)
+        found.append(one._replace(attributes=tuple(attributes)))
+    return found
+
+
+def _rows(
+    connection: sa.Connection, chosen: sa.Select[Any], column: sa.ColumnElement[Any], wanted: Collection[Any]
+) -> Iterator[sa.Row[Any]]:
+    for some in batched(sorted(wanted), _LOOKUP):
+        yield from connection.execute(chosen.where(column.in_(some)))

@@ -1,0 +1,182 @@
+"""HTTP/2 over TLS, and HTTP/1.1 beside it: the application on granian, on a socket that is bound already.
+
+It knows certificates, and how granian differs from what ASGI leads one to expect. It must not know what is served, nor
+which processes there are. It is imported only where TLS is asked for (decision 0013).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from multiframe.errors import SourceError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Certificate", "check", "self_signed", "serve_tls"]
+
+_STREAMS = 128
+"""Answers at once on one connection: what a viewer asks for beyond waits at the client, not in our memory."""
+
+
+class Certificate(NamedTuple):
+    """Two PEM files: a certificate, with those above it, and its private key."""
+
+    cert: Path
+    key: Path
+
+
+def check(certificate: Certificate) -> None:
+    """Make sure that a certificate and its key can be used, before any process is started.
+
+    Raises
+    ------
+    SourceError
+        They cannot be read, do not belong together, or the key is not PKCS #8 without a password (RFC 5958).
+    """
+    cert, key = certificate
+    try:
+        text = key.read_text("ascii", "replace")
+        # An empty password, so that nobody is asked for one on a terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except OSError as error:  # ssl's errors are OSErrors too
+        what = error.strerror if error.filename else "no PEM files of a certificate and the key that belongs to it"
+        raise SourceError(f"{error.filename or cert}: {what}: see --tls-cert and --tls-key") from None
+    if "-----BEGIN PRIVATE KEY-----" not in text:
+        raise SourceError(f"{key} is not PKCS #8: openssl pkcs8 -topk8 -nodes -in {key.name} -out pkcs8.pem")
+
+
+def self_signed(folder: Path, names: tuple[str, ...]) -> Certificate:
+    """Make a certificate that nobody vouches for, to try with; one that is there and good for a week is kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Where both files lie, the key readable by its owner only.
+    names : tuple of str
+        Host names and addresses it is for.
+    """
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    made = Certificate(folder / "self-signed.pem", folder / "self-signed.key")
+    now = datetime.datetime.now(datetime.UTC)
+    plain = sorted({name.strip("[]") for name in names if name not in ("0.0.0.0", "::", "[::]")})  # noqa: S104
+    subjects: list[x509.GeneralName] = []
+    for name in plain:
+        try:
+            subjects.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            subjects.append(x509.DNSName(name))
+    with suppress(OSError, ValueError, x509.ExtensionNotFound):
+        kept = x509.load_pem_x509_certificate(made.cert.read_bytes())
+        named = kept.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if kept.not_valid_after_utc > now + datetime.timedelta(days=7) and set(named) >= set(subjects):
+            check(made)
+            return made
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "multiframe, self-signed")])
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(issuer)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=90))
+        .add_extension(x509.SubjectAlternativeName(subjects), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    made.key.unlink(missing_ok=True)
+    with os.fdopen(os.open(made.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+    made.cert.write_bytes(cert.public_bytes(pem))
+    return made
+
+
+async def serve_tls(
+    app: Starlette, listener: socket.socket, certificate: Certificate, *,
+    ready: Callable[[], None], stop: asyncio.Event,
+) -> None:  # fmt: skip
+    """Serve until `stop` is set or the process is told to end; what is on its way then is sent to its end.
+
+    Parameters
+    ----------
+    app : Starlette
+        Whose lifespan is the server's.
+    listener : socket
+        Bound and listening; other processes may accept from it too.
+    certificate : Certificate
+        One that `check` let pass.
+    ready : callable
+        Called when requests are answered.
+    """
+    from granian.constants import Interfaces, SSLProtocols
+    from granian.http import HTTP2Settings
+    from granian.log import LogLevels
+    from granian.net import SocketHolder  # type: ignore[attr-defined]
+    from granian.server.embed import Server
+
+    class OnListener(Server):
+        def _init_shared_socket(self) -> None:
+            holder: Any = SocketHolder
+            self._ssp: Any = None
+            self._shd: Any = holder(listener.fileno(), False, 2048)
+
+    server = OnListener(
+        _as_granian_needs_it(app),
+        interface=Interfaces.ASGINL,
+        backlog=2048,
+        websockets=False,
+        http2_settings=HTTP2Settings(max_concurrent_streams=_STREAMS, max_headers_size=64 * 1024),
+        log_level=LogLevels.error,
+        ssl_cert=certificate.cert,
+        ssl_key=certificate.key,
+        ssl_protocol_min=SSLProtocols.tls12,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with app.router.lifespan_context(app):
+        serving = asyncio.ensure_future(server.serve())
+        stopping = asyncio.ensure_future(stop.wait())
+        loop.call_soon(ready)
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        server.stop()  # type: ignore[no-untyped-call]
+        await serving
+
+
+def _as_granian_needs_it(app: ASGIApp) -> ASGIApp:
+    """Send `bytes` alone, and let others have their turn after each piece.
+
+    Any other buffer costs granian sixteen times as much. And its ``send`` succeeds at once even when the client has
+    left: without a pause nobody would ever be told so by ``receive``.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            body = message.get("body", b"")
+            await send(message if isinstance(body, bytes) else {**message, "body": bytes(body)})
+            if body:
+                await asyncio.sleep(0)
+
+        await app(scope, receive, sent)
+
+    return wrapped

@@ -1,10 +1,14 @@
 """Part 10 files as they leave: the same object in each wrapping, told by pydicom and by our own index."""
 
 import io
+import uuid
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from struct import pack
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -17,13 +21,26 @@ from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from multiframe.codec import PixelSpec, codec_for
 from multiframe.errors import FormatError, FragmentError, MultiframeError, TruncatedError
 from multiframe.frameindex import FrameIndex, frozen
 from multiframe.instance import Instance, open_instance
-from multiframe.part10 import Fragments, legacy, stored, syntax_given
+from multiframe.part10 import (
+    Decoding,
+    Fragments,
+    Singles,
+    can_hold,
+    decoded,
+    derived_uid,
+    frame_number,
+    legacy,
+    stored,
+    syntax_given,
+)
 from multiframe.ranges import ByteRange
-from multiframe.rope import Rope
+from multiframe.rope import Made, Rope
 from multiframe.source import FileSource, run
+from multiframe.syntaxes import TransferSyntax
 from multiframe.testing import Layout, part10
 from tests import files
 from tests.files import BIG_ENDIAN, ENCAPSULATED, EXPLICIT, IMPLICIT, JPEG, RLE, Memory, any_file, item, made
@@ -305,6 +322,188 @@ def test_what_is_read_to_lay_a_file_out(tmp_path: Path) -> None:
     assert source.bytes_read - before <= 64  # what closes the Items
     run(stored(instance.header, instance.stat.size), source)
     assert source.bytes_read - before <= 64
+
+
+# ------------------------------------------------------------------------------------------------ decoded
+
+
+def _native(data: bytes, spec: PixelSpec, syntax: TransferSyntax) -> bytes:
+    return codec_for(syntax).decode(data, spec, syntax).tobytes()
+
+
+def decoding(instance: Instance) -> Decoding:
+    spec, syntax = instance.spec, instance.syntax
+    after = replace(spec, photometric="RGB", planar=False) if spec.samples > 1 else spec
+    index = instance.index
+
+    def frame(i: int) -> Made:
+        return Made(index.parts(i), after.frame_bits // 8, partial(_native, spec=spec, syntax=syntax), f"decode {i}")
+
+    return Decoding(after, frame)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["emri_small_RLE.dcm", "emri_small_jpeg_ls_lossless.dcm", "JPEG-LL.dcm", "examples_ybr_color.dcm", "JPEG2000.dcm"],
+)
+def test_decoded_frames_leave_as_native_ones(name: str) -> None:
+    path = Path(str(get_testdata_file(name, read=False)))
+    instance = open_instance(path)
+    plan = decoded(instance.header, instance.index, instance.stat.size, decoding(instance))
+    rope = run(plan, instance.source)
+    data = whole(rope, instance)
+    assert len(data) == rope.size
+    sound_meta(data)
+    before, after = read(path.read_bytes()), read(data)
+    assert after.file_meta.TransferSyntaxUID == EXPLICIT
+    changed = ("PhotometricInterpretation", "PlanarConfiguration", "LossyImageCompression")
+    assert told(after, without=changed) == told(before, without=changed)
+    assert after.get("LossyImageCompression", "00") == ("01" if instance.syntax.lossy else "00")
+    again = open_instance(Memory(data))
+    assert len(again) == len(instance)
+    for i in range(len(instance)):
+        np.testing.assert_array_equal(again.pixels(i), instance.pixels(i))
+    for start, stop in ((0, 10), (rope.size // 2, rope.size // 2 + 5000), (rope.size - 3, rope.size)):
+        assert b"".join(run(rope.read(ByteRange(start, stop)), instance.source)) == data[start:stop]
+
+
+def test_a_piece_of_a_decoded_frame_is_of_the_frame_made_before() -> None:
+    instance = open_instance(Path(str(get_testdata_file("emri_small_RLE.dcm", read=False))))
+    rope = run(decoded(instance.header, instance.index, instance.stat.size, decoding(instance)), instance.source)
+    at = rope.size - 3000
+    ((first, _),) = rope.within(ByteRange(at, at + 10))
+    ((second, _),) = rope.within(ByteRange(at + 10, at + 20))
+    assert first is second
+    assert rope.heavy >= instance.spec.frame_bits // 8
+
+
+def test_what_native_values_hold() -> None:
+    assert can_hold(PixelSpec(512, 512), 1000)
+    assert not can_hold(PixelSpec(1024, 1024), 4096)
+    assert not can_hold(PixelSpec(3, 3, bits_allocated=1, bits_stored=1), 8)
+
+
+# ------------------------------------------------------------------------------------------------ one frame alone
+
+
+def singles(instance: Instance, **how: Any) -> Singles:
+    return Singles(instance.header, instance.index, len(instance), **how)
+
+
+def enhanced(groups: int, *, defined: bool) -> Dataset:
+    """What an enhanced multi-frame object says of its frames."""
+    d = Dataset()
+    items = []
+    for k in range(groups):
+        position = Dataset()
+        position.ImagePositionPatient = [0, 0, k]
+        item_of = Dataset()
+        item_of.PlanePositionSequence = Sequence([position])
+        item_of.is_undefined_length_sequence_item = not defined
+        items.append(item_of)
+    d.PerFrameFunctionalGroupsSequence = Sequence(items)
+    d["PerFrameFunctionalGroupsSequence"].is_undefined_length = not defined
+    d.ConcatenationUID = "1.2.3"
+    d.StartTrim = 2
+    d.FrameIncrementPointer = [0x00181065, 0x00540080]
+    d.FrameTimeVector = list(range(groups))
+    d.SliceVector = [7 + k for k in range(groups)]
+    d.add(DataElement(0x60000010, "US", 8))
+    d.add(DataElement(0x60000015, "IS", groups))
+    d.add(DataElement(0x60003000, "OW", bytes(8 * groups)))
+    d.add(DataElement(0x60020010, "US", 8))
+    d.InstanceNumber = 77
+    return d
+
+
+@pytest.mark.parametrize("syntax", [JPEG, EXPLICIT, IMPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_frame_alone(syntax: str, defined: bool) -> None:
+    random = Random(3)
+    n = 5
+    contents = [files.jpeg(random).data if syntax == JPEG else random.randbytes(64) for _ in range(n)]
+    layout = Layout(table="extended") if syntax == JPEG else None
+    extra = enhanced(n, defined=defined)
+    data = part10(contents, rows=8, columns=8, syntax=syntax, extra=extra, layout=layout)
+    instance = open_instance(Memory(data))
+    before = told(read(data))
+    for i in (3, 0, n - 1):
+        rope = singles(instance).rope(i)
+        out = whole(rope, instance)
+        assert len(out) == rope.size
+        sound_meta(out)
+        after = read(out)
+        assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
+        assert after.SOPInstanceUID == derived_uid(instance.header.sop_instance_uid, i + 1)
+        assert frame_number(after.SOPInstanceUID) == i + 1 == after.InstanceNumber
+        assert after.SeriesInstanceUID == derived_uid(instance.header.sop_instance_uid, 0)
+        assert after.NumberOfFrames == 1
+        (groups,) = after.PerFrameFunctionalGroupsSequence
+        assert groups.PlanePositionSequence[0].ImagePositionPatient == [0, 0, i]
+        assert (after.FrameTimeVector, after.SliceVector) == (i, 7 + i)
+        (source,) = after.ConversionSourceAttributesSequence
+        assert source.ReferencedSOPInstanceUID == instance.header.sop_instance_uid
+        assert source.ReferencedFrameNumber == i + 1
+        assert "ConcatenationUID" not in after
+        assert "StartTrim" not in after
+        assert 0x60003000 not in after
+        assert after[0x60020010].value == 8
+        assert "ExtendedOffsetTable" not in after
+        again = open_instance(Memory(out))
+        assert len(again) == 1
+        assert frames(again) == [frames(instance)[i]]
+        # All else is as it was.
+        same = {tag: value for tag, value in told(after).items() if before.get(tag) == value}
+        assert len(same) >= len(before) - 14
+
+
+def test_frames_of_single_bits_alone() -> None:
+    packed = [bytes([0b10110100, 1]), bytes([0b01001011, 0]), bytes([0xFF, 1])]
+    number = sum(int.from_bytes(p, "little") << 9 * k for k, p in enumerate(packed))
+    data = part10(
+        [number.to_bytes(4, "little")], rows=3, columns=3, bits_allocated=1, bits_stored=1, number_of_frames=3
+    )
+    instance = open_instance(Memory(data))
+    assert len(instance) == 3
+    for i, bits in enumerate(packed):
+        assert read(whole(singles(instance).rope(i), instance)).PixelData == bits
+
+
+def test_a_frame_alone_decoded() -> None:
+    instance = open_instance(Path(str(get_testdata_file("emri_small_RLE.dcm", read=False))))
+    out = whole(singles(instance, decoding=decoding(instance)).rope(4), instance)
+    after = read(out)
+    assert after.file_meta.TransferSyntaxUID == EXPLICIT
+    np.testing.assert_array_equal(after.pixel_array, instance.pixels(4))
+
+
+def test_groups_that_are_not_as_many_as_frames_are_refused() -> None:
+    data = part10([bytes(64)] * 3, rows=8, columns=8, extra=enhanced(2, defined=True))
+    with pytest.raises(FormatError, match="for 2 frames"):
+        singles(open_instance(Memory(data)))
+
+
+def test_frames_of_many_groups_are_found_without_looking_into_them() -> None:
+    n = 3000
+    data = part10([bytes(1)] * n, rows=1, columns=1, extra=enhanced(n, defined=True))
+    instance = open_instance(Memory(data))
+    each = singles(instance)
+    assert read(whole(each.rope(n - 1), instance)).PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[
+        0
+    ].ImagePositionPatient == [0, 0, n - 1]
+    assert each.rope(0).etag != each.rope(1).etag
+
+
+@given(st.text("0123456789.", min_size=1, max_size=64), st.integers(0, 2**24 - 1))
+def test_derived_uids(uid: str, number: int) -> None:
+    made_uid = derived_uid(uid, number)
+    assert len(made_uid) <= 64
+    assert UID(made_uid).is_valid
+    assert frame_number(made_uid) == number
+    assert derived_uid(uid + "1", number) != made_uid
+    whole_number = int(made_uid.removeprefix("2.25."))
+    assert uuid.UUID(int=whole_number).version == 8
+    assert uuid.UUID(int=whole_number).variant == uuid.RFC_4122
 
 
 def test_native_pixels_are_the_same_in_both(tmp_path: Path) -> None:

@@ -5,47 +5,57 @@ it. It knows how a file is written (PS3.10 7, PS3.5 7, A.4) and which attributes
 files, HTTP, or how a frame is found; and it decodes nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from struct import Struct
+from struct import unpack_from
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from multiframe.dicomjson import dictionary_vr
-from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, Walk
+from multiframe.codec import PixelSpec
+from multiframe.elements import ITEM, ITEM_END, UNDEFINED, Walk
 from multiframe.encapsulation import END_OF_ITEMS, item_header
 from multiframe.errors import FormatError, FragmentError, TruncatedError
+from multiframe.explicit import WORDS, Head, Piece, TopElement, element, opening, rewritten
 from multiframe.frameindex import FrameIndex
 from multiframe.header import Header
 from multiframe.indexing import word_of
 from multiframe.ranges import ByteRange, Plan
-from multiframe.rope import Laid, Part, Rope, Stored
+from multiframe.rope import Made, Part, Rope, Stored
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
 
-__all__ = ["IMPLEMENTATION_UID", "legacy", "stored", "syntax_given"]
-
-type Piece = Part | Laid
+__all__ = [
+    "IMPLEMENTATION_UID",
+    "Decoding",
+    "Singles",
+    "can_hold",
+    "decoded",
+    "derived_uid",
+    "frame_number",
+    "legacy",
+    "stored",
+    "syntax_given",
+]
 
 IMPLEMENTATION_UID: Final = "2.25.70673264303168952226208500632726887936"
 """Implementation Class UID of what has no File Meta Information of its own."""
 
 _GROUP, _CLASS, _INSTANCE, _SYNTAX, _IMPLEMENTATION = 0x00020000, 0x00020002, 0x00020003, 0x00020010, 0x00020012
 _VERSION = 0x00020001
-_REPRESENTATION, _FRAMES = 0x00280103, 0x00280008
+_FRAMES = 0x00280008
+_PHOTOMETRIC, _PLANAR, _ALLOCATED, _LOSSY = 0x00280004, 0x00280006, 0x00280100, 0x00282110
+_POINTER, _PER_FRAME, _OVERLAY_FRAMES = 0x00280009, 0x52009230, 0x60000015
+_OF_MANY = frozenset((
+    *(0x00082142, 0x00082143),  # Start Trim, Stop Trim
+    *(0x00200242, 0x00209161, 0x00209162, 0x00209163, 0x00209228),  # concatenations
+    *(0x00286010, 0x00286020, 0x00286022, 0x00286023),  # representative frame, frames of interest
+))  # fmt: skip
+"""What speaks of other frames than one."""
 _TABLE, _TABLE_LENGTHS, _PIXEL_DATA = 0x7FE00001, 0x7FE00002, 0x7FE00010
 _DELIMITERS = 0xFFFE
 
-_SHORT = Struct("<HH2sH")
-_LONG = Struct("<HH2s2xI")
-_WIDE = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
-_WORDS = {
-    "US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4, "FD": 8, "OD": 8, "OV": 8,
-    "SV": 8, "UV": 8,
-}  # fmt: skip
-"""Bytes that Big Endian turns round together (PS3.5 7.3)."""
 _PIXEL_VR = {0x7FE00008: "OF", 0x7FE00009: "OD"}
-_END_OF_ITEM = Struct("<HHI").pack(ITEM_END >> 16, ITEM_END & 0xFFFF, 0)
 
 _WINDOW = 64 << 10
 _MOST_TAIL = 64 << 20
@@ -96,7 +106,7 @@ def stored(header: Header, size: int, *, identity: str = "") -> Plan[Rope]:
     """
     if _lies_well(header):
         return Rope([Stored(0, size)], identity=identity)
-    pieces = [*_meta(header), *_edited(_head(header), {}, _is_group_length)]
+    pieces = [*_meta(header), *Head(header).edited({}, _is_group_length)]
     pixels = header.pixel_data
     if pixels is None:
         return Rope(pieces, identity=identity)
@@ -136,13 +146,100 @@ def legacy(header: Header, index: FrameIndex, size: int, *, identity: str = "") 
     if not header.syntax.encapsulated or index.kind == "stream":
         return (yield from stored(header, size, identity=identity))
     require_all(index)
-    changes: dict[int, Sequence[Piece]] = {}
-    if header.declared_frames != len(index) and (header.declared_frames or len(index) > 1):
-        changes[_FRAMES] = [element(_FRAMES, "IS", str(len(index)).encode())]
-    pieces = [*_meta(header), *_edited(_head(header), changes, _speaks_of_tables)]
+    changes = _counted(header, len(index))
+    pieces = [*_meta(header), *Head(header).edited(changes, _speaks_of_tables)]
     pieces += [_OPENED, item_header(0), *_fragments(index), END_OF_ITEMS]
     pieces += yield from _tail(header, index.proven_to, size)
     return Rope(pieces, identity=identity)
+
+
+class Decoding(NamedTuple):
+    """How frames are decoded; by whom and where is not this room's.
+
+    Attributes
+    ----------
+    spec : PixelSpec
+        What the pixels are then.
+    frame : callable
+        Gives the native bytes of the frame with an index, as little endian.
+    """
+
+    spec: PixelSpec
+    frame: Callable[[int], Made]
+
+
+def can_hold(spec: PixelSpec, frames: int) -> bool:
+    """Say whether so many native frames have room in one value, each from a byte of its own on (PS3.5 8.1.1, 7.1)."""
+    return spec.frame_bits % 8 == 0 and spec.frame_bits // 8 * frames < UNDEFINED - 1
+
+
+def decoded(
+    header: Header, index: FrameIndex, size: int, decoding: Decoding, *, identity: str = ""
+) -> Plan[Rope]:  # fmt: skip
+    """Give the object with native frames, as Explicit VR Little Endian; its size is known before one is decoded.
+
+    The data set says of the pixels what they are then, and that they were lossy if they ever were.
+
+    Parameters
+    ----------
+    header, index, size, identity
+        As of `legacy`; the frames are encapsulated, and `can_hold`.
+
+    Raises
+    ------
+    FormatError
+        As `legacy`.
+
+    References
+    ----------
+    PS3.5 8.1.1; PS3.3 C.7.6.1.1.5 (Lossy Image Compression), C.7.6.3.
+    """
+    require_all(index)
+    changes = _described(header, decoding.spec) | _counted(header, len(index))
+    pieces = [*_meta(header, syntax=EXPLICIT_LE), *Head(header).edited(changes, _speaks_of_tables)]
+    pieces += _decoded(index, decoding, range(len(index)))
+    pieces += yield from _tail(header, index.proven_to, size)
+    return Rope(pieces, identity=identity)
+
+
+def derived_uid(uid: str, number: int) -> str:
+    """Make the UID of one frame of an instance, or, with number 0, of the series of its frames.
+
+    It is a UUID of version 8 below 2.25: 98 bits of a hash of the instance's UID, and 24 of the number. So the same
+    frame has the same UID wherever it is made, and `frame_number` reads the number.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 1.
+
+    Examples
+    --------
+    >>> derived_uid("1.2.3", 5)
+    '2.25.213795091800223341477743007781078695941'
+
+    References
+    ----------
+    PS3.5 B.2; RFC 9562 5.8.
+    """
+    named = int.from_bytes(sha256(f"a frame of {uid}".encode()).digest()) >> 256 - 98 << 24 | number
+    first, second, third = named >> 74, named >> 62 & 0xFFF, named & (1 << 62) - 1
+    return f"2.25.{first << 80 | 8 << 76 | second << 64 | 2 << 62 | third}"
+
+
+def frame_number(uid: str) -> int | None:
+    """Read the number out of a UID that `derived_uid` may have made; None: it has not.
+
+    Examples
+    --------
+    >>> frame_number(derived_uid("1.2.3", 5)), frame_number("1.2.3")
+    (5, None)
+    """
+    tail = uid.removeprefix("2.25.")
+    if tail == uid or not (tail.isascii() and tail.isdecimal()) or len(tail) > 39:
+        return None
+    number = int(tail)
+    return number & 0xFFFFFF if number >> 76 & 0xF == 8 and number >> 62 & 3 == 2 else None
 
 
 def require_all(index: FrameIndex) -> None:
@@ -164,29 +261,7 @@ def require_all(index: FrameIndex) -> None:
 # ------------------------------------------------------------------------------------------------ pieces of a file
 
 
-def element(tag: int, vr: str, value: bytes) -> bytes:
-    r"""Write a data element as Explicit VR Little Endian, padded to even length.
-
-    Examples
-    --------
-    >>> element(0x00280008, "IS", b"1")
-    b'(\x00\x08\x00IS\x02\x001 '
-    """
-    if len(value) % 2:
-        value += b"\0" if vr in ("UI", "OB", "UN") else b" "
-    return _opening(tag, vr, len(value)) + value
-
-
-def _opening(tag: int, vr: str, length: int) -> bytes:
-    """Write tag, VR and length of an element; UN where the length has no room in that VR (PS3.5 6.2.2)."""
-    if vr in _WIDE:
-        return _LONG.pack(tag >> 16, tag & 0xFFFF, vr.encode(), length)
-    if length > 0xFFFF:
-        return _LONG.pack(tag >> 16, tag & 0xFFFF, b"UN", length)
-    return _SHORT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), length)
-
-
-_OPENED = _opening(_PIXEL_DATA, "OB", UNDEFINED)
+_OPENED = opening(_PIXEL_DATA, "OB", UNDEFINED)
 """What encapsulated Pixel Data begins with."""
 
 
@@ -225,56 +300,6 @@ def _meta(header: Header, *, syntax: str = "", instance: str = "") -> list[Piece
     return [bytes(128) + b"DICM" + element(_GROUP, "UL", len(whole).to_bytes(4, "little")) + whole]
 
 
-class _Head(NamedTuple):
-    """A data set before its pixels, as Explicit VR Little Endian, and whether it lies so in the source."""
-
-    raw: bytes
-    start: int
-    stop: int
-    lies: bool
-
-
-def _head(header: Header) -> _Head:
-    stop = len(header.raw) if header.pixel_data is None else header.pixel_data.at
-    if header.explicit and header.syntax.little:
-        return _Head(header.raw, header.dataset_at, stop, True)
-    raw = b"".join(_rewritten(header, header.raw[:stop], header.dataset_at))
-    return _Head(raw, 0, len(raw), False)
-
-
-def _edited(
-    head: _Head, changes: Mapping[int, Sequence[Piece]], dropped: Callable[[int], bool]
-) -> Iterator[Piece]:  # fmt: skip
-    """Give the elements of the top level, with others in place of some, or added; and without those `dropped`."""
-
-    def kept(start: int, stop: int) -> Iterator[Piece]:
-        if start < stop:
-            yield Stored(start, stop) if head.lies else head.raw[start:stop]
-
-    waiting = sorted(changes, reverse=True)
-    here = Walk(head.start, explicit=True, little=True, stop=head.stop, descend=False, strays=True)
-    start, leaving = head.start, False
-    while here.at < head.stop:
-        found = here.step(head.raw)
-        if found is None:
-            raise TruncatedError("the data set ends inside an element", here.at)
-        if found.depth or found.tag >> 16 == _DELIMITERS:
-            continue
-        if not leaving:
-            leaves = found.tag in changes or dropped(found.tag)
-            if not leaves and not (waiting and waiting[-1] < found.tag):
-                continue
-            yield from kept(start, found.at)
-        while waiting and waiting[-1] <= found.tag:
-            yield from changes[waiting.pop()]
-        leaving = found.tag in changes or dropped(found.tag)
-        start = found.at
-    if not leaving:
-        yield from kept(start, head.stop)
-    for tag in reversed(waiting):
-        yield from changes[tag]
-
-
 def _is_group_length(tag: int) -> bool:
     return not tag & 0xFFFF
 
@@ -284,15 +309,79 @@ def _speaks_of_tables(tag: int) -> bool:
     return tag in (_TABLE, _TABLE_LENGTHS) or not tag & 0xFFFF
 
 
+def _counted(header: Header, frames: int) -> dict[int, Sequence[Piece]]:
+    """Correct Number of Frames where it is wrong."""
+    declared = header.declared_frames
+    if declared == frames or (declared is None and frames == 1):
+        return {}
+    return {_FRAMES: [element(_FRAMES, "IS", str(frames).encode())]}
+
+
+def _described(header: Header, spec: PixelSpec) -> dict[int, Sequence[Piece]]:
+    """Say of decoded pixels what they are."""
+    changes: dict[int, Sequence[Piece]] = {_PHOTOMETRIC: [element(_PHOTOMETRIC, "CS", spec.photometric.encode())]}
+    if spec.samples > 1:
+        changes[_PLANAR] = [element(_PLANAR, "US", int(spec.planar).to_bytes(2, "little"))]
+    if header.syntax.lossy:
+        changes[_LOSSY] = [element(_LOSSY, "CS", b"01")]
+    return changes
+
+
+def _decoded(index: FrameIndex, decoding: Decoding, indices: Sequence[int]) -> list[Piece]:
+    """Give native pixels that are not there yet."""
+    frames = DecodedFrames(index, decoding, indices)
+    length = frames.size + frames.size % 2
+    vr = "OW" if decoding.spec.bits_allocated > 8 else "OB"
+    return [opening(_PIXEL_DATA, vr, length), frames, bytes(frames.size % 2)]
+
+
+class DecodedFrames:
+    """Frames one behind the other, decoded: laid out where they are asked for."""
+
+    def __init__(self, index: FrameIndex, decoding: Decoding, indices: Sequence[int]) -> None:
+        self._indices = indices
+        self._decoding = decoding
+        self._frame = decoding.spec.frame_bits // 8
+        self.size = self._frame * len(indices)
+        sizes = [sum(part.size for part in index.parts(i)) for i in indices] if len(indices) < 2 else _payloads(index)
+        self.heavy = self._frame + int(max(sizes, default=0))
+        self._offsets = _offsets_of(index)
+        self._last: tuple[int, Made] | None = None
+
+    @property
+    def etag(self) -> str:
+        """What changes where a byte does."""
+        return f"{self._offsets} {list(self._indices)!r:.40} {self._made(0).key if self._indices else ''}"
+
+    def _made(self, k: int) -> Made:
+        """Give a frame, the same one as long as no other is asked for: who makes it keeps what came out."""
+        if self._last is None or self._last[0] != k:
+            self._last = k, self._decoding.frame(self._indices[k])
+        return self._last[1]
+
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
+        """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
+        for k in range(wanted.start // self._frame, len(self._indices)):
+            at = k * self._frame
+            if at >= wanted.stop:
+                return
+            yield self._made(k), ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, self._frame))
+
+
+def _native_vr(header: Header) -> str:
+    pixels = header.pixels
+    named = pixels.vr == "OB" and header.number(_ALLOCATED) <= 8
+    return _PIXEL_VR.get(pixels.tag) or (pixels.vr if named else "OW")
+
+
 def _native(header: Header, size: int) -> list[Piece]:
     """Give native pixels, whatever their words were."""
-    pixels, allocated = header.pixels, header.number(0x00280100)
+    pixels = header.pixels
     if pixels.stop > size:
         raise TruncatedError("the file ends inside Pixel Data", size)
-    word = 1 if header.syntax.little else word_of(pixels.vr, allocated)
-    vr = _PIXEL_VR.get(pixels.tag) or (pixels.vr if pixels.vr == "OB" and allocated <= 8 else "OW")
+    word = 1 if header.syntax.little else word_of(pixels.vr, header.number(_ALLOCATED))
     value = Stored(pixels.start, pixels.stop, word=word, origin=pixels.start)
-    return [_opening(pixels.tag, vr, pixels.stop - pixels.start), value]
+    return [opening(pixels.tag, _native_vr(header), pixels.stop - pixels.start), value]
 
 
 def _fragments(index: FrameIndex) -> list[Piece]:
@@ -302,6 +391,21 @@ def _fragments(index: FrameIndex) -> list[Piece]:
     if len(index) == len(starts) and neighbours and not ((stops - starts) % np.uint64(2)).any():
         return [Stored(int(starts[0]) - 8, int(stops[-1]))]  # so they lie
     return [Fragments(index)]
+
+
+def _payloads(index: FrameIndex) -> NDArray[np.int64]:
+    """Give the bytes of each frame, without Item headers."""
+    ends = np.concatenate((np.zeros(1, np.int64), np.cumsum((index.stops - index.starts).astype(np.int64))))
+    firsts = index.firsts.astype(np.int64)
+    return ends[firsts[1:]] - ends[firsts[:-1]]
+
+
+def _offsets_of(index: FrameIndex) -> str:
+    """Name where all frames lie."""
+    digest = sha256()
+    for offsets in (index.starts, index.stops, index.firsts):
+        digest.update(offsets.tobytes())
+    return digest.hexdigest()
 
 
 class Fragments:
@@ -315,9 +419,7 @@ class Fragments:
 
     def __init__(self, index: FrameIndex) -> None:
         self._index = index
-        ends = np.concatenate((np.zeros(1, np.int64), np.cumsum((index.stops - index.starts).astype(np.int64))))
-        firsts = index.firsts.astype(np.int64)
-        self._lengths = ends[firsts[1:]] - ends[firsts[:-1]]
+        self._lengths = _payloads(index)
         self._lengths += self._lengths % 2
         if len(self._lengths) and self._lengths.max() > _MOST_ITEM:
             i = int(self._lengths.argmax())
@@ -332,10 +434,7 @@ class Fragments:
     @property
     def etag(self) -> str:
         """What changes where a byte does."""
-        digest = sha256()
-        for offsets in (self._index.starts, self._index.stops, self._index.firsts):
-            digest.update(offsets.tobytes())
-        return digest.hexdigest()
+        return _offsets_of(self._index)
 
     def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
         """Give the parts that `wanted` touches, in their order, and what of each is wanted."""
@@ -353,6 +452,161 @@ class Fragments:
                 if inside.start < inside.stop:
                     yield part, inside
                 at += size
+
+
+# ------------------------------------------------------------------------------------------------ one frame alone
+
+
+class Singles:
+    """Each frame of an instance as an instance of its own, for viewers that know no others.
+
+    A frame keeps the attributes of its instance, its SOP Class too, but for these: SOP Instance UID and Series Instance
+    UID are derived (`derived_uid`), for it is another object; Instance Number is the frame's; Conversion Source
+    Attributes Sequence names the instance and the frame it is of. Number of Frames is 1; of the Per-Frame Functional
+    Groups, and of what Frame Increment Pointer names, only the frame's own is left. What speaks of other frames is left
+    out: trims, frames of interest, concatenations, overlays of several frames, signatures.
+
+    Parameters
+    ----------
+    header, identity
+        As of `legacy`.
+    index : FrameIndex
+        The frames that are asked for, at least.
+    frames : int
+        How many the instance has.
+    decoding : Decoding, optional
+        Where they are to be decoded.
+
+    Raises
+    ------
+    FormatError
+        The data set has not as many Per-Frame Functional Groups as frames, or is damaged.
+
+    References
+    ----------
+    PS3.3 C.12.1 (SOP Common: Conversion Source Attributes), C.7.6.16 (functional groups), C.7.6.6 (multi-frame).
+    """
+
+    def __init__(
+        self, header: Header, index: FrameIndex, frames: int, *, decoding: Decoding | None = None, identity: str = ""
+    ) -> None:
+        self._header = header
+        self._index = index
+        self._decoding = decoding
+        self._identity = identity
+        self._head = Head(header)
+        self._frames = frames
+        self._groups = self._items()
+        self._pointed = self._vectors()
+        self._overlays = {
+            one.tag >> 16
+            for one in self._head.elements
+            if one.tag & 0xFF00FFFF == _OVERLAY_FRAMES and self._value(one).strip(b" \0") not in (b"", b"1")
+        }
+
+    @property
+    def _uid(self) -> str:
+        return self._header.sop_instance_uid
+
+    def _value(self, one: TopElement) -> bytes:
+        return self._head.raw[one.start : one.end]
+
+    def _items(self) -> list[tuple[int, int]]:
+        """Find the Per-Frame Functional Groups of each frame."""
+        one = next((e for e in self._head.elements if e.tag == _PER_FRAME), None)
+        if one is None:
+            return []
+        raw = self._head.raw
+        found: list[tuple[int, int]] = []
+        here = Walk(one.at, explicit=True, little=True, stop=one.end, descend=False)
+        sequence = here.step(raw)
+        assert sequence is not None
+        if sequence.stop >= 0:
+            here.enter(sequence)
+        begun = -1
+        while here.at < one.end:
+            met = here.step(raw)
+            if met is None:
+                raise TruncatedError("the data set ends inside an element", here.at)
+            if met.tag == ITEM and met.depth == 1:
+                if met.stop >= 0:
+                    found.append((met.at, met.stop))
+                    here.at = met.stop  # what is in it is not looked at
+                else:
+                    begun = met.at
+            elif met.tag == ITEM_END and not met.depth:
+                found.append((begun, here.at))
+        if len(found) != self._frames:
+            message = f"there are Per-Frame Functional Groups for {len(found)} frames, the instance has {self._frames}"
+            raise FormatError(message, None)
+        return found
+
+    def _vectors(self) -> list[tuple[int, str, list[bytes]]]:
+        """Find what Frame Increment Pointer names, where it has a value for each frame (PS3.3 C.7.6.6.1.1)."""
+        pointed: set[int] = set()
+        for one in self._head.elements:
+            if one.tag == _POINTER:
+                words = self._value(one)
+                pairs = (unpack_from("<HH", words, k) for k in range(0, len(words) - 3, 4))
+                pointed = {group << 16 | number for group, number in pairs}
+        out = []
+        for one in self._head.elements:
+            if one.tag not in pointed or one.vr == "SQ" or self._frames == 1:
+                continue
+            value, width = self._value(one), WORDS.get(one.vr)
+            if width is None:
+                values = value.rstrip(b" \0").split(b"\\")
+            else:
+                values = [value[k : k + width] for k in range(0, len(value), width)]
+            if len(values) == self._frames:
+                out.append((one.tag, one.vr, values))
+        return out
+
+    def _dropped(self, tag: int) -> bool:
+        return tag in _OF_MANY or _speaks_of_tables(tag) or tag >> 16 in self._overlays
+
+    def rope(self, i: int) -> Rope:
+        """Give the frame with index `i`."""
+        header, number = self._header, i + 1
+        uid = derived_uid(self._uid, number)
+        source = element(0x00081150, "UI", header.sop_class_uid.encode())
+        source += element(0x00081155, "UI", self._uid.encode())
+        source += element(0x00081160, "IS", str(number).encode())
+        changes: dict[int, Sequence[Piece]] = {
+            0x00080018: [element(0x00080018, "UI", uid.encode())],
+            0x0020000E: [element(0x0020000E, "UI", derived_uid(self._uid, 0).encode())],
+            0x00200013: [element(0x00200013, "IS", str(number).encode())],
+            0x00209172: [element(0x00209172, "SQ", item_header(len(source)) + source)],
+            _FRAMES: [element(_FRAMES, "IS", b"1")],
+        }
+        if self._groups:
+            start, stop = self._groups[i]
+            changes[_PER_FRAME] = [opening(_PER_FRAME, "SQ", stop - start), self._head.piece(start, stop)]
+        for tag, vr, values in self._pointed:
+            changes[tag] = [element(tag, vr, values[i])]
+        if self._decoding is not None:
+            changes |= _described(header, self._decoding.spec)
+        meta = _meta(header, syntax=EXPLICIT_LE if self._decoding else "", instance=uid)
+        pieces = [*meta, *self._head.edited(changes, self._dropped), *self._pixels(i)]
+        return Rope(pieces, identity=self._identity)
+
+    def _pixels(self, i: int) -> Iterator[Piece]:
+        self._index.require(i)
+        if self._decoding is not None:
+            yield from _decoded(self._index, self._decoding, [i])
+            return
+        parts = self._index.parts(i)
+        size = sum(part.size for part in parts)
+        if self._header.syntax.encapsulated:
+            if size > _MOST_ITEM - 1:
+                raise FragmentError(f"the frame with index {i} is longer than an Item can be", parts[0].start)
+            yield _OPENED + item_header(0) + item_header(size + size % 2)
+            yield from parts
+            yield bytes(size % 2) + END_OF_ITEMS
+        else:
+            yield opening(self._header.pixels.tag, _native_vr(self._header), size + size % 2)
+            yield from parts
+            yield bytes(size % 2)
 
 
 # ------------------------------------------------------------------------------------------------ behind the pixels
@@ -394,94 +648,4 @@ def _tail(header: Header, at: int, size: int) -> Plan[list[Piece]]:
     if end - at > _MOST_TAIL:
         raise FormatError(f"more than {_MOST_TAIL} bytes lie behind Pixel Data: not written anew", at)
     (answer,) = yield [ByteRange(at, end)]
-    return [b"".join(_rewritten(header, bytes(answer), 0))]
-
-
-# ------------------------------------------------------------------------------------------------ another encoding
-
-
-def _rewritten(header: Header, raw: bytes, at: int) -> Iterator[bytes]:
-    """Write the elements from `at` on as Explicit VR Little Endian."""
-    writer = _Writer(raw, header.syntax.little, signed=header.number(_REPRESENTATION) == 1)
-    here = Walk(at, explicit=header.explicit, little=header.syntax.little, stop=len(raw), descend=False, strays=True)
-    while here.at < len(raw):
-        found = here.step(raw)
-        if found is None:
-            raise TruncatedError("the data set ends inside an element", here.at)
-        yield from writer.add(found, here)
-    if here.inside:
-        raise TruncatedError("the data set ends inside a sequence", here.at)
-    yield from writer.close(0)
-
-
-class _Writer:
-    """Writes elements as a walk meets them; sequences and Items get an undefined length, for theirs is not known yet.
-
-    What it closes them with is told from what comes next: in the source an Item may as well end without a word.
-    """
-
-    def __init__(self, raw: bytes, little: bool, *, signed: bool) -> None:
-        self._raw = raw
-        self._little = little
-        self._closers: list[bytes] = []  # a sequence's and an Item's by turns
-        self._signed = [signed]
-        self._fragments = False
-
-    def close(self, depth: int) -> Iterator[bytes]:
-        """End what is open beyond so many of them."""
-        while len(self._closers) > depth:
-            if len(self._closers) % 2 == 0:
-                self._signed.pop()
-            yield self._closers.pop()
-
-    def add(self, found: Element, here: Walk) -> Iterator[bytes]:
-        """Write one element."""
-        tag, vr, _, start, stop, depth = found
-        if self._fragments:  # of an icon
-            self._fragments = tag != SEQUENCE_END
-            yield END_OF_ITEMS if tag == SEQUENCE_END else item_header(stop - start) + self._raw[start:stop]
-            return
-        is_item = tag == ITEM
-        if tag >> 16 == _DELIMITERS and not (is_item and depth):
-            return
-        yield from self.close(2 * depth - is_item)
-        if is_item:
-            yield item_header(UNDEFINED)
-            self._closers.append(_END_OF_ITEM)
-            self._signed.append(self._signed[-1])
-            return
-        if not tag & 0xFFFF:
-            return  # a group length
-        if stop < 0 and vr in ("OB", "OW"):
-            yield _opening(tag, vr, UNDEFINED)
-            self._fragments = True
-            return
-        vr = "SQ" if stop < 0 else vr or self._vr(tag)
-        if vr == "SQ":
-            if stop >= 0:
-                here.enter(found)
-                here.explicit = found.vr == "SQ"  # else only the dictionary says that it is one
-            yield _opening(tag, "SQ", UNDEFINED)
-            self._closers.append(END_OF_ITEMS)
-            return
-        value = self._raw[start:stop]
-        if not here.little:
-            value = _turned(value, _WORDS.get(vr, 1))
-        if tag == _REPRESENTATION:
-            self._signed[-1] = value[:1] == b"\1"
-        yield _opening(tag, vr, len(value))
-        yield value
-
-    def _vr(self, tag: int) -> str:
-        vr = dictionary_vr(tag)
-        if vr == "US or SS":
-            return "SS" if self._signed[-1] else "US"
-        return vr
-
-
-def _turned(value: bytes, word: int) -> bytes:
-    """Turn words round; what is left over at the end stays."""
-    whole = len(value) // word * word
-    if word == 1 or not whole:
-        return value
-    return np.frombuffer(value[:whole], f">u{word}").astype(f"<u{word}").tobytes() + value[whole:]
+    return [b"".join(rewritten(header, bytes(answer), 0))]

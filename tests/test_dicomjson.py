@@ -2,17 +2,22 @@
 
 import json
 import tracemalloc
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 from struct import pack
 
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.data import get_testdata_files
 
-from multiframe.dicomjson import INLINE_LIMIT, attributes, metadata
+from multiframe import dicomjson
+from multiframe.dicomjson import INLINE_LIMIT, Items, attributes, metadata, value_at
+from multiframe.elements import Shapes
 from multiframe.errors import FormatError, MultiframeError
-from multiframe.header import Header, read_header
+from multiframe.header import Header, LongHeader, read_header
 from multiframe.source import FileSource, run
 from multiframe.syntaxes import EXPLICIT_LE, IMPLICIT_LE, syntax_of
 
@@ -49,6 +54,42 @@ def told(head: Header, **options) -> dict:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads(b"".join(metadata(head, **options)), parse_constant=refuse)
+
+
+def long(head: Header, reads: list[tuple[int, int]] | None = None) -> LongHeader:
+    """The same header, as one that stays in its file."""
+
+    def read(start: int, stop: int) -> bytes:
+        if reads is not None:
+            reads.append((start, stop))
+        return head.raw[start:stop]
+
+    return LongHeader(
+        len(head.raw), read, syntax=head.syntax, dataset_at=head.dataset_at, pixel_data=head.pixel_data,
+        values=head.values,
+    )  # fmt: skip
+
+
+def value_of(head: Header, path: str) -> bytes:
+    """What a Bulkdata URI leads to, in little endian."""
+    found = value_at(head, [int(step, 10 if i % 2 else 16) for i, step in enumerate(path.split("/"))])
+    assert found is not None
+    data = head.raw[found.start : found.stop]
+    n = found.word
+    return b"".join(data[i : i + n][::-1] for i in range(0, len(data), n))
+
+
+def resolved(told: dict, head: Header) -> dict:
+    """Bulk data, but for the pixels, in place of where it is to be had."""
+    for attribute in told.values():
+        for item in attribute.get("Value", []) if attribute["vr"] == "SQ" else ():
+            resolved(item, head)
+        uri = attribute.get("BulkDataURI", "7FE0")
+        if not uri.startswith("7FE0"):
+            assert "InlineBinary" not in attribute
+            del attribute["BulkDataURI"]
+            attribute["InlineBinary"] = b64encode(value_of(head, uri)).decode()
+    return told
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -118,13 +159,27 @@ UNSAID = {f"{tag}: only in ours" for tag in ("300C0002", "00280008", "00080018",
 def test_says_what_pydicom_says(path: Path) -> None:
     head = run(read_header(), FileSource(path))
     try:
-        ours = told(head)
+        ours = resolved(told(head, bulk=str), head)
     except FormatError:
         assert path.name == "DICOMDIR-nooffset"  # its lengths contradict each other
         return
     theirs = pydicom.dcmread(path, stop_before_pixels=True, force=True).to_json_dict(suppress_invalid_tags=True)
     assert set(same(ours, theirs, swapped=not head.syntax.little)) - UNSAID == set()
     assert attributes(head).items() <= ours.items()
+
+
+@pytest.mark.parametrize("window", [100, 3000])
+def test_a_long_header_is_seen_through_a_window(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(head: Header) -> list[bytes] | str:
+        try:
+            return [b"".join(metadata(head, bulk=str)), json.dumps(attributes(head)).encode()]
+        except FormatError as error:
+            return f"{error} {error.offset}"
+
+    heads = [run(read_header(), FileSource(path.values[0])) for path in readable()]
+    expected = [outcome(head) for head in heads]
+    monkeypatch.setattr(dicomjson, "_WINDOW", window)
+    assert [outcome(long(head)) for head in heads] == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -301,7 +356,7 @@ def test_large_values_are_written_in_pieces_or_named() -> None:
     head = header(
         element(0x00080005, "CS", b"ISO_IR 192"),
         element(0x00089215, "SQ", item(b"") + inside),
-        element(0x00091001, "OB", bytes(range(256)) * 4096),
+        element(0x00091001, "OB", bytes(range(256)) * 4),
         element(0x00091002, "OW", bytes(INLINE_LIMIT + 2)),
         element(0x00091003, "UT", text.encode() + b"  "),
         element(0x00091004, "UC", b"x" * 70_000 + b"\\y"),
@@ -310,8 +365,8 @@ def test_large_values_are_written_in_pieces_or_named() -> None:
     pieces = list(metadata(head))
     assert max(map(len, pieces)) < 400_000
     ours = json.loads(b"".join(pieces))
-    assert b64decode(ours["00091001"]["InlineBinary"]) == bytes(range(256)) * 4096
-    assert "00091002" not in ours  # bulk data comes later: nothing rather than half
+    assert b64decode(ours["00091001"]["InlineBinary"]) == bytes(range(256)) * 4
+    assert "00091002" not in ours  # nothing rather than half
     assert ours["00089215"]["Value"] == [{}, {}]
     assert ours["00091003"]["Value"] == [text]
     assert ours["00091004"]["Value"] == ["x" * 70_000, "y"]
@@ -384,3 +439,137 @@ def test_ten_thousand_items_take_no_more_memory_than_a_hundred() -> None:
 def test_what_is_no_data_set_is_an_error(raw: bytes) -> None:
     with pytest.raises(FormatError):
         list(metadata(header(raw)))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Per-frame Items
+
+VRS = st.sampled_from(["DS", "IS", "LO", "PN", "UL", "US", "SL", "FD", "OB", "OW", "UT", "AT"])
+
+
+@st.composite
+def leaf(draw: st.DrawFn, tag: int) -> bytes:
+    vr = draw(VRS)
+    raw = {
+        "DS": st.lists(st.sampled_from(["1", "-0.5", "1e3", " 7.25 "]), max_size=3).map("\\".join),
+        "IS": st.lists(st.integers(-99, 99).map(str), max_size=3).map("\\".join),
+        "LO": st.text("ab é\\", max_size=5).map("x{}".format),
+        "PN": st.sampled_from(["A^B", "A=\u5c0f=C", ""]),
+        "UT": st.text('%s{}\\"', max_size=7),
+    }
+    if vr in raw:
+        value = draw(raw[vr]).encode()
+        return element(tag, vr, value + b" " * (len(value) % 2))
+    size = {"UL": 4, "US": 2, "SL": 4, "FD": 8, "AT": 4}.get(vr, 2) * draw(st.integers(0, 2))
+    if vr in ("OB", "OW") and draw(st.booleans()):
+        size = INLINE_LIMIT + 2
+    value = bytes([draw(st.integers(0, 3))]) * size
+    return element(tag, vr, value)
+
+
+@st.composite
+def contents(draw: st.DrawFn, depth: int = 0) -> bytes:
+    out = b""
+    for tag in draw(
+        st.lists(st.sampled_from([0x00189074, 0x00189151, 0x00209057, 0x00200032]), unique=True).map(sorted)
+    ):
+        if depth < 2 and draw(st.booleans()):
+            undefined = draw(st.booleans())
+            items = [item(draw(contents(depth + 1)), undefined=undefined) for _ in range(draw(st.integers(0, 2)))]
+            end = SEQUENCE_END if undefined else b""
+            out += element(tag, "SQ", b"".join(items) + end, undefined=undefined)
+        else:
+            out += draw(leaf(tag))
+    if not depth and draw(st.integers(0, 9)) == 0:
+        out = element(0x00080005, "CS", b"ISO_IR 100") + out  # an Item of its own character set
+    return out
+
+
+@st.composite
+def enhanced_headers(draw: st.DrawFn) -> Header:
+    """Items of a few kinds by turns, and values that come again: that is where shapes are found."""
+    kinds = draw(st.lists(contents(), min_size=1, max_size=3))
+    chosen = draw(st.lists(st.integers(0, len(kinds) - 1), max_size=12))
+    undefined = draw(st.booleans())
+    items = []
+    for k in chosen:
+        data = kinds[k]
+        if draw(st.booleans()):
+            data = data.replace(b"\1\1", b"\2\1").replace(b"ab", b"cd")
+        items.append(item(data, undefined=undefined and draw(st.integers(0, 3)) > 0))
+    end = SEQUENCE_END if undefined else b""
+    return header(
+        element(0x00080005, "CS", b"ISO_IR 192"),
+        element(0x00280008, "IS", b"%d " % len(chosen) if len(chosen) < 10 else b"%d" % len(chosen)),
+        element(0x52009230, "SQ", b"".join(items) + end, undefined=undefined),
+        element(0x54000100, "SQ", b""),
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(enhanced_headers(), st.sampled_from([0, 300]))
+@settings(max_examples=100, deadline=None)
+def test_items_are_what_pydicom_says(head: Header, window: int) -> None:
+    theirs = pydicom.dcmread(BytesIO(head.raw), force=True)
+    expected = theirs.to_json_dict(suppress_invalid_tags=True)
+    with pytest.MonkeyPatch.context() as patched:
+        if window:
+            patched.setattr(dicomjson, "_WINDOW", window)
+            head = long(head)
+        assert same(resolved(told(head, bulk=str), head), expected) == []
+        items = Items(head)
+        count = len(theirs.PerFrameFunctionalGroupsSequence)
+        assert len(items) == count
+        for first, stop in [(0, count), (count // 2, count), (0, 1), (count, count + 1)]:
+            part = resolved(told(head, bulk=str, groups=items.groups(first, stop)), head)
+            values = expected["52009230"].get("Value", [])[first:stop]
+            assert same(part, expected | {"52009230": {"vr": "SQ", "Value": values}}) == []
+            assert list(part) == ["00080005", "00280008", "52009230", "54000100"]
+
+
+def test_a_shape_hides_no_damage() -> None:
+    """An Item that looks like those before it, and then ends too soon or is too long for what holds it."""
+    inner = element(0x00089215, "SQ", item(element(0x00080104, "LO", b"xy")) + SEQUENCE_END, undefined=True)
+    items = item(inner, undefined=True) * 8
+
+    def outcome(cut: int, undefined: bool) -> str:
+        try:
+            return json.dumps(told(header(element(0x52009230, "SQ", items[: len(items) - cut], undefined=undefined))))
+        except FormatError as error:
+            return f"{error} {error.offset}"
+
+    cases = [(cut, undefined) for cut in range(1, 60) for undefined in (True, False)]
+    found = [outcome(*case) for case in cases]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Shapes, "worth", lambda *_: False)
+        assert found == [outcome(*case) for case in cases]
+    assert sum("byte" in one for one in found) > 100
+
+
+def test_a_window_of_items_reads_no_more_than_it_must() -> None:
+    head = enhanced(10_000)
+    reads: list[tuple[int, int]] = []
+    distant = long(head, reads)
+    items = Items(distant)
+    reads.clear()
+    window = told(distant, groups=items.groups(9_990, 10_000))
+    assert [one["00209113"] for one in window["52009230"]["Value"]] == [
+        one["00209113"] for one in told(head)["52009230"]["Value"][9_990:]
+    ]
+    assert sum(stop - start for start, stop in reads) < 600_000 < len(head.raw) // 3
+    reads.clear()
+    assert value_at(distant, [0x52009230, 9_999, 0x00209111, 1, 0x00209157], items) is not None
+    assert sum(stop - start for start, stop in reads) < 600_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        [0x00080060], [0x52009230], [0x52009230, 4], [0x52009230, 4, 0x00209111], [0x52009230, 1, 0x00209999],
+        [0x52009230, 1, 0x00209111], [0x00080005, 1, 0x00080005],
+    ],
+)  # fmt: skip
+def test_a_path_that_leads_nowhere(path: list[int]) -> None:
+    head = enhanced(3)
+    assert value_at(head, path) is None
+    assert value_at(head, path, Items(head)) is None

@@ -36,7 +36,7 @@ from multiframe.errors import (
 )
 from multiframe.folders import files, inside
 from multiframe.frameindex import FrameIndex
-from multiframe.header import Header, PixelData
+from multiframe.header import Header, LongHeader, PixelData
 from multiframe.indexfile import dump, index_beside, load
 from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance, header_of
@@ -305,7 +305,8 @@ class Catalog:
         InstanceNotFound
             There is none of that UID, or it is not of that study and series.
         SourceChanged
-            Its header is too long to be kept, and the file is not the one it was: `refresh` it.
+            Its header is too long to be kept, and the file is not the one it was: `refresh` it. Such a header is read
+            where it is asked for (`LongHeader`).
         """
         instance = self.cached(sop_instance_uid)
         if instance is None:
@@ -332,16 +333,21 @@ class Catalog:
         if syntax_of(row.syntax).deflated:
             source = inflated(source)
             stat = stat._replace(size=source.stat().size)
-        with self.budget.acquire(row.header_size, timeout=self.settings.memory_wait):
-            if row.header is None:
-                whole = [ByteRange(0, row.header_size)]
-                raw = bytes(source.read_ranges(whole, identity=stat.identity).buffers[0])
-            else:
-                raw = zlib.decompress(row.header)
-            facts = json.loads(row.facts)
-            pixel_data = PixelData(*facts["pixel_data"]) if facts["pixel_data"] else None
-            values = {int(tag): (start, stop) for tag, (start, stop) in facts["values"].items()}
-            header = Header(raw, syntax_of(row.syntax), facts["dataset_at"], pixel_data, values)
+        facts = json.loads(row.facts)
+        pixel_data = PixelData(*facts["pixel_data"]) if facts["pixel_data"] else None
+        values = {int(tag): (start, stop) for tag, (start, stop) in facts["values"].items()}
+        syntax, dataset_at = syntax_of(row.syntax), facts["dataset_at"]
+        if row.header is None:
+
+            def read(start: int, stop: int) -> bytes:
+                return bytes(source.read_ranges([ByteRange(start, stop)], identity=stat.identity).buffers[0])
+
+            header: Header = LongHeader(
+                row.header_size, read, syntax=syntax, dataset_at=dataset_at, pixel_data=pixel_data, values=values
+            )
+        else:
+            with self.budget.acquire(row.header_size, timeout=self.settings.memory_wait):
+                header = Header(zlib.decompress(row.header), syntax, dataset_at, pixel_data, values)
         index = _index(row.frame_index)
         if index is None and isinstance(source, FileSource):
             index = index_beside(source, header, stat, budget=self.budget)
@@ -352,7 +358,7 @@ class Catalog:
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance
         known = instance.known
-        size = 2048 + len(instance.header.raw) + (known.nbytes if known is not None else 0)
+        size = 2048 + instance.header.held + (known.nbytes if known is not None else 0)
         self._cache.put(uid, instance, size=size)
 
     def keep_index(self, instance: Instance) -> None:

@@ -16,28 +16,43 @@ from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from json.encoder import encode_basestring as quoted
-from typing import Any, Final
+from operator import getitem
+from typing import Any, Final, NamedTuple
 
-from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, Element, Walk
+from multiframe.elements import (
+    ITEM,
+    ITEM_END,
+    SEQUENCE_END,
+    SHAPED,
+    UNDEFINED,
+    Element,
+    PassedBy,
+    Shape,
+    Shapes,
+    Walk,
+    spans,
+)
 from multiframe.errors import FormatError, TruncatedError
 from multiframe.header import Header
-from multiframe.settings import KIB, MIB
+from multiframe.settings import KIB
 
-__all__ = ["INLINE_LIMIT", "attributes", "dictionary_vr", "metadata"]
+__all__ = ["INLINE_LIMIT", "Groups", "Items", "Value", "attributes", "dictionary_vr", "metadata", "value_at"]
 
-INLINE_LIMIT: Final = MIB
+INLINE_LIMIT: Final = KIB
 """Bytes of a binary value beyond which it is no longer written inline."""
 
 _PIECE = 32 * KIB
 _LONG = 64 * KIB  # values beyond are written in pieces
+_WINDOW = 256 * KIB  # how much of a long header is seen at a time
 _SMALL, _SHORT_SEQUENCE = KIB, 4 * KIB
-# Per-frame Items repeat each other: most of their values, and many of their sequences, were written before.
-_MEMO_VALUE, _MEMO_SEQUENCE, _MEMO_ENTRIES = 64, 256, 4096
+_MEMO_VALUE, _MEMO_ENTRIES = 64, 4096  # per-frame Items repeat each other: most of their values were written before
 
 _CHARSET, _REPRESENTATION, _RETRIEVE_URL = 0x00080005, 0x00280103, 0x00081190
 _TABLES = frozenset((0x7FE00001, 0x7FE00002))  # they describe Items that DICOMweb never shows
-_FUNCTIONAL_GROUPS, _PIXEL_DATA = 0x52009229, 0x7FE00010
+_FUNCTIONAL_GROUPS, _PER_FRAME, _PIXEL_DATA = 0x52009229, 0x52009230, 0x7FE00010
+_FLOATS = {0x7FE00008: "OF", 0x7FE00009: "OD"}
 
 _TEXTS = frozenset(("LT", "ST", "UT", "UR"))  # of one value, whatever backslashes are in it (PS3.5 6.2)
 _SPACED = frozenset(("LO", "SH", "UC"))
@@ -45,9 +60,10 @@ _WORDS = {"OB": 1, "UN": 1, "OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _AMBIGUOUS = {"OB or OW": "OW", "US or OW": "OW", "US or SS or OW": "OW"}  # implicit VR: PS3.5 A.1
 
-_INTEGER = re.compile(r"[+-]?\d{1,15}")
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?")  # as it stands it is a JSON number
-_ANY_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"  # as it stands it is a JSON number
+_DECIMAL, _DECIMALS = re.compile(_NUMBER), re.compile(rf"{_NUMBER}(?:\\{_NUMBER})*[ \0]*")
+_ANY_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class _Text:
@@ -94,28 +110,108 @@ def dictionary_vr(tag: int) -> str:
     return _AMBIGUOUS.get(vr, vr)
 
 
+class _Sight:
+    """The part of a header that is seen: all of it, or of a long one a window that moves on with the walk."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.little = header.syntax.little
+        self.order = "<" if self.little else ">"
+        self.end = header.size if header.pixel_data is None else header.pixel_data.at
+        self.data, self.base = header.window(header.dataset_at, _WINDOW)
+
+    def walk(self, at: int, end: int, *, explicit: bool) -> Walk:
+        """Begin to walk over elements, without going into sequences of defined length."""
+        return Walk(at, explicit=explicit, little=self.little, stop=end, descend=False)
+
+    def step(self, here: Walk) -> Element:
+        """Take a step, and see further where that is needed."""
+        if here.at < self.base:
+            self.look(here.at, _WINDOW)
+        element = here.step(self.data, self.base)
+        while element is None:
+            reach = self.base + len(self.data)
+            if reach >= self.end or not self.data:
+                raise TruncatedError("the data set ends inside an element", here.at)
+            self.look(here.at, max(_WINDOW, 2 * (reach - here.at)))
+            element = here.step(self.data, self.base)
+        return element
+
+    def look(self, at: int, size: int) -> int:
+        """See `size` bytes from `at` on, or what there is of them; give their index in `data`."""
+        if not (self.base <= at and at + size <= self.base + len(self.data)):
+            self.data, self.base = self.header.window(at, max(size, _WINDOW))
+        return at - self.base
+
+    def bytes(self, start: int, stop: int) -> bytes:
+        """Give the bytes of a value."""
+        i = self.look(start, stop - start)
+        return self.data[i : i + stop - start]
+
+
 class _Scope:
     """What the elements of one Item, and of the Items inside it, are read by."""
 
-    __slots__ = ("signed", "text")
+    __slots__ = ("shapes", "signed", "text")
 
-    def __init__(self, text: _Text, signed: bool) -> None:
+    def __init__(self, text: _Text, signed: bool, shapes: "Shapes[_Written]") -> None:
         self.text = text
         self.signed = signed
+        self.shapes = shapes
 
 
-type _Written = tuple[int, str, bytes, _Text, bool]  # tag, VR, value, and what it is read by
+class _Values(dict[bytes, str]):
+    """What one element is written as, for each value it had: a value that was met before is a look-up."""
+
+    def __init__(self, writer: "_Writer", tag: int, vr: str, text: _Text) -> None:
+        self._writer, self._text, self._vr = writer, text, vr
+        self._before = f'"{tag:08X}":{{"vr":"{vr}"'
+
+    def __missing__(self, data: bytes) -> str:
+        written = f"{self._before}{self._writer.value(self._vr, data, self._text)}}}"
+        if len(data) <= _MEMO_VALUE:
+            if len(self) >= _MEMO_ENTRIES:
+                self.clear()
+            self[data] = written
+        return written
 
 
-class _Writer:
+class _Written(Shape):
+    """A shape, and what is written around its values."""
+
+    __slots__ = ("_form", "_values")
+
+    def __init__(self, data: bytes, at: int, text: str, leaves: Sequence[tuple[Element, _Values]]) -> None:
+        super().__init__(data, [(element.start - at, element.stop - at) for element, _ in leaves])
+        self._form = text.replace("%", "%%").replace(_HOLE, "%s")
+        self._values = [values for _, values in leaves]
+
+    def written(self, values: Sequence[bytes]) -> str:
+        """Write one with these values."""
+        return self._form % tuple(map(getitem, self._values, values))
+
+
+_HOLE = "\0"  # stands nowhere in JSON
+
+
+class _Unshaped(Exception):
+    """What is in a sequence is not told by its headers alone."""
+
+
+class _Writer(_Sight):
     """Spells elements of one data set."""
 
     def __init__(self, header: Header) -> None:
-        self.raw = header.raw
-        self.little = header.syntax.little
-        self.order = "<" if self.little else ">"
-        self.scopes = [_Scope(_text_of(b""), False)]
-        self.memo: dict[_Written, str] = {}
+        super().__init__(header)
+        self.known: dict[tuple[_Text, bool], Shapes[_Written]] = {}
+        self.values: dict[tuple[int, str, _Text], _Values] = {}
+        self.holes: list[tuple[Element, _Values]] | None = None  # the values that are left open, while a shape is found
+        self.explicit = header.explicit
+        self.scopes = [self.scope(_text_of(b""), False)]
+
+    def scope(self, text: _Text, signed: bool) -> _Scope:
+        """Give a scope, with the shapes that were met in others like it."""
+        return _Scope(text, signed, self.known.setdefault((text, signed), Shapes()))
 
     def vr(self, element: Element) -> str:
         """Give the VR an element is written with, looked up where the syntax does not say it."""
@@ -131,29 +227,68 @@ class _Writer:
     def element(self, element: Element, vr: str) -> str:
         """Write an element that is no sequence and not long."""
         tag = element.tag
-        data = self.raw[element.start : element.stop]
         scope = self.scopes[-1]
+        if self.holes is not None:
+            if tag in (_CHARSET, _REPRESENTATION):
+                raise _Unshaped
+            key = tag, vr, scope.text
+            values = self.values.get(key)
+            if values is None:
+                values = self.values[key] = _Values(self, *key)
+            self.holes.append((element, values))
+            return _HOLE
+        data = self.bytes(element.start, element.stop)
         if tag == _CHARSET:
-            scope.text = _text_of(data)
+            self.scopes[-1] = self.scope(_text_of(data), scope.signed)
             return '"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'  # JSON is UTF-8, whatever the file was
         if tag == _REPRESENTATION:
-            scope.signed = data[:1] == b"\1" or data[:2] == b"\0\1"
-        if len(self.scopes) == 1 or len(data) > _MEMO_VALUE:
-            return f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data)}}}'
-        key = (tag, vr, data, scope.text, False)
-        written = self.memo.get(key)
-        if written is None:
-            written = self.keep(key, f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data)}}}')
-        return written
+            self.scopes[-1] = self.scope(scope.text, data[:1] == b"\1" or data[:2] == b"\0\1")
+        return f'"{tag:08X}":{{"vr":"{vr}"{self.value(vr, data, scope.text)}}}'
 
-    def keep(self, key: _Written, written: str) -> str:
-        """Remember what was written; all is forgotten when it becomes much."""
-        if len(self.memo) >= _MEMO_ENTRIES:
-            self.memo.clear()
-        self.memo[key] = written
-        return written
+    def alike(self, here: Walk) -> bool:
+        """Whether we stand where shapes are: not in what was written as UN, which is read by other rules."""
+        return here.explicit == self.explicit and here.little == self.little and self.holes is None
 
-    def value(self, vr: str, data: bytes) -> str:
+    def shaped(self, here: Walk, element: Element) -> str | None:
+        """Find the shape of the Item or sequence that the last step has met, write it, and go on behind it.
+
+        Returns
+        -------
+        str or None
+            None: it is written element by element.
+        """
+        at, is_item, shapes = element.at, element.tag == ITEM, self.scopes[-1].shapes
+        i = self.look(at, min(SHAPED, self.end - at))
+        if not shapes.worth(self.data, i):
+            return None
+        end = element.stop if element.stop >= 0 else self._end_of(element)
+        if end is None or end > min(at + SHAPED, self.base + len(self.data)):
+            return None
+        self.holes = []
+        depth = len(self.scopes)
+        try:
+            if is_item:
+                text = "{" + "".join(_texts(self, element.start, end - 8 * (element.stop < 0), self.explicit)) + "}"
+            else:
+                text = "".join(_texts(self, at, end, self.explicit))
+            shape = _Written(self.data[i : i + end - at], at, text, self.holes)
+        except (FormatError, _Unshaped):  # what is damaged is told where it is written
+            return None
+        finally:
+            self.holes = None
+            del self.scopes[depth:]
+        shapes.add(self.data, i, shape)
+        if is_item or element.stop < 0:
+            here.pass_by(end)
+        values = shape.values(self.data, i)
+        assert values is not None
+        return shape.written(values)
+
+    def _end_of(self, element: Element) -> int | None:
+        told = spans(self.data, self.base, element, explicit=self.explicit, little=self.little)
+        return told[0] if told is not None else None
+
+    def value(self, vr: str, data: bytes, by: _Text) -> str:
         """Write what follows the VR: nothing where the value is empty (PS3.18 F.2.5)."""
         if not data:
             return ""
@@ -169,10 +304,12 @@ class _Writer:
             pairs = zip(tags[::2], tags[1::2], strict=True)
             listed = ",".join(f'"{group:04X}{number:04X}"' for group, number in pairs)
             return f',"Value":[{listed}]' if listed else ""
-        text = self.scopes[-1].text.decode(data)
+        text = by.decode(data)
         if vr in _TEXTS:
             text = text.rstrip(" \0")
             return f',"Value":[{quoted(text)}]' if text else ""
+        if vr == "DS" and _DECIMALS.fullmatch(text):  # nearly always
+            return f',"Value":[{text.rstrip(" \0").replace("\\", ",")}]'
         spell = _SPELLED.get(vr, quoted)
         values = [part.rstrip(" \0") if vr in _SPACED else part.strip(" \0") for part in text.split("\\")]
         if not any(values):
@@ -185,25 +322,25 @@ class _Writer:
         if word is not None:
             yield ',"InlineBinary":"'
             for at in range(start, stop, 3 * _PIECE):  # a multiple of 3 and of every word: pieces join without a seam
-                yield b64encode(self._swapped(self.raw[at : min(at + 3 * _PIECE, stop)], word)).decode()
+                yield b64encode(self._swapped(self.bytes(at, min(at + 3 * _PIECE, stop)), word)).decode()
             yield '"'
         elif code is not None:
             yield ',"Value":['
             for at in range(start, stop, _PIECE):
-                numbers = self._numbers(vr, code, self.raw[at : min(at + _PIECE, stop)])
+                numbers = self._numbers(vr, code, self.bytes(at, min(at + _PIECE, stop)))
                 yield f",{numbers}" if at > start and numbers else numbers
             yield "]"
         elif vr in _TEXTS and len(self.scopes[-1].text.encodings) == 1:
             decoder = codecs.getincrementaldecoder(self.scopes[-1].text.encoding)("replace")
-            while stop > start and self.raw[stop - 1] in b" \0":
+            while stop > start and self.bytes(stop - 1, stop) in (b" ", b"\0"):
                 stop -= 1
             yield ',"Value":["'
             for at in range(start, stop, _PIECE):
                 last = at + _PIECE >= stop
-                yield quoted(decoder.decode(self.raw[at : min(at + _PIECE, stop)], last))[1:-1]
+                yield quoted(decoder.decode(self.bytes(at, min(at + _PIECE, stop)), last))[1:-1]
             yield '"]'
         else:
-            yield self.value(vr, self.raw[start:stop])
+            yield self.value(vr, self.bytes(start, stop), self.scopes[-1].text)
 
     def _numbers(self, vr: str, code: str, data: bytes) -> str:
         width = struct.calcsize("=" + code)
@@ -247,22 +384,25 @@ _SPELLED: dict[str, Callable[[str], str]] = {"PN": _person_name, "IS": _integer,
 
 
 def metadata(
-    header: Header, *, bulk: Callable[[str], str | None] | None = None, retrieve_url: str | None = None
-) -> Iterator[bytes]:
-    """Write all attributes before Pixel Data as one JSON object, in pieces of some KB.
+    header: Header, *, bulk: Callable[[str], str | None] | None = None, retrieve_url: str | None = None,
+    groups: "Groups | None" = None,
+) -> Iterator[bytes]:  # fmt: skip
+    """Write all attributes up to Pixel Data as one JSON object, in pieces of some KB.
 
     Left out are group 2, group lengths, the Extended Offset Table, and Pixel Data wherever it is encapsulated inside
-    a sequence. A binary value beyond `INLINE_LIMIT` is given by its URI where `bulk` has one, and else is left out
-    too: bulk data comes with a later version.
+    a sequence. Pixel Data itself, and a binary value beyond `INLINE_LIMIT`, is given by its URI; it is left out where
+    `bulk` has none.
 
     Parameters
     ----------
     header : Header
-        Whose bytes are read.
+        Whose bytes are read; of a long one a window at a time, blocking.
     bulk : callable, optional
         Gives the Bulkdata URI, or None, for a path such as ``00189999/2/00081234`` (tags and, from 1, Items).
     retrieve_url : str, optional
         Written as Retrieve URL (0008,1190).
+    groups : Groups, optional
+        Of the Per-Frame Functional Groups only these Items are written; all else is whole.
 
     Yields
     ------
@@ -273,6 +413,8 @@ def metadata(
     ------
     FormatError
         The contents of a sequence are no data set.
+    SourceChanged, SourceError
+        A long header cannot be read on.
 
     References
     ----------
@@ -287,36 +429,77 @@ def metadata(
     >>> told["00280008"]
     {'vr': 'IS', 'Value': [30]}
     """
-    end = len(header.raw) if header.pixel_data is None else header.pixel_data.at
+    writer = _Writer(header)
     url = f'"{_RETRIEVE_URL:08X}":{{"vr":"UR","Value":[{quoted(retrieve_url)}]}}' if retrieve_url else ""
     pieces = ["{"]
     size = 0
-    for text in _texts(_Writer(header), header.dataset_at, end, header.explicit, bulk, url):
+    wrote = False
+    for text in _texts(writer, header.dataset_at, writer.end, writer.explicit, bulk, url, groups):
         pieces.append(text)
+        wrote = True
         size += len(text)
         if size >= _PIECE:
             yield "".join(pieces).encode("utf-8", "replace")
             pieces.clear()
             size = 0
+    pixels = header.pixel_data
+    if pixels is not None and bulk is not None and (uri := bulk(f"{pixels.tag:08X}")) is not None:
+        comma = "," if wrote else ""
+        pieces.append(f'{comma}"{pixels.tag:08X}":{{"vr":"{_pixel_vr(header)}","BulkDataURI":{quoted(uri)}}}')
     pieces.append("}")
     yield "".join(pieces).encode("utf-8", "replace")
 
 
+def _pixel_vr(header: Header) -> str:
+    """Give the VR of Pixel Data as it leaves: encapsulated it is OB (PS3.5 A.4), in implicit VR OW (A.1)."""
+    pixels = header.pixels
+    if pixels.tag in _FLOATS:
+        return _FLOATS[pixels.tag]
+    return "OB" if pixels.stop < 0 or pixels.vr == "OB" else "OW"
+
+
 def _texts(
-    writer: _Writer, at: int, end: int, explicit: bool, bulk: Callable[[str], str | None] | None = None, url: str = ""
-) -> Iterator[str]:
+    writer: _Writer, at: int, end: int, explicit: bool, bulk: Callable[[str], str | None] | None = None, url: str = "",
+    groups: "Groups | None" = None,
+) -> Iterator[str]:  # fmt: skip
     """Write the elements from `at` to `end`, all of a data set or one sequence of it; `url` is an element to add."""
-    raw, scopes, memo = writer.raw, writer.scopes, writer.memo
-    here = Walk(at, explicit=explicit, little=writer.little, stop=end, descend=False)
+    scopes = writer.scopes
+    here = writer.walk(at, end, explicit=explicit)
     # What closes each open sequence and Item, by turns: an odd number of them means that we stand in a sequence.
     closers: list[str] = []
     path: list[list[Any]] = []  # for each of those sequences its tag and how many Items were met
     comma = ""
     in_icon = False
+
+    def closed(left: int) -> Iterator[str]:
+        while len(closers) > left:
+            if len(closers) % 2:
+                path.pop()
+            else:
+                scopes.pop()
+            yield closers.pop()
+
     while here.at < end:
-        element = here.step(raw)
-        if element is None:
-            raise TruncatedError("the data set ends inside an element", here.at)
+        item, inside = here.among_items, here.inside_item
+        if (item or inside) and not in_icon and writer.alike(here):
+            if here.at + SHAPED > writer.base + len(writer.data):
+                writer.look(here.at, min(SHAPED, writer.end - here.at))
+            found = scopes[here.depth].shapes.find(writer.data, here.at - writer.base)
+            if found is not None:
+                if len(closers) > 2 * here.depth + item:
+                    yield from closed(2 * here.depth + item)
+                    comma = ","
+                shape, values = found
+                here.at += shape.size
+                if item:
+                    yield f",{shape.written(values)}" if path[-1][1] else f',"Value":[{shape.written(values)}'
+                    path[-1][1] += 1
+                    closers[-1] = "]}"
+                else:
+                    yield comma + shape.written(values)
+                    comma = ","
+                continue
+        element = writer.step(here)
         tag, _, _, start, stop, depth = element
         if in_icon:
             in_icon = tag != SEQUENCE_END
@@ -324,24 +507,26 @@ def _texts(
         if tag in (ITEM_END, SEQUENCE_END):
             continue  # an Item may as well end without one: ends are told from what comes next
         is_item = tag == ITEM
-        while len(closers) > 2 * depth - is_item:
-            if len(closers) % 2:
-                path.pop()
-            else:
-                scopes.pop()
-            yield closers.pop()
+        if len(closers) > 2 * depth - is_item:
+            yield from closed(2 * depth - is_item)
             comma = ","
         if is_item:
-            yield ",{" if path[-1][1] else ',"Value":[{'
+            whole = writer.shaped(here, element) if depth == 1 and writer.alike(here) else None
+            begun = whole or "{"
+            yield f",{begun}" if path[-1][1] else f',"Value":[{begun}'
             path[-1][1] += 1
             closers[-1] = "]}"
+            if whole:
+                continue
             closers.append("}")
-            scopes.append(_Scope(scopes[-1].text, scopes[-1].signed))
+            scopes.append(writer.scope(scopes[-1].text, scopes[-1].signed))
             comma = ""
             continue
         if not tag & 0xFFFF:
             continue
         if tag == _PIXEL_DATA and stop < 0 and element.vr != "SQ":  # the Items that follow are fragments
+            if writer.holes is not None:
+                raise _Unshaped
             in_icon = True
             continue
         if not depth:
@@ -355,29 +540,32 @@ def _texts(
         vr = writer.vr(element)
         size = stop - start
         if vr == "SQ":
-            if stop >= 0 and depth and size <= _MEMO_SEQUENCE:
-                key = (tag, vr, raw[start:stop], scopes[-1].text, scopes[-1].signed)
-                written = memo.get(key)
-                if written is None:
-                    written = writer.keep(key, "".join(_texts(writer, element.at, stop, here.explicit)))
-                yield comma + written
-                comma = ","
-                continue
+            if depth and size <= SHAPED and writer.alike(here):
+                written = writer.shaped(here, element)
+                if written is not None:
+                    yield comma + written
+                    comma = ","
+                    continue
             if stop >= 0:
                 here.enter(element)
                 here.explicit = element.vr == "SQ"  # else only the dictionary says that it is one
             yield f'{comma}"{tag:08X}":{{"vr":"SQ"'
             closers.append("}")
             path.append([f"{tag:08X}", 0])
+            if tag == _PER_FRAME and not depth and groups is not None:
+                yield from _chosen(writer, here, groups, bulk)
+                here.pass_by(groups.end)
             continue
-        if size <= _LONG:
-            yield comma + writer.element(element, vr)
-        elif vr in _WORDS and size > INLINE_LIMIT:
+        if vr in _WORDS and size > INLINE_LIMIT:
+            if writer.holes is not None:
+                raise _Unshaped
             where = "/".join([*(f"{name}/{item}" for name, item in path), f"{tag:08X}"])
             uri = bulk(where) if bulk is not None else None
             if uri is None:
                 continue
             yield f'{comma}"{tag:08X}":{{"vr":"{vr}","BulkDataURI":{quoted(uri)}}}'
+        elif size <= _LONG:
+            yield comma + writer.element(element, vr)
         else:
             yield f'{comma}"{tag:08X}":{{"vr":"{vr}"'
             yield from writer.long(vr, start, stop)
@@ -387,6 +575,204 @@ def _texts(
     yield from reversed(closers)
     if url:
         yield comma + url
+
+
+def _chosen(writer: _Writer, here: Walk, groups: "Groups", bulk: Callable[[str], str | None] | None) -> Iterator[str]:
+    """Write some Items of the sequence we stand in."""
+    scope = writer.scopes[-1]
+    for k, (start, stop) in enumerate(groups.items):
+        named = None
+        if bulk is not None:
+            named = _below(bulk, f"{_PER_FRAME:08X}/{groups.first + k + 1}/")
+        yield ",{" if k else ',"Value":[{'
+        writer.scopes.append(writer.scope(scope.text, scope.signed))
+        yield from _texts(writer, start, stop, here.explicit, named)
+        writer.scopes.pop()
+        yield "}"
+    if groups.items:
+        yield "]"
+
+
+def _below(bulk: Callable[[str], str | None], before: str) -> Callable[[str], str | None]:
+    return lambda path: bulk(before + path)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Finding one's way
+
+
+class Groups(NamedTuple):
+    """Where Items of the Per-Frame Functional Groups Sequence lie.
+
+    Attributes
+    ----------
+    first : int
+        The index of the first of them.
+    items : sequence of (int, int)
+        Offsets of the contents of each.
+    end : int
+        Offset behind the sequence.
+    """
+
+    first: int
+    items: Sequence[tuple[int, int]]
+    end: int
+
+
+class Items:
+    """Where all Items of the Per-Frame Functional Groups Sequence lie: found once, in one pass over their headers.
+
+    Attributes
+    ----------
+    starts, stops : array of int
+        Offsets of the contents of each.
+    end : int
+        Offset behind the sequence.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> header = multiframe.open(get_testdata_file("eCT_Supplemental.dcm", read=False)).header
+    >>> items = Items(header)
+    >>> len(items), items.groups(1, 2).first
+    (2, 1)
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.starts, self.stops = array("Q"), array("Q")
+        self.end = 0
+        sight = _Sight(header)
+        here = sight.walk(header.dataset_at, sight.end, explicit=header.explicit)
+        element = _found(sight, here, _PER_FRAME)
+        if element is None or not _entered(here, element):
+            return
+        for start, stop in _items(sight, here):
+            self.starts.append(start)
+            self.stops.append(stop)
+        self.end = here.at
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def groups(self, first: int, stop: int) -> Groups:
+        """Give some of them, counted from 0; those that are not there are left out."""
+        return Groups(first, list(zip(self.starts[first:stop], self.stops[first:stop], strict=True)), self.end)
+
+
+def _found(sight: _Sight, here: Walk, tag: int) -> Element | None:
+    """Walk to an element of the data set or Item that `here` is in."""
+    stop = here.stop or 0
+    while here.at < stop:
+        element = sight.step(here)
+        if element.tag == tag and not element.depth:
+            return element
+    return None
+
+
+def _entered(here: Walk, element: Element) -> bool:
+    """Go into the sequence just met; False: it is none."""
+    if element.stop >= 0:
+        vr = element.vr if element.vr not in ("", "UN") else dictionary_vr(element.tag)
+        if vr != "SQ":
+            return False
+        here.enter(element)
+        here.explicit = element.vr == "SQ"
+    return here.among_items or here.at == element.stop
+
+
+def _items(sight: _Sight, here: Walk) -> Iterator[tuple[int, int]]:
+    """Give where the contents of each Item of a sequence lie, which was entered, and go on behind it."""
+    alike = PassedBy()
+    form = struct.Struct("<HHI" if here.little else ">HHI")
+    while here.among_items:
+        i = sight.look(here.at, min(SHAPED, sight.end - here.at))
+        at = here.at
+        length = UNDEFINED
+        if len(sight.data) - i >= 8:
+            group, number, length = form.unpack_from(sight.data, i)
+            if group << 16 | number != ITEM:
+                length = UNDEFINED
+        if length != UNDEFINED:  # many of them lie before the one that is wanted: no step for each
+            here.skip(at + 8 + length)
+            yield at + 8, here.at
+        elif alike.passes(here, sight.data, sight.base):
+            yield at + 8, here.at - 8
+        else:
+            element = sight.step(here)
+            if element.tag == ITEM:
+                last = element
+                while here.depth:
+                    last = sight.step(here)
+                yield at + 8, last.at
+
+
+class Value(NamedTuple):
+    """A value as it lies.
+
+    Attributes
+    ----------
+    vr : str
+        Two letters.
+    start, stop : int
+        Offsets.
+    word : int
+        Bytes of a word to be turned round, so that it leaves in little endian (PS3.18 F.2.7); 1: none.
+    """
+
+    vr: str
+    start: int
+    stop: int
+    word: int
+
+
+def value_at(header: Header, path: Sequence[int], items: Items | None = None) -> Value | None:
+    """Find the value of a path of tags and Item numbers; None: there is none, or it is a sequence.
+
+    Parameters
+    ----------
+    path : sequence of int
+        A tag; or the tag of a sequence, the number of an Item in it, from 1, and so on.
+    items : Items, optional
+        Of the same header, if they are known.
+
+    Raises
+    ------
+    FormatError
+        What lies on the way is no data set.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> header = multiframe.open(get_testdata_file("examples_palette.dcm", read=False)).header
+    >>> value_at(header, [0x00281201]).vr
+    'OW'
+    """
+    sight = _Sight(header)
+    at, end, explicit, little = header.dataset_at, sight.end, header.explicit, sight.little
+    tags, numbers = path[::2], path[1::2]
+    for depth, tag in enumerate(tags):
+        here = Walk(at, explicit=explicit, little=little, stop=end, descend=False)
+        element = _found(sight, here, tag)
+        if element is None:
+            return None
+        if depth == len(numbers):
+            vr = element.vr if element.vr not in ("", "UN") else dictionary_vr(tag)
+            if element.stop < 0 or vr == "SQ":
+                return None
+            return Value(vr, element.start, element.stop, 1 if little else _WORDS.get(vr, 1))
+        if not _entered(here, element):
+            return None
+        n = numbers[depth]
+        if items is not None and not depth and tag == _PER_FRAME:
+            found = (items.starts[n - 1], items.stops[n - 1]) if n <= len(items) else None
+        else:
+            found = next(islice(_items(sight, here), n - 1, n), None)
+        if found is None:
+            return None
+        (at, end), explicit, little = found, here.explicit, here.little
+    return None
 
 
 def attributes(header: Header) -> dict[str, dict[str, Any]]:
@@ -404,14 +790,11 @@ def attributes(header: Header) -> dict[str, dict[str, Any]]:
     {'vr': 'CS', 'Value': ['US']}
     """
     writer = _Writer(header)
-    end = len(header.raw) if header.pixel_data is None else header.pixel_data.at
-    here = Walk(header.dataset_at, explicit=header.explicit, little=header.syntax.little, stop=end, descend=False)
+    here = writer.walk(header.dataset_at, writer.end, explicit=writer.explicit)
     texts = []
     opened: Element | None = None  # a sequence that is closed by its delimiter
-    while here.at < end:
-        element = here.step(header.raw)
-        if element is None:
-            raise TruncatedError("the data set ends inside an element", here.at)
+    while here.at < writer.end:
+        element = writer.step(here)
         group, size = element.tag >> 16, element.stop - element.start
         if opened is not None and element.tag == SEQUENCE_END and not element.depth:
             texts += _short_sequence(writer, opened.at, here.at, header.explicit)

@@ -5,14 +5,30 @@ header that does not fit the first read costs a second read, not a second parse.
 stand on it. It knows the shape of elements; it must not know what any of them means, nor build a dictionary of them.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from multiframe.errors import FormatError, TruncatedError
 from multiframe.ranges import Buffer
 
-__all__ = ["ITEM", "ITEM_END", "KNOWN_VRS", "MAX_DEPTH", "SEQUENCE_END", "UNDEFINED", "Element", "Walk", "walk"]
+__all__ = [
+    "ITEM",
+    "ITEM_END",
+    "KNOWN_VRS",
+    "MAX_DEPTH",
+    "SEQUENCE_END",
+    "SHAPED",
+    "UNDEFINED",
+    "Element",
+    "PassedBy",
+    "Shape",
+    "Shapes",
+    "Walk",
+    "spans",
+    "walk",
+]
 
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
@@ -107,6 +123,18 @@ class Walk:
         """Whether something that began before `at` is not closed there."""
         return any(end != self.at for end, *_ in self._open)
 
+    @property
+    def inside_item(self) -> bool:
+        """Whether an element of an Item comes next, or what ends that Item."""
+        opened = self._open
+        return bool(opened) and opened[-1][1] and opened[-1][0] != self.at
+
+    @property
+    def among_items(self) -> bool:
+        """Whether an Item of a sequence of the top level comes next, or what ends that sequence."""
+        opened = self._open
+        return len(opened) == 1 and opened[0][0] != self.at
+
     def step(self, data: Buffer, base: int = 0) -> Element | None:
         """Read the element at `at` and move on to what follows it.
 
@@ -195,6 +223,26 @@ class Walk:
         """Go into a sequence of defined length just stepped over: implicit VR does not say that it is one."""
         self._enter(element.stop, False, element.at)
         self.at = element.start
+
+    def pass_by(self, end: int) -> None:
+        """Go on at `end`, behind the sequence or Item that the last step has entered."""
+        self._leave()
+        self.at = end
+
+    def skip(self, end: int) -> None:
+        """Step over an Item that ends at `end`.
+
+        Raises
+        ------
+        FormatError, TruncatedError
+            It is longer than what it lies in.
+        """
+        limit = self._open[-1][0]
+        if 0 <= limit < end:
+            raise FormatError("an Item is longer than the sequence it lies in", self.at)
+        if self.stop is not None and end > self.stop:
+            raise TruncatedError("an Item runs past the end of the file", self.at)
+        self.at = end
 
     def _enter(self, end: int, is_item: bool, at: int) -> None:
         if len(self._open) >= 2 * MAX_DEPTH:
@@ -309,3 +357,148 @@ def walk(
             return
     if here.inside:
         raise TruncatedError("the data set ends inside a sequence", here.at)
+
+
+SHAPED: Final = 4096
+"""Bytes of an Item or a sequence beyond which its `Shape` is not looked for."""
+
+_ALIKE = 24  # bytes that shapes are told apart by at first: headers of a sequence, its Item, the first element there
+_MOST_SHAPES, _TRIES = 1024, 16
+
+
+class Shape:
+    """What is alike in many Items, or sequences in them: the headers there, and where the values between them lie.
+
+    Per-frame Items differ in values and hardly in anything else: comparing all headers at once is many times faster
+    than walking over them.
+
+    Parameters
+    ----------
+    data : bytes
+        One such Item or sequence, from its tag to its end.
+    values : sequence of (int, int)
+        Where its values lie in `data`.
+
+    Examples
+    --------
+    >>> shape = Shape(b"TAG1ab....TAG2", [(4, 6)])
+    >>> shape.values(b"--TAG1xy....TAG2", 2), shape.values(b"--TAG1xy....TAG3", 2)
+    ((b'xy',), None)
+    """
+
+    __slots__ = ("_between", "_split", "size")
+
+    def __init__(self, data: bytes, values: Sequence[tuple[int, int]]) -> None:
+        fields, at = [], 0
+        for start, stop in values:
+            fields.append(f"{start - at}s{stop - start}s")
+            at = stop
+        self.size = len(data)
+        self._split = Struct(f"{''.join(fields)}{self.size - at}s").unpack_from
+        self._between = self._split(data)[::2]
+
+    def values(self, data: Buffer, i: int) -> tuple[bytes, ...] | None:
+        """Give the values of what begins at index `i`; None: it has another shape, or is not all there."""
+        if len(data) - i < self.size:
+            return None
+        parts = self._split(data, i)
+        return parts[1::2] if parts[::2] == self._between else None
+
+
+def spans(
+    data: Buffer, base: int, element: Element, *, explicit: bool, little: bool
+) -> tuple[int, list[tuple[int, int]]] | None:
+    """Say where an Item or sequence of undefined length ends, and where the values in it lie.
+
+    Parameters
+    ----------
+    data : buffer
+        Bytes that begin at offset `base`.
+
+    Returns
+    -------
+    int, list of (int, int)
+        Offset behind its delimiter; offsets of the values, those of sequences of defined length whole. None: it is
+        longer than `SHAPED`, or not all there, or damaged.
+    """
+    is_item = element.tag == ITEM
+    here = Walk(element.start if is_item else element.at, explicit=explicit, little=little, descend=False)
+    ends = here._structs[2].pack(ITEM_END)
+    ends = ends[2:] + ends[:2] if little else ends
+    values: list[tuple[int, int]] = []
+    try:
+        while here.at <= element.at + SHAPED:
+            if is_item and not here.inside and data[here.at - base : here.at - base + 4] == ends:
+                return here.at + 8, values
+            inner = here.step(data, base)
+            if inner is None:
+                return None
+            if inner.stop > inner.start and inner.tag != ITEM:
+                values.append((inner.start, inner.stop))
+            if not is_item and not here.inside:
+                return here.at, values
+    except FormatError:  # told where it is walked over
+        pass
+    return None
+
+
+class Shapes[S: Shape]:
+    """The shapes met so far.
+
+    Whoever finds none walks, and may `add` the shape of what was walked over where that is `worth` it.
+    """
+
+    __slots__ = ("_found", "_known", "_met", "_missed")
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, list[S]] = {}
+        self._met: Counter[bytes] = Counter()
+        self._found = self._missed = 0
+
+    def find(self, data: Buffer, i: int) -> tuple[S, tuple[bytes, ...]] | None:
+        """Give the shape of what begins at index `i`, and its values."""
+        known = self._known.get(bytes(data[i : i + _ALIKE]))
+        if known is not None and self._missed < self._found + _MOST_SHAPES:
+            for k, shape in enumerate(known):
+                values = shape.values(data, i)
+                if values is not None:
+                    if k:
+                        known.insert(0, known.pop(k))
+                    self._found += 1
+                    return shape, values
+            self._missed += 1
+        return None
+
+    def worth(self, data: Buffer, i: int) -> bool:
+        """Whether what begins at `i` may come again: not the first time, nor where every one so far was another."""
+        key = bytes(data[i : i + _ALIKE])
+        if len(self._met) >= _MOST_SHAPES:
+            self._known.clear()
+            self._met.clear()
+        self._met[key] += 1
+        return 2 <= self._met[key] <= _MOST_SHAPES
+
+    def add(self, data: Buffer, i: int, shape: S) -> None:
+        """Keep the shape of what begins at `i`; those not met for long are let go."""
+        known = self._known.setdefault(bytes(data[i : i + _ALIKE]), [])
+        known.insert(0, shape)
+        del known[_TRIES:]
+
+
+class PassedBy(Shapes[Shape]):
+    """Items of undefined length that are stepped over at once, where their like was walked over before."""
+
+    def passes(self, here: Walk, data: Buffer, base: int = 0) -> bool:
+        """Step over the Item that comes next; `data` begins at offset `base`."""
+        i = here.at - base
+        found = self.find(data, i)
+        if found is not None:
+            here.at += found[0].size
+            return True
+        if data[i + 4 : i + 8] == b"\xff\xff\xff\xff" and self.worth(data, i):
+            item = Element(ITEM, "", here.at, here.at + 8, -1, 1)
+            told = spans(data, base, item, explicit=here.explicit, little=here.little)
+            if told is not None and told[0] - base <= len(data):
+                values = [(start - here.at, stop - here.at) for start, stop in told[1]]
+                self.add(data, i, Shape(bytes(data[i : told[0] - base]), values))
+        return False

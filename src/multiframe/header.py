@@ -6,17 +6,17 @@ need: semantics are pydicom's, from the raw bytes kept here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from multiframe.codec import PixelSpec
-from multiframe.elements import KNOWN_VRS, Walk
+from multiframe.elements import KNOWN_VRS, PassedBy, Walk
 from multiframe.errors import FormatError, NoPixelData, NotDicom, TruncatedError
 from multiframe.ranges import Buffer, ByteRange, Plan
 from multiframe.syntaxes import EXPLICIT_LE, IMPLICIT_LE, TransferSyntax, syntax_of
 
-__all__ = ["Deflated", "Header", "PixelData", "read_header"]
+__all__ = ["Deflated", "Header", "LongHeader", "PixelData", "read_header"]
 
 _SYNTAX = 0x00020010
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
@@ -39,6 +39,7 @@ _FIRST_GROUP = 0x0010  # some data sets begin with the patient
 _LOOK = 4096  # bytes of a data set that tell how it is written
 _TELLING = 3  # elements one behind the other that are no accident
 _LARGE = 1 << 20
+_STRIDE = 4 << 20  # a header is read by twice as much each time, but no more than that
 _INTEGER = re.compile(r"\+?0*([1-9][0-9]{0,11})(?:\.0*)?")
 _ITEM_TAG = b"\xfe\xff\x00\xe0"
 
@@ -102,17 +103,35 @@ class Header:
     pixel_data: PixelData | None
     values: Mapping[int, tuple[int, int]] = field(repr=False)
 
+    @property
+    def size(self) -> int:
+        """Bytes before Pixel Data."""
+        return len(self.raw)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory."""
+        return len(self.raw)
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Give some of its bytes."""
+        return self.raw[start:stop]
+
+    def window(self, start: int, size: int) -> tuple[bytes, int]:
+        """Give bytes that hold `size` from `start` on, unless the header ends before, and the offset of the first."""
+        return self.raw, 0
+
     def text(self, tag: int) -> str:
         """Give a value of the default repertoire without its padding; empty where it is absent."""
         start, stop = self.values.get(tag, (0, 0))
-        return self.raw[start:stop].decode("latin-1").strip(" \0")
+        return self.part(start, stop).decode("latin-1").strip(" \0")
 
     def number(self, tag: int, default: int = 0) -> int:
         """Give an unsigned 16-bit value."""
         start, stop = self.values.get(tag, (0, 0))
         if stop - start < 2:
             return default
-        return int.from_bytes(self.raw[start : start + 2], "little" if self.syntax.little else "big")
+        return int.from_bytes(self.part(start, start + 2), "little" if self.syntax.little else "big")
 
     @property
     def sop_class_uid(self) -> str:
@@ -137,12 +156,12 @@ class Header:
     @property
     def meta_at(self) -> int:
         """Offset of the File Meta Information; -1: there is none."""
-        return _meta_at(self.raw)
+        return _meta_at(self.part(0, _LOOK))
 
     @property
     def explicit(self) -> bool:
         """Whether the elements name their VR: as they lie there, whatever the Transfer Syntax says."""
-        return _is_explicit(self.raw, self.dataset_at, self.syntax)
+        return _is_explicit(self.part(0, self.dataset_at + _LOOK), self.dataset_at, self.syntax)
 
     @property
     def declared_frames(self) -> int | None:
@@ -156,7 +175,7 @@ class Header:
         if _TABLE not in self.values or _TABLE_LENGTHS not in self.values:
             return None
         (a, b), (c, d) = self.values[_TABLE], self.values[_TABLE_LENGTHS]
-        return self.raw[a:b], self.raw[c:d]
+        return self.part(a, b), self.part(c, d)
 
     @property
     def pixels(self) -> PixelData:
@@ -200,6 +219,66 @@ class Header:
         if allocated not in (1, 8, 16, 32, 64):
             raise FormatError(f"Bits Allocated is {allocated}", data.at)
         return spec
+
+
+class LongHeader(Header):
+    """A header too long to be held: all but a little of it stays in the file, and is read where it is asked for.
+
+    `raw` reads all of it, each time.
+
+    Parameters
+    ----------
+    size : int
+        Bytes before Pixel Data.
+    read : callable
+        Gives the bytes from one offset to another, blocking.
+    syntax, dataset_at, pixel_data, values
+        As of `Header`.
+    """
+
+    __slots__ = ("_held", "_read", "_size")
+    _held: dict[int, bytes]
+    _read: Callable[[int, int], bytes]
+    _size: int
+
+    def __init__(
+        self, size: int, read: Callable[[int, int], bytes], *, syntax: TransferSyntax, dataset_at: int,
+        pixel_data: PixelData | None, values: Mapping[int, tuple[int, int]],
+    ) -> None:  # fmt: skip
+        first = read(0, min(size, dataset_at + _LOOK))
+        held = {0: first} | {start: read(start, stop) for start, stop in values.values() if stop > len(first)}
+        for name, value in (
+            ("_size", size), ("_read", read), ("_held", held), ("syntax", syntax), ("dataset_at", dataset_at),
+            ("pixel_data", pixel_data), ("values", values),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)  # frozen
+
+    @property
+    def raw(self) -> bytes:
+        """All of the bytes."""
+        return self._read(0, self._size)
+
+    @property
+    def size(self) -> int:
+        """Bytes before Pixel Data."""
+        return self._size
+
+    @property
+    def held(self) -> int:
+        """Bytes that are in memory."""
+        return sum(map(len, self._held.values()))
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Give some of its bytes."""
+        stop = min(stop, self._size)
+        if stop <= len(self._held[0]):
+            return self._held[0][start:stop]
+        value = self._held.get(start)
+        return value[: stop - start] if value is not None and stop - start <= len(value) else self._read(start, stop)
+
+    def window(self, start: int, size: int) -> tuple[bytes, int]:
+        """Give bytes that hold `size` from `start` on, unless the header ends before, and the offset of the first."""
+        return self._read(start, min(start + size, self._size)), start
 
 
 def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan[Header]:
@@ -251,7 +330,7 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
             raise TruncatedError("the file ends inside its header", len(data))
         if upto > max_header:
             raise FormatError(f"the header is longer than {max_header} bytes: not read", len(data))
-        wanted = min(max(upto, first_read, 2 * len(data)), max_header)
+        wanted = min(max(upto, first_read, min(2 * len(data), len(data) + _STRIDE)), max_header)
         (answer,) = yield [ByteRange(len(data), wanted)]
         ended = len(data) + len(answer) < wanted
         data.extend(answer)
@@ -300,7 +379,10 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
     explicit = _is_explicit(look, dataset_at, syntax)
     here = Walk(dataset_at, explicit=explicit, little=syntax.little, descend=False, strays=True)
     pixel_data = None
+    per_frame = PassedBy()
     while True:
+        if here.among_items and here.explicit == explicit and per_frame.passes(here, data):
+            continue
         if len(data) <= here.at and not ended:
             yield from more(here.at + 12)
         if ended and here.at >= len(data):
@@ -319,7 +401,7 @@ def read_header(*, first_read: int = 65_536, max_header: int = 64 << 20) -> Plan
                     raise FormatError(_WHOSE, here.spilled)
                 values[element.tag] = element.start, element.stop
     end = len(data) if pixel_data is None else pixel_data.at
-    header = Header(bytes(data[:end]), syntax, dataset_at, pixel_data, values)
+    header = Header(bytes(memoryview(data)[:end]), syntax, dataset_at, pixel_data, values)
     if pixel_data is None:
         return header
     if here.spilled >= 0:  # the pixels may be an icon's: those of the image are the last thing in a file, or nearly so

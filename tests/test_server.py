@@ -191,7 +191,7 @@ def test_ranges_are_slices_of_the_same_bytes(server, big, accept):
         ("frames/1,", OCTETS, 400),
         ("frames/-1", OCTETS, 400),
         ("frames/" + ",".join(["1"] * 5000), OCTETS, 400),
-        ("frames/1", "multipart/related; type=image/jls; transfer-syntax=1.2.840.10008.1.2.4.80", 406),
+        ("frames/1", "multipart/related; type=image/jls; transfer-syntax=1.2.840.10008.1.2.4.81", 406),
         ("frames/1", "application/dicom+json", 406),
         ("frames/1,2", "image/jpeg", 406),
         ("metadata", "application/dicom+xml", 406),

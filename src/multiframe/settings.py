@@ -56,6 +56,8 @@ class Settings:
         ``legacy``, one fragment a frame and no table; ``single``, each frame an instance of its own.
     wado_uri_default : str
         What WADO-URI gives a client that names no content type: ``dicom`` or, as the standard has it, ``jpeg``.
+    strict_accept : bool
+        Whether a request for frames without an Accept header is refused, as PS3.18 8.7.5 has it.
     revalidate : bool
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
 
@@ -81,6 +83,7 @@ class Settings:
     layout_rs: str = "stored"
     layout_uri: str = "legacy"
     wado_uri_default: str = "dicom"
+    strict_accept: bool = False
     revalidate: bool = False
 
 

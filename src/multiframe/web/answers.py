@@ -259,7 +259,7 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def stream_answer(
-    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False
+    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False, held: int = 0
 ) -> Response:
     """Answer with what is made while it is sent, of a length nobody knows yet: chunked, without ranges.
 
@@ -269,27 +269,35 @@ def stream_answer(
         Asked for the next one when the one before has left; closed when the client has gone.
     compress : bool
         Whether to use a coding the client names in Accept-Encoding.
+    held : int
+        Bytes held besides while a piece is made.
     """
-    return _StreamResponse(request, pieces, headers, compress=compress)
+    return _StreamResponse(request, pieces, headers, compress=compress, held=held)
 
 
 class _StreamResponse(Response):
     """Bytes that are made while they are sent."""
 
     def __init__(
-        self, request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool
+        self,
+        request: Request,
+        pieces: AsyncIterator[bytes],
+        headers: dict[str, str],
+        *,
+        compress: bool,
+        held: int,
     ) -> None:
         self._gzip = compress and takes_gzip(request.headers.get("accept-encoding", ""))
         if self._gzip:
             headers["content-encoding"] = "gzip"
         super().__init__(None, HTTPStatus.OK, headers)
         del self.headers["content-length"]  # not known before it is written
-        self._request, self._pieces = request, pieces
+        self._request, self._pieces, self._held = request, pieces, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = self._request.app.state
         lease = await state.budget.acquire_async(
-            min(state.settings.piece, state.budget.limit), timeout=state.settings.memory_wait
+            min(state.settings.piece, state.budget.limit) + self._held, timeout=state.settings.memory_wait
         )
         squeeze = zlib.compressobj(1, wbits=31) if self._gzip else None
         watcher = asyncio.ensure_future(_disconnect(receive))
@@ -305,6 +313,8 @@ class _StreamResponse(Response):
                         return
             rest = squeeze.flush() if squeeze is not None and self._request.method != "HEAD" else b""
             await send({"type": "http.response.body", "body": rest, "more_body": False})
+        except ClientGone:
+            pass
         except MultiframeError as error:
             log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
         finally:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from multiframe import errors
 from multiframe.catalog import Catalog
 from multiframe.instance import Instance
-from multiframe.memory import MemoryBudget
+from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
 from multiframe.web import frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
@@ -70,6 +70,9 @@ _UNSAID: dict[type[Exception], str] = {
     errors.SourceError: "the file of this instance cannot be read",
 }
 """What is said in place of a message that names a path: a path can hold a patient's name."""
+
+_ENCODED = 0.125
+"""The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
 _EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
 
@@ -278,4 +281,5 @@ def create_app(
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
     app.state.budget = budget
+    app.state.encoded = ByteCache[str, bytes](budget, share=_ENCODED)
     return app

@@ -30,8 +30,10 @@ class TooMuch(Exception):
 
 
 def accept_of(request: Request) -> str:
-    """Give what the client takes; an ``accept`` in the query goes before the header (PS3.18 8.3.3.1)."""
-    return ",".join([*request.query_params.getlist("accept"), *request.headers.getlist("accept")][:8])
+    """Give what the client takes; an ``accept`` in the query stands in place of the header (PS3.18 8.3.3.1)."""
+    # A plus sign in a query is a space to whoever forgot to encode it.
+    asked = [value.replace("dicom ", "dicom+") for value in request.query_params.getlist("accept")]
+    return ",".join((asked or request.headers.getlist("accept"))[:8])
 
 
 def base_url(request: Request) -> str:

@@ -5,7 +5,7 @@ HTTP's inclusive byte ranges live only here.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -14,11 +14,12 @@ from typing import NamedTuple
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
 from multiframe.rope import Part, Rope, facts_of
-from multiframe.syntaxes import TransferSyntax
+from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 
 __all__ = [
     "Choice",
     "MediaRange",
+    "MixedAccept",
     "RangeNotSatisfiable",
     "Taken",
     "accepts_json",
@@ -48,6 +49,22 @@ _ALIASES = {
     "image/jph": "image/jphc",
 }
 """Names that clients use for what the standard calls otherwise."""
+
+_DEFAULTS = {
+    "image/jpeg": "1.2.840.10008.1.2.4.70",
+    "image/dicom-rle": "1.2.840.10008.1.2.5",
+    "image/jls": "1.2.840.10008.1.2.4.80",
+    "image/jp2": "1.2.840.10008.1.2.4.90",
+    "image/jphc": "1.2.840.10008.1.2.4.201",
+    "image/jxl": "1.2.840.10008.1.2.4.110",
+}
+"""The Transfer Syntax that a media type stands for by itself (PS3.18 8.7.3.5), of those that can be made."""
+
+_PICTURES = ("image/png", "image/gif", "image/webp", "image/avif", "image/apng", "text/html", "text/plain")
+"""Rendered media types: none of them is DICOM's (PS3.18 8.7.4)."""
+
+_MOST_ENTRIES = 64
+"""Of an Accept header: more are nobody's wish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +144,10 @@ def parse_accept(header: str) -> tuple[MediaRange, ...]:
     return tuple(entries)
 
 
+class MixedAccept(Exception):
+    """DICOM and rendered media types in one Accept header: it cannot be told which resource is meant."""
+
+
 class Choice(NamedTuple):
     """How frames are sent.
 
@@ -136,57 +157,159 @@ class Choice(NamedTuple):
         In parts, or one frame as the whole body.
     media_type : str
         Of a part, without the transfer-syntax parameter.
+    syntax : TransferSyntax
+        What a part is.
     """
 
     multipart: bool
     media_type: str
+    syntax: TransferSyntax
+
+    @property
+    def content_type(self) -> str:
+        """Of a part; never quoted, which some clients do not undo."""
+        return f"{self.media_type}; transfer-syntax={self.syntax.uid}"
 
 
-def choose_frames(accept: Sequence[MediaRange], syntax: TransferSyntax, *, count: int) -> Choice:
-    """Choose how `count` frames of a syntax are sent, as stored.
+def choose_frames(
+    accept: Sequence[MediaRange], targets: Sequence[TransferSyntax], *, count: int, decode: bool = False,
+) -> Choice:  # fmt: skip
+    """Choose how `count` frames are sent: in parts or alone, as which media type, in which Transfer Syntax.
+
+    What can be had is weighed as RFC 9110 says: each form by the most specific entry that takes it, the highest q
+    first, and of equals what the client names first. A Transfer Syntax that is named is given; ``*`` is as stored;
+    where none is named, it is as stored if the media type is that of the stored frames, or the media type's own.
+    For ``application/octet-stream`` and ``*/*`` that is Explicit VR Little Endian, if `decode` says so.
 
     Parameters
     ----------
     accept : sequence of MediaRange
         What the client takes; empty: anything.
-    syntax : TransferSyntax
-        What the frames are.
+    targets : sequence of TransferSyntax
+        What the frames can be given in, as stored first.
+    decode : bool
+        Whether frames are given decoded to who names no Transfer Syntax.
 
     Raises
     ------
     NotAcceptable
-        Nothing the client takes can be given.
+        Nothing the client takes can be given; the message says what can.
+    MixedAccept
+        DICOM and rendered media types are mixed.
 
     References
     ----------
-    PS3.18 8.7.3.3, 8.7.5, 10.4.
+    PS3.18 8.7.3, 8.7.5, 8.7.8, 10.4; RFC 9110 12.5.1.
 
     Examples
     --------
     >>> from multiframe.syntaxes import syntax_of
-    >>> jpeg = syntax_of("1.2.840.10008.1.2.4.50")
+    >>> jpeg = [syntax_of("1.2.840.10008.1.2.4.50")]
     >>> choose_frames(
     ...     parse_accept("multipart/related; type=application/octet-stream; transfer-syntax=*"), jpeg, count=1
-    ... )
-    Choice(multipart=True, media_type='application/octet-stream')
-    >>> choose_frames(parse_accept("image/jpeg"), jpeg, count=1)
-    Choice(multipart=False, media_type='image/jpeg')
+    ... ).content_type
+    'application/octet-stream; transfer-syntax=1.2.840.10008.1.2.4.50'
+    >>> choose_frames(parse_accept("image/jpeg"), jpeg, count=1).multipart
+    False
     """
-    for entry in sorted(accept or (MediaRange("*/*"),), key=lambda e: -e.q):
-        in_parts = entry.type in ("*/*", "multipart/*", "multipart/related")
-        if entry.q == 0 or not (in_parts or count == 1):
+    entries = tuple(accept)[:_MOST_ENTRIES] or (MediaRange("*/*"),)
+    _of_one_kind(entries)
+    best: tuple[float, Choice] | None = None
+    for entry in entries:
+        if entry.q == 0 or not (_in_parts(entry) or count == 1):
             continue
-        wanted = set(entry.values("transfer-syntax"))
-        if wanted and not wanted & {"*", syntax.uid}:
-            continue
-        types = entry.values("type") or ["*/*"] if in_parts else [entry.type]
-        for name in types:
-            media_type = _matched(name.lower(), syntax)
+        for choice in _given(entry, targets, decode):
+            quality = _quality(choice, entries, targets[0])
+            if quality and (best is None or quality > best[0]):
+                best = quality, choice
+    if best is not None:
+        return best[1]
+    raise NotAcceptable(_could_be(targets, count))
+
+
+def _in_parts(entry: MediaRange) -> bool:
+    return entry.type in ("*/*", "multipart/*", "multipart/related")
+
+
+def _types(entry: MediaRange) -> list[str]:
+    """Give the media types of frames that an entry names."""
+    return [t.lower() for t in entry.values("type")] or ["*/*"] if _in_parts(entry) else [entry.type]
+
+
+def _of_one_kind(entries: Sequence[MediaRange]) -> None:
+    """Refuse DICOM beside rendered media types (PS3.18 8.7.5); JPEG and wildcards are of either kind."""
+    named = {name for entry in entries if entry.q for name in _types(entry)}
+    pictures = sorted(named.intersection(_PICTURES))
+    dicom = sorted(
+        name for name in named
+        if name.startswith("application/dicom") or name == OCTETS or _ALIASES.get(name, name) in _DEFAULTS
+        if _ALIASES.get(name, name) not in ("image/jpeg", "image/jp2")
+    )  # fmt: skip
+    if pictures and dicom:
+        raise MixedAccept(
+            f"Accept mixes rendered media types ({pictures[0]}) and DICOM's ({dicom[0]}): ask for one kind;"
+            " pictures are at …/rendered"
+        )
+
+
+def _given(entry: MediaRange, targets: Sequence[TransferSyntax], decode: bool) -> Iterator[Choice]:
+    """Give all that an entry takes, the best first."""
+    stored = targets[0]
+    for name in _types(entry):
+        named = entry.values("transfer-syntax")
+        # What is stored goes before what would have to be made, wherever it stands.
+        named.sort(key=lambda uid: uid != stored.uid)
+        wanted: list[TransferSyntax] = []
+        for uid in named:
+            if uid == "*":
+                wanted += [stored, *_own(name, targets)]
+            else:
+                wanted += [t for t in targets if t.uid == uid]
+        if not named:
+            plain = [t for t in targets if t.uid == EXPLICIT_LE]
+            octets = name in (OCTETS, "application/*", "*/*")
+            wanted = [*plain, stored] if octets and decode else [stored, *_own(name, targets)]
+        for syntax in wanted:
+            media_type = _matched(name, syntax)
             if media_type:
-                return Choice(in_parts, media_type)
-    given = f"{syntax.media_type}; transfer-syntax={syntax.uid}"
-    form = "" if count == 1 else " in multipart/related"
-    raise NotAcceptable(f"these frames are stored as {syntax} and can be given as {given}{form}: not what Accept names")
+                yield Choice(_in_parts(entry), media_type, syntax)
+
+
+def _own(name: str, targets: Sequence[TransferSyntax]) -> list[TransferSyntax]:
+    """Give what a media type stands for, and behind that whatever else of it can be had without loss."""
+    kind = _ALIASES.get(name, name)
+    if kind == "image/*":
+        return [t for t in targets[1:] if t.uid in _DEFAULTS.values()]
+    own = [t for t in targets[1:] if t.media_type == kind and not t.lossy]
+    return sorted(own, key=lambda t: t.uid != _DEFAULTS.get(kind))
+
+
+def _quality(choice: Choice, entries: Sequence[MediaRange], stored: TransferSyntax) -> float:
+    """Give the weight of the most specific entry that takes a form (RFC 9110 12.5.1); 0: none does."""
+    best = (-1, 0.0)
+    for entry in entries:
+        if _in_parts(entry) != choice.multipart and entry.type != "*/*":
+            continue
+        uids = entry.values("transfer-syntax")
+        if uids and choice.syntax.uid not in uids and "*" not in uids:
+            continue
+        for name in _types(entry):
+            if name == choice.media_type or _matched(name, choice.syntax) == choice.media_type:
+                wild = 0 if name == "*/*" else 1 if name.endswith("/*") else 2
+                rank = 4 * wild + 2 * (choice.syntax.uid in uids) + (entry.type != "*/*")
+                best = max(best, (rank, entry.q))
+    return best[1]
+
+
+def _could_be(targets: Sequence[TransferSyntax], count: int) -> str:
+    """Say what could be had, for who is refused."""
+    stored, *others = targets
+    form = "" if count == 1 else ", in multipart/related"
+    also = "; also as ".join(f"{t.media_type}; transfer-syntax={t.uid}" for t in others[:12])
+    return (
+        f"not what Accept names: these frames are stored as {stored} and can be given as {stored.media_type};"
+        f" transfer-syntax={stored.uid}{f'; also as {also}' if also else ''}{form}; pictures are at …/rendered"
+    )
 
 
 def _matched(name: str, syntax: TransferSyntax) -> str | None:

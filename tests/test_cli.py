@@ -104,6 +104,13 @@ def test_a_frame_as_displayed_and_as_pixels(file: Path) -> None:
     assert np.array_equal(pixels, multiframe.open(file).pixels(FRAMES - 1))
 
 
+def test_a_part_of_a_frame_as_jpeg(file: Path) -> None:
+    asked = ("--as", "jpeg", "--viewport", "200,200", "--quality", "95", "--window", "40,400,linear")
+    picture = Image.open(io.BytesIO(run("frame", file, 2, *asked).stdout))
+    assert (picture.format, max(picture.size)) == ("JPEG", 200)
+    assert read_number(np.asarray(picture.resize((1024, 768)))) == 2
+
+
 def test_real_frames_are_displayed() -> None:
     for path in real_files():
         picture = Image.open(io.BytesIO(run("frame", path, 3, "--as", "png").stdout))
@@ -122,6 +129,8 @@ def test_real_frames_are_displayed() -> None:
         (["frame", "{file}", "0"], 2, "no frame 0"),
         (["frame", "{file}", "x"], 2, "NUMBER"),
         (["frame", "{file}", "1", "--as", "gif"], 2, "gif"),
+        (["frame", "{file}", "1", "--as", "png", "--viewport", "0,9"], 2, "viewport"),
+        (["frame", "{file}", "1", "--window", "1,2,linear"], 2, "--as png"),
         (["frame", "{file}", "1", "-o", "/proc/no/where"], 3, "/proc/no"),
         (["info", "https://example.org/a.dcm?secret=1"], 3, "example.org/a.dcm: "),
         (["serve", "{nowhere}"], 2, "no such file or folder"),

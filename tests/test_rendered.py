@@ -239,6 +239,43 @@ def test_what_is_left_out_is_said(server, film):
     assert "warning" not in server.get(f"{film.url}/rendered").headers
 
 
+# --- WADO-URI
+
+
+def test_wado_uri(server, folder, film):
+    def shown(served: Served, **query: Any) -> NDArray[Any]:
+        return picture(wado(served, **query), query.get("contentType", "image/jpeg"))
+
+    def wado(served: Served, **query: Any) -> httpx.Response:
+        names = dict(zip(("studyUID", "seriesUID", "objectUID"), served.uids, strict=True))
+        return server.client.get("wado", params={"requestType": "WADO", "contentType": "image/jpeg", **names, **query})
+
+    assert number(shown(film)) == FRAMES // 2 + 1
+    for n in (1, 4, FRAMES):
+        assert number(shown(film, frameNumber=n)) == n
+    assert shown(film, rows=48).shape == (48, 64, 3)
+    assert shown(film, rows=48, columns=48, contentType="image/png").shape == (36, 48, 3)
+    ct = Served(folder / "CT_small.dcm")
+    plain = server.get(f"{ct.url}/rendered?window=40,400,linear", accept="image/png")
+    seen = shown(ct, contentType="image/png", windowCenter=40, windowWidth=400)
+    assert np.array_equal(seen, picture(plain, "image/png"))
+    quarter = shown(ct, contentType="image/png", region="0.5,0,1,0.5", windowCenter=40, windowWidth=400)
+    assert np.array_equal(quarter, seen[:64, 64:])
+    tag = wado(film).headers["etag"]
+    assert wado(film, rows=48).headers["etag"] != tag
+    for bad, status in (
+        ({"frameNumber": 0}, 404), ({"frameNumber": 99}, 404), ({"frameNumber": "x"}, 400),
+        ({"frameNumber": "1,2"}, 400),
+        ({"frameNumber": ""}, 400), ({"rows": 0}, 400), ({"region": "1,1,0,0"}, 400), ({"windowWidth": 1}, 400),
+        ({"presentationUID": "1.2"}, 400), ({"contentType": "image/jls"}, 406), ({"contentType": "text/html"}, 406),
+        ({"contentType": "multipart/related"}, 406),
+    ):  # fmt: skip
+        answer = wado(film, **bad)
+        assert answer.status_code == status, bad
+        assert answer.json()["message"]
+    assert wado(film, annotation="patient").headers["warning"]
+
+
 # --- series and studies
 
 

@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
@@ -19,6 +20,8 @@ import typer
 from multiframe import errors
 
 if TYPE_CHECKING:
+    from multiframe.instance import Instance
+    from multiframe.picture import MediaType
     from multiframe.web.over_tls import Certificate
 
 __all__ = ["main"]
@@ -61,7 +64,11 @@ class As(StrEnum):
 
     encoded = "encoded"
     png = "png"
+    jpeg = "jpeg"
     npy = "npy"
+
+
+_PICTURES: dict[As, "MediaType"] = {As.png: "image/png", As.jpeg: "image/jpeg"}
 
 
 def _size(text: str) -> int:
@@ -405,8 +412,15 @@ def frame(
         Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to; '-' or nothing: stdout.")
     ] = None,
     form: Annotated[
-        As, typer.Option("--as", help="encoded: as stored; png: as displayed, 8 bit; npy: the decoded pixels.")
+        As, typer.Option("--as", help="encoded: as stored; png, jpeg: as displayed, 8 bit; npy: the decoded pixels.")
     ] = As.encoded,
+    viewport: Annotated[
+        str | None, typer.Option(metavar="VW,VH[,SX,SY,SW,SH]", help="Of a picture: its size, and the part it shows.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="CENTER,WIDTH,FUNCTION", help="Of a picture: in place of the data set's.")
+    ] = None,
+    quality: Annotated[str | None, typer.Option(metavar="1-100", help="Of a JPEG.")] = None,
 ) -> None:
     """Take one frame out of a file.
 
@@ -418,6 +432,9 @@ def frame(
     if output is not None and "://" not in file and output.exists() and output.samefile(file):
         raise typer.BadParameter("that is the file the frame comes from: it would be lost", param_hint="-o")
     index = _index(number)
+    query = {n: v for n, v in (("viewport", viewport), ("window", window), ("quality", quality)) if v is not None}
+    if query and form not in _PICTURES:
+        raise typer.BadParameter("that is of a picture: --as png or --as jpeg", param_hint=f"--{next(iter(query))}")
     try:
         instance.grow(index).require(index)
     except errors.FrameNotFound:
@@ -426,11 +443,8 @@ def frame(
     if form is As.encoded:
         (encoded,) = instance.encoded([index])
         data = encoded.data
-    elif form is As.png:
-        from multiframe.picture import write
-        from multiframe.render import displayed
-
-        data = write(displayed(instance.pixels(index), instance.dataset, index), "image/png")
+    elif form in _PICTURES:
+        data = _drawn(instance, index, form, query)
     else:
         import io
 
@@ -448,6 +462,20 @@ def frame(
         from multiframe.saving import write_whole
 
         write_whole(output, data)
+
+
+def _drawn(instance: "Instance", index: int, form: As, query: Mapping[str, str]) -> bytes:
+    """Make a picture of a frame, with the parameters the server has."""
+    from multiframe.render import Facts, draw
+    from multiframe.web.presentation import of_rendered
+
+    (encoded,) = instance.encoded([index])
+    facts = Facts.of(instance.header, index)
+    try:
+        wanted = replace(of_rendered(query.items()).presentation, media_type=_PICTURES[form])
+        return draw(encoded.data, instance.spec, encoded.syntax, facts, wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _index(number: int) -> int:

@@ -7,6 +7,7 @@ from email.parser import BytesParser
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
@@ -204,7 +205,7 @@ def test_what_is_accepted(server: Server, kept: dict[str, Kept], accept: str, st
 def test_an_unknown_layout_is_told(server: Server, kept: dict[str, Kept], query: str) -> None:
     answer = server.get(f"{kept['basic'].url}?{query}")
     assert answer.status_code == 400
-    assert "stored, legacy" in answer.json()["message"]
+    assert "stored, legacy, single" in answer.json()["message"]
 
 
 def test_what_is_not_there(server: Server, kept: dict[str, Kept]) -> None:
@@ -237,6 +238,82 @@ def test_a_real_client(server: Server, kept: dict[str, Kept]) -> None:
     study = list(client.iter_study("2.25.7", media_types=media))
     assert [d.SOPInstanceUID for d in study] == ["2.25.700", "2.25.701", "2.25.702"]
     assert all(d.PixelData == got.PixelData for d in study)
+
+
+@pytest.mark.parametrize("accept", [PARTS, f"{PARTS}; transfer-syntax={EXPLICIT}"])
+@pytest.mark.parametrize("name", ["lossless", "rle"])
+def test_what_is_lossless_leaves_decoded(server: Server, kept: dict[str, Kept], name: str, accept: str) -> None:
+    file = kept[name]
+    answer = server.get(file.url, accept=accept)
+    ((content_type, data),) = parts_of(answer)
+    assert content_type.endswith(f"transfer-syntax={EXPLICIT}")
+    before, after = pydicom.dcmread(file.path), pydicom.dcmread(io.BytesIO(data))
+    np.testing.assert_array_equal(after.pixel_array, before.pixel_array)
+    assert len(before) == len(after)
+    middle = len(answer.content) // 2
+    part = server.get(file.url, accept=accept, range=f"bytes={middle}-{middle + 999}")
+    assert part.content == answer.content[middle : middle + 1000]
+    assert part.headers["etag"] == answer.headers["etag"]
+    assert server.client.head(file.url, headers={"accept": accept}).headers["etag"] == answer.headers["etag"]
+
+
+def test_what_is_lossy_leaves_decoded_only_where_that_is_asked_for(server: Server, kept: dict[str, Kept]) -> None:
+    file = kept["basic"]
+    ((_, data),) = parts_of(server.get(file.url, accept=PARTS))
+    assert data == file.data
+    ((_, data),) = parts_of(server.get(file.url, accept=f"{PARTS}; transfer-syntax={EXPLICIT}"))
+    after = pydicom.dcmread(io.BytesIO(data))
+    assert after.file_meta.TransferSyntaxUID == EXPLICIT
+    assert after.LossyImageCompression == "01"
+    again = multiframe.open(Memory(data))
+    np.testing.assert_array_equal(again.pixels(7), file.instance.pixels(7))
+
+
+def test_what_would_be_too_large_decoded(kept: dict[str, Kept], tmp_path: Path) -> None:
+    file = kept["rle"]
+    with serving([file.path], "--max-decode", "80kB", cache=tmp_path) as server:
+        ((_, data),) = parts_of(server.get(file.url, accept=PARTS))
+        assert data == file.data
+        refused = server.get(file.url, accept=f"{PARTS}; transfer-syntax={EXPLICIT}")
+        assert refused.status_code == 406
+        assert "transfer-syntax=*" in refused.json()["message"]
+        either = f"{PARTS}; transfer-syntax={EXPLICIT}, {ANY};q=0.5"
+        assert parts_of(server.get(file.url, accept=either))[0][1] == file.data
+
+
+@pytest.mark.parametrize("name", ["basic", "extended", "rle"])
+def test_frames_as_instances_of_their_own(server: Server, kept: dict[str, Kept], name: str) -> None:
+    file = kept[name]
+    alone = server.get(f"{file.url}/frames/3.dcm")
+    assert alone.headers["content-type"] == "application/dicom"
+    one = pydicom.dcmread(io.BytesIO(alone.content))
+    assert (one.NumberOfFrames, one.InstanceNumber) == (1, 3)
+    assert frames_of(alone.content) == [file.frames[2]]
+    parts = parts_of(server.get(f"{file.url}?layout=single", accept=ANY))
+    assert [frames_of(data)[0] for _, data in parts] == file.frames
+    assert parts[2][1] == alone.content
+    assert len({pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID for _, data in parts}) == len(parts)
+    by_uri = server.get(f"wado?{file.wado}&layout=single&frameNumber=3&transferSyntax=*")
+    assert by_uri.content == alone.content
+    assert server.get(f"wado?{file.wado}&layout=single&transferSyntax=*").status_code == 400
+
+
+def test_frames_of_a_study_as_instances_of_their_own(server: Server, kept: dict[str, Kept]) -> None:
+    parts = parts_of(server.get(f"{kept['study0'].study_url}?layout=single", accept=ANY))
+    assert [frames_of(data)[0] for _, data in parts] == 3 * kept["basic"].frames
+    ((_, data),) = parts_of(server.get(f"{kept['report'].study_url}?layout=single", accept=ANY))
+    assert data == kept["report"].data
+
+
+def test_a_frame_alone_decoded(server: Server, kept: dict[str, Kept]) -> None:
+    file = kept["rle"]
+    answer = server.get(f"{file.url}/frames/2.dcm", accept=f"application/dicom; transfer-syntax={EXPLICIT}")
+    np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(answer.content)).pixel_array, file.instance.pixels(1))
+
+
+@pytest.mark.parametrize(("number", "status"), [("0", 404), ("13", 404), ("x", 400), ("1,2", 400), ("9" * 20, 400)])
+def test_frames_that_are_none(server: Server, kept: dict[str, Kept], number: str, status: int) -> None:
+    assert server.get(f"{kept['basic'].url}/frames/{number}.dcm").status_code == status
 
 
 # ------------------------------------------------------------------------------------------------ WADO-URI

@@ -119,6 +119,7 @@ class Wrapping(StrEnum):
 
     stored = "stored"
     legacy = "legacy"
+    single = "single"
 
 
 class Default(StrEnum):
@@ -129,7 +130,11 @@ class Default(StrEnum):
 
 
 LayoutRs = Annotated[
-    Wrapping, typer.Option(help="How WADO-RS wraps files: stored, as they lie; legacy, one fragment a frame, no table.")
+    Wrapping,
+    typer.Option(
+        help="How WADO-RS wraps files: stored, as they lie; legacy, one fragment a frame, no table; single, each frame "
+        "an instance of its own."
+    ),
 ]
 LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.")]
 WadoUriDefault = Annotated[

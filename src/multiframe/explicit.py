@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multiframe.dicomjson import dictionary_vr
-from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, Walk
+from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, PassedBy, Walk
 from multiframe.encapsulation import END_OF_ITEMS, item_header
 from multiframe.errors import TruncatedError
 from multiframe.header import Header
@@ -23,6 +23,7 @@ type Piece = Part | Laid
 
 _REPRESENTATION = 0x00280103
 _DELIMITERS = 0xFFFE
+_WINDOW = 1 << 20
 
 _SHORT = Struct("<HH2sH")
 _LONG = Struct("<HH2s2xI")
@@ -71,26 +72,43 @@ class Head:
     """A data set before its pixels, as Explicit VR Little Endian."""
 
     def __init__(self, header: Header) -> None:
-        stop = len(header.raw) if header.pixel_data is None else header.pixel_data.at
+        stop = header.size if header.pixel_data is None else header.pixel_data.at
         self._lies = header.explicit and header.syntax.little  # so in the source
-        self.raw, at = header.raw, header.dataset_at
+        self._header = header
+        self._raw, at = b"", header.dataset_at
         if not self._lies:
-            self.raw, at = b"".join(rewritten(header, header.raw[:stop], at)), 0
-            stop = len(self.raw)
-        here = Walk(at, explicit=True, little=True, stop=stop, descend=False, strays=True)
+            self._raw, at = b"".join(rewritten(header, header.part(0, stop), at)), 0
+            stop = len(self._raw)
         found: list[tuple[int, str, int, int]] = []
-        while here.at < stop:
-            met = here.step(self.raw)
-            if met is None:
-                raise TruncatedError("the data set ends inside an element", here.at)
-            if not met.depth and met.tag >> 16 != _DELIMITERS:
+        for met, _ in self.walked(Walk(at, explicit=True, little=True, stop=stop, descend=False, strays=True), stop):
+            if met is not None and not met.depth and met.tag >> 16 != _DELIMITERS:
                 found.append((met.tag, met.vr, met.at, met.start))
         ends = [*(at for _, _, at, _ in found[1:]), stop]
         self.elements = [TopElement(*met, end) for met, end in zip(found, ends, strict=False)]
 
+    def walked(self, here: Walk, stop: int) -> Iterator[tuple[Element | None, int]]:
+        """Walk up to `stop`: each element, and where the walk stands then; None for an Item that was passed by."""
+        window, base = b"", 0
+        items = PassedBy()
+        while here.at < stop:
+            if here.among_items and items.passes(here, window, base):
+                yield None, here.at
+                continue
+            met = here.step(window, base) if base <= here.at < base + len(window) else None
+            if met is None:
+                window, base = (self._raw, 0) if self._raw else self._header.window(here.at, _WINDOW)
+                met = here.step(window, base)
+            if met is None:
+                raise TruncatedError("the data set ends inside an element", here.at)
+            yield met, here.at
+
+    def value(self, start: int, stop: int) -> bytes:
+        """Give some of its bytes."""
+        return self._raw[start:stop] if self._raw else self._header.part(start, stop)
+
     def piece(self, start: int, stop: int) -> Piece:
         """Give some of it."""
-        return Stored(start, stop) if self._lies else self.raw[start:stop]
+        return Stored(start, stop) if self._lies else self._raw[start:stop]
 
     def edited(self, changes: Mapping[int, Sequence[Piece]], dropped: Callable[[int], bool]) -> Iterator[Piece]:
         """Give its elements, with others in place of some, or added; and without those `dropped`."""

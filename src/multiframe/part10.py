@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiframe.codec import PixelSpec
-from multiframe.elements import ITEM, ITEM_END, UNDEFINED, Walk
+from multiframe.elements import ITEM, ITEM_END, UNDEFINED, Walk, walk
 from multiframe.encapsulation import END_OF_ITEMS, item_header
 from multiframe.errors import FormatError, FragmentError, TruncatedError
 from multiframe.explicit import WORDS, Head, Piece, TopElement, element, opening, rewritten
@@ -276,15 +276,8 @@ def _meta(header: Header, *, syntax: str = "", instance: str = "") -> list[Piece
 
     The preamble is empty: what other formats have there points to places of the file as it was.
     """
-    kept: dict[int, bytes] = {}
-    if header.meta_at >= 0:
-        here = Walk(header.meta_at, explicit=True, little=True, stop=header.dataset_at)
-        while here.at < header.dataset_at:
-            found = here.step(header.raw)
-            if found is None:
-                raise TruncatedError("the File Meta Information ends inside an element", here.at)
-            if not found.depth and found.tag >> 16 == 2:
-                kept[found.tag] = header.raw[found.at : here.at]
+    was = header.part(max(header.meta_at, 0), header.dataset_at)
+    kept = {e.tag: element(e.tag, e.vr, was[e.start : e.stop]) for e in walk(was) if not e.depth}
     for tag, vr, value in (
         (_VERSION, "OB", b"\0\1"),
         (_CLASS, "UI", header.sop_class_uid.encode()),
@@ -509,33 +502,28 @@ class Singles:
         return self._header.sop_instance_uid
 
     def _value(self, one: TopElement) -> bytes:
-        return self._head.raw[one.start : one.end]
+        return self._head.value(one.start, one.end)
 
     def _items(self) -> list[tuple[int, int]]:
         """Find the Per-Frame Functional Groups of each frame."""
         one = next((e for e in self._head.elements if e.tag == _PER_FRAME), None)
         if one is None:
             return []
-        raw = self._head.raw
         found: list[tuple[int, int]] = []
         here = Walk(one.at, explicit=True, little=True, stop=one.end, descend=False)
-        sequence = here.step(raw)
-        assert sequence is not None
-        if sequence.stop >= 0:
-            here.enter(sequence)
-        begun = -1
-        while here.at < one.end:
-            met = here.step(raw)
+        begun = one.at
+        for met, at in self._head.walked(here, one.end):
             if met is None:
-                raise TruncatedError("the data set ends inside an element", here.at)
-            if met.tag == ITEM and met.depth == 1:
-                if met.stop >= 0:
-                    found.append((met.at, met.stop))
-                    here.at = met.stop  # what is in it is not looked at
-                else:
-                    begun = met.at
+                found.append((begun, at))
+            elif met.tag == _PER_FRAME and met.at == one.at and met.stop >= 0:
+                here.enter(met)
+            elif met.tag == ITEM and met.depth == 1 and met.stop >= 0:
+                found.append((met.at, met.stop))
+                here.at = met.stop  # what is in it is not looked at
             elif met.tag == ITEM_END and not met.depth:
-                found.append((begun, here.at))
+                found.append((begun, at))
+            if here.among_items:
+                begun = here.at
         if len(found) != self._frames:
             message = f"there are Per-Frame Functional Groups for {len(found)} frames, the instance has {self._frames}"
             raise FormatError(message, None)

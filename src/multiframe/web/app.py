@@ -40,7 +40,7 @@ __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
-ROUTES = [*frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES, *retrieve.ROUTES]
+ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES]
 """Below it."""
 
 STATUS: dict[type[Exception], int] = {

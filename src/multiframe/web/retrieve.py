@@ -7,29 +7,37 @@ body leaves.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.catalog import Catalog
-from multiframe.errors import InstanceNotFound, NotAcceptable
+from multiframe.errors import FormatError, FrameNotFound, InstanceNotFound, NotAcceptable
+from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
-from multiframe.part10 import legacy, stored, syntax_given
-from multiframe.rope import Rope
+from multiframe.memory import MemoryBudget
+from multiframe.part10 import Decoding, Singles, can_hold, decoded, derived_uid, legacy, stored, syntax_given
+from multiframe.rope import Made, Rope
+from multiframe.settings import Settings
 from multiframe.source import run
-from multiframe.syntaxes import SYNTAXES
+from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
+from multiframe.transcode import decoded_spec, fingerprint, targets, transcode
 from multiframe.web.answers import Body, Later, Section, body_answer
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
 from multiframe.web.media import PART10, choose_files, parse_accept
 
-__all__ = ["LAYOUTS", "ROUTES", "File", "file_answer", "files_of", "layout_of"]
+__all__ = ["LAYOUTS", "ROUTES", "File", "Files", "file_answer", "layout_of"]
 
 MOST_PARTS: Final = 10_000
 """Files in one answer: what is known of each is held while it is sent."""
 
 _HELD = 2048  # bytes that takes
+
+LAYOUTS: Final = ("stored", "legacy", "single")
+"""How files can be wrapped."""
 
 
 class File(NamedTuple):
@@ -38,7 +46,7 @@ class File(NamedTuple):
     Attributes
     ----------
     instance : str
-        Whose it is.
+        Its SOP Instance UID.
     syntax : str
         Transfer Syntax UID it leaves in.
     section : Section or Later
@@ -64,67 +72,174 @@ def layout_of(request: Request, default: str) -> str:
     return layout
 
 
-LAYOUTS: Final = ("stored", "legacy")
-
-
-async def files_of(
-    request: Request, study: str | None, series: str | None, uid: str, *, layout: str, syntaxes: Sequence[str],
-    alone: bool,
-) -> list[File]:  # fmt: skip
-    """Settle what an instance leaves as.
+class Files:
+    """What the instances of one answer leave as.
 
     Parameters
     ----------
+    request : Request
+        Whose answer it is.
+    study, series : str or None
+        What the instances have to be of.
     layout : str
         One of `LAYOUTS`.
     syntaxes : sequence of str
         What the client takes, as of `media.Taken`.
     alone : bool
-        Whether the answer holds no other instance: then there is nothing to be gained by laying it out anew.
-
-    Raises
-    ------
-    NotAcceptable
-        In none of those it can be given.
+        Whether there is one instance: then there is nothing to be gained by laying its file out anew.
     """
 
-    async def lay(instance: Instance) -> Section:
-        return Section(await asyncio.to_thread(_laid, instance, layout), instance)
+    def __init__(
+        self, request: Request, study: str | None, series: str | None, *, layout: str, syntaxes: Sequence[str],
+        alone: bool,
+    ) -> None:  # fmt: skip
+        self._request = request
+        self._study, self._series = study, series
+        self._layout = layout
+        self._syntaxes = syntaxes
+        self._alone = alone
+        self._left = cast(Settings, request.app.state.settings).max_decode
+        self._singles: tuple[str, Singles] | None = None
 
-    async def later() -> Section:
-        return await lay(await find(request.app.state.catalog, study, series, uid))
+    async def of(self, uid: str, *, number: int | None = None) -> list[File]:
+        """Settle what an instance leaves as.
 
-    async def use(instance: Instance) -> File:
-        await current(instance)
-        syntax = _syntax(instance, syntaxes)
-        known = instance.known
-        section = await lay(instance)
-        if instance.known is not known:
-            request.app.state.indexer.complete(instance)
-        return File(uid, syntax, section if alone else Later(section.size, section.heavy, section.etag, later))
+        Parameters
+        ----------
+        number : int, optional
+            Of the layout ``single``: this frame alone, counted from 1.
 
-    return [await with_fresh(request, study, series, uid, use)]
+        Raises
+        ------
+        NotAcceptable
+            It can be given in none of the syntaxes that are taken.
+        FrameNotFound, FormatError
+            There is no such frame, or it cannot be told from others.
+        """
+
+        async def use(instance: Instance) -> list[File]:
+            await current(instance)
+            known = instance.known
+            try:
+                return await self._files(instance, number)
+            finally:
+                if instance.known is not known:
+                    self._request.app.state.indexer.complete(instance)
+
+        return await with_fresh(self._request, self._study, self._series, uid, use)
+
+    async def _files(self, instance: Instance, number: int | None) -> list[File]:
+        header, uid = instance.header, instance.header.sop_instance_uid
+        count = await asyncio.to_thread(_count, instance) if self._layout == "single" else 1
+        if number is not None and not 1 <= number <= count:
+            raise FrameNotFound(f"there is no frame {number}: the instance has {count}, counted from 1")
+        split = self._layout == "single" and count > 1
+        indices = [None] if not split else range(count) if number is None else [number - 1]
+        if len(indices) > MOST_PARTS:
+            raise TooMuch(f"the instance has {count} frames: {MOST_PARTS} are the most in one answer, ask for each")
+        decode = await asyncio.to_thread(self._decodes, instance, 1 if number is not None else None)
+        syntax = EXPLICIT_LE if decode else syntax_given(header).uid
+
+        async def lay(instance: Instance, i: int | None) -> Section:
+            return Section(await asyncio.to_thread(self._laid, instance, i, decode), instance)
+
+        async def later(i: int | None) -> Section:
+            return await lay(await find(self._request.app.state.catalog, self._study, self._series, uid), i)
+
+        files = []
+        for i in indices:
+            section: Section | Later = await lay(instance, i)
+            if not self._alone or len(indices) > 1:
+                section = Later(section.size, section.heavy, section.etag, partial(later, i))
+            files.append(File(uid if i is None else derived_uid(uid, i + 1), syntax, section))
+        return files
+
+    def _laid(self, instance: Instance, i: int | None, decode: bool) -> Rope:
+        header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
+        decoding = _decoding(instance) if decode else None
+        if i is not None:
+            if self._singles is None or self._singles[0] != f"{header.sop_instance_uid} {identity}":
+                self._singles = None
+                index = instance.grow(i) if self._alone and decoding is None else instance.complete()
+                singles = Singles(header, index, _count(instance), decoding=decoding, identity=identity)
+                self._singles = f"{header.sop_instance_uid} {identity}", singles
+            return self._singles[1].rope(i)
+        if decoding is not None:
+            plan = decoded(header, _all(instance), size, decoding, identity=identity)
+        elif self._layout != "stored" and header.syntax.encapsulated and header.pixel_data is not None:
+            plan = legacy(header, _all(instance), size, identity=identity)
+        else:
+            plan = stored(header, size, identity=identity)
+        return run(plan, instance.source, identity=instance.stat.identity)
+
+    def _decodes(self, instance: Instance, frames: int | None) -> bool:
+        """Choose between as stored and decoded: the first that the client takes and that can be had."""
+        header = instance.header
+        given = syntax_given(header)
+        why = f"can be given as {PART10}; transfer-syntax={given.uid}: not what Accept names"
+        for wanted in self._syntaxes:
+            if wanted in ("*", given.uid) or (header.pixel_data is None and (not wanted or wanted in SYNTAXES)):
+                return False
+            if wanted == EXPLICIT_LE or not wanted:
+                size = self._decoded_size(instance, frames)
+                if size and size <= self._left and (wanted or not given.lossy):
+                    self._left -= size
+                    return True
+                if not wanted:
+                    return False
+                if size > self._left:
+                    why = f"would have {size} bytes when it is decoded, more than is allowed: ask for transfer-syntax=*"
+        raise NotAcceptable(f"instance {header.sop_instance_uid} is stored as {instance.syntax} and {why}")
+
+    def _decoded_size(self, instance: Instance, frames: int | None) -> int:
+        """Say how many bytes its frames have when they are decoded; 0: they cannot be."""
+        given = syntax_given(instance.header)
+        try:
+            spec = instance.spec
+        except FormatError:
+            return 0  # nobody knows what its pixels are
+        if not given.encapsulated or given.family == "video" or syntax_of(EXPLICIT_LE) not in targets(spec, given):
+            return 0
+        after = decoded_spec(spec, given)
+        count = instance.header.declared_frames or 1
+        if after.frame_bits // 8 * min(count, frames or count) > self._left:
+            return after.frame_bits // 8 * count  # without looking for any
+        index = instance.complete()
+        if index.damage is not None or not can_hold(after, frames or len(index)):
+            return 0
+        budget: MemoryBudget = self._request.app.state.budget
+        largest = max((sum(part.size for part in index.parts(i)) for i in range(len(index))), default=0)
+        if largest + after.frame_bits // 8 > budget.limit // 2:
+            return 0
+        return after.frame_bits // 8 * (frames or len(index))
 
 
-def _laid(instance: Instance, layout: str) -> Rope:
-    header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
-    if layout == "legacy" and header.syntax.encapsulated and header.pixel_data is not None:
-        plan = legacy(header, instance.complete(), size, identity=identity)
-    else:
-        plan = stored(header, size, identity=identity)
-    return run(plan, instance.source, identity=instance.stat.identity)
+def _count(instance: Instance) -> int:
+    """Say how many frames there are to be told apart; video is one."""
+    if instance.header.pixel_data is None or instance.syntax.family == "video":
+        return 1
+    return instance.header.declared_frames or len(_all(instance))
 
 
-def _syntax(instance: Instance, syntaxes: Sequence[str]) -> str:
-    """Choose the Transfer Syntax that an instance leaves in."""
-    given = syntax_given(instance.header)
-    for wanted in syntaxes:
-        if wanted in ("*", "", given.uid) or (instance.header.pixel_data is None and wanted in SYNTAXES):
-            return given.uid
-    raise NotAcceptable(
-        f"instance {instance.header.sop_instance_uid} is stored as {instance.syntax} and can be given as "
-        f"{PART10}; transfer-syntax={given.uid}: not what Accept names"
-    )
+def _all(instance: Instance) -> FrameIndex:
+    """Find all frames, or say why not."""
+    index = instance.complete()
+    if index.damage is not None:
+        raise index.damage.error()
+    return index
+
+
+def _decoding(instance: Instance) -> Decoding:
+    """Say how the frames of an instance are decoded."""
+    spec, source, target = instance.spec, instance.frame_syntax, syntax_of(EXPLICIT_LE)
+    after, index = decoded_spec(spec, source), instance.index
+    key = f"{fingerprint(source, target)} {spec!r}"
+
+    def frame(i: int) -> Made:
+        make = partial(transcode, spec=spec, source=source, target=target, index=i)
+        return Made(index.parts(i), after.frame_bits // 8, make, key)
+
+    return Decoding(after, frame)
 
 
 async def retrieve(request: Request) -> Response:
@@ -143,14 +258,31 @@ async def retrieve(request: Request) -> Response:
         raise TooMuch(f"there are {len(uids)} instances: {MOST_PARTS} are the most in one answer, ask by series")
     alone = len(uids) == 1
     taken = choose_files(parse_accept(accept_of(request)), alone=alone)
+    settled = Files(request, study, series, layout=layout, syntaxes=taken.syntaxes, alone=alone)
     files: list[File] = []
     for uid in uids:
-        files += await files_of(request, study, series, uid, layout=layout, syntaxes=taken.syntaxes, alone=alone)
+        files += await settled.of(uid)
         if len(files) > MOST_PARTS:
             raise TooMuch(f"these are more than {MOST_PARTS} files: ask for fewer instances at once")
     if taken.multipart:
         return await _in_parts(request, files)
     return await file_answer(request, files, _type(files[0]))
+
+
+async def frame_file(request: Request) -> Response:
+    """``…/frames/{number}.dcm``: a frame as an instance of its own, for viewers that know no others.
+
+    It is a file at an address, to be opened as such: the whole body, as stored where Accept names no Transfer Syntax.
+    """
+    p = request.path_params
+    text = p["number"]
+    if not (text.isascii() and text.isdecimal() and len(text) < 9):
+        raise BadRequest("a frame is a number from 1 on")
+    named = [syntax for e in parse_accept(accept_of(request)) for syntax in e.values("transfer-syntax")]
+    syntaxes = named or [request.query_params.get("transferSyntax", "*")]
+    settled = Files(request, p["study"], p["series"], layout="single", syntaxes=syntaxes, alone=True)
+    files = await settled.of(p["instance"], number=int(text))
+    return await file_answer(request, files, PART10)
 
 
 async def file_answer(request: Request, files: Sequence[File], content_type: str) -> Response:
@@ -186,6 +318,7 @@ def _literal(text: str) -> Section:
 _SERIES = "/studies/{study}/series/{series}"
 
 ROUTES = [
+    (_SERIES + "/instances/{instance}/frames/{number}.dcm", frame_file),
     (_SERIES + "/instances/{instance}", retrieve),
     (_SERIES, retrieve),
     ("/studies/{study}", retrieve),

@@ -11,7 +11,7 @@ from multiframe.settings import Settings
 from multiframe.web.lookup import BadRequest, accept_of
 from multiframe.web.media import PART10, parse_accept
 from multiframe.web.rendered import wado_uri_picture
-from multiframe.web.retrieve import file_answer, files_of, layout_of
+from multiframe.web.retrieve import Files, file_answer, layout_of
 
 __all__ = ["ROUTES", "wado"]
 
@@ -33,7 +33,13 @@ async def wado(request: Request) -> Response:
         return await wado_uri_picture(request, study, series, uid, wanted)
     layout = layout_of(request, settings.layout_uri)
     syntaxes = [_one(request, "transferSyntax")]
-    files = await files_of(request, study, series, uid, layout=layout, syntaxes=syntaxes, alone=True)
+    settled = Files(request, study, series, layout=layout, syntaxes=syntaxes, alone=True)
+    number = _one(request, "frameNumber") if layout == "single" else ""
+    if number and not (number.isascii() and number.isdecimal() and len(number) < 9):
+        raise BadRequest("frameNumber is a number from 1 on")
+    files = await settled.of(uid, number=int(number) if number else None)
+    if len(files) > 1:
+        raise BadRequest("of the layout single one frame can be given: name it by frameNumber, from 1 on")
     return await file_answer(request, files, PART10)
 
 

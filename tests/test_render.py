@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
@@ -28,6 +29,7 @@ from pydicom.uid import UID
 import multiframe
 from multiframe.codec import PixelSpec
 from multiframe.codecs.jpeg2000 import Jpeg2000Codec
+from multiframe.errors import FormatError
 from multiframe.picture import Viewport, fitted, write
 from multiframe.render import Facts, Function, Presentation, Window, displayed, draw
 from multiframe.syntaxes import TransferSyntax, syntax_of
@@ -243,6 +245,42 @@ def test_bands_do_not_show(monkeypatch):
     monkeypatch.setattr("multiframe.render._BAND", 300)
     for (pixels, facts), expected in zip(frames, whole, strict=True):
         assert np.array_equal(displayed(pixels, facts, 0), expected)
+
+
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_a_large_frame_costs_little_more_than_its_picture(kind):
+    pixels = np.random.default_rng(0).integers(0, 60_000, (2048, 2048), dtype="u2").astype(kind)
+    tracemalloc.start()
+    try:
+        picture = displayed(pixels, Dataset(), 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # In one piece it would be eight bytes a value at the least: 32 MiB.
+    assert peak < picture.nbytes + (12 << 20)
+
+
+def test_colour_profiles_of_data_sets():
+    spec = PixelSpec(4, 4, 3, "RGB", 8, 8)
+    data = bytes(range(48))
+    native = syntax_of("1.2.840.10008.1.2.1")
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+    def shown(profile: bytes | None, wanted: Any, *, slide: bool = False) -> Image.Image:
+        holder = item() if profile is None else item(ICCProfile=profile + bytes(len(profile) % 2))
+        dataset = item(OpticalPathSequence=[holder]) if slide else holder
+        dataset.BitsStored, dataset.PhotometricInterpretation = 8, "RGB"
+        facts = Facts(written(dataset), explicit=True, little=True)
+        return Image.open(io.BytesIO(draw(data, spec, native, facts, Presentation("image/png", profile=wanted))))
+
+    for slide in (False, True):
+        assert "icc_profile" not in shown(made, "no", slide=slide).info
+        assert shown(made, "yes", slide=slide).info["icc_profile"].startswith(made)
+        assert np.abs(np.asarray(shown(made, "srgb", slide=slide)).reshape(-1).astype(int) - range(48)).max() <= 1
+    for wanted in ("yes", "srgb"):
+        assert "icc_profile" not in shown(None, wanted).info
+    with pytest.raises(FormatError, match="ICC profile"):
+        shown(b"none", "srgb")
 
 
 @pytest.mark.parametrize("undefined", [False, True])

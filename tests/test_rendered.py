@@ -26,6 +26,7 @@ from multiframe.testing.numbercode import read_number
 from tests.serving import serving
 
 FRAMES = 9
+FILM = b"\0\0\0\x18ftypmp42" + bytes(range(100))
 PARTS = "multipart/related; type=image/jpeg"
 
 
@@ -64,8 +65,8 @@ def folder(tmp_path_factory):
     report.save_as(folder / "report")
     video = pydicom.dcmread(folder / "cine.dcm")
     video.SOPInstanceUID, video.SeriesInstanceUID = "1.2.8.1", "1.2.8.2"
-    video.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")
-    video.PixelData = pydicom.encaps.encapsulate([b"\0\0\0\x18ftypmp42" + bytes(100)], has_bot=False)
+    video.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102.1")
+    video.PixelData = pydicom.encaps.encapsulate([FILM], fragments_per_frame=3, has_bot=False)
     video.save_as(folder / "video")
     broken = pydicom.dcmread(real("emri_small_jpeg_2k_lossless.dcm"))
     broken.SOPInstanceUID, broken.SeriesInstanceUID = "1.2.7.1", "1.2.7.2"
@@ -239,6 +240,17 @@ def test_what_is_left_out_is_said(server, film):
     assert "warning" not in server.get(f"{film.url}/rendered").headers
 
 
+def test_a_frame_larger_than_the_memory_is_drawn_alone(tmp_path):
+    large = pydicom.dcmread(real("CT_small.dcm"))
+    large.Rows, large.Columns = 1024, 2048
+    large.PixelData = np.tile(np.arange(2048, dtype="<i2"), 1024).tobytes()
+    large.save_as(tmp_path / "large")
+    served = Served(tmp_path / "large")
+    with serving([tmp_path], "--memory", "2MB", cache=tmp_path / "cache") as server:
+        for _ in range(3):  # what it took was given back
+            assert picture(server.get(f"{served.url}/thumbnail")).shape == (128, 256)
+
+
 # --- WADO-URI
 
 
@@ -325,6 +337,22 @@ def test_a_damaged_frame_is_said_and_no_picture(server, folder):
     # In the middle of an answer there is nothing to be said any more: it is broken off.
     with pytest.raises(httpx.RemoteProtocolError):
         server.get(f"{served.url}/frames/5,6/rendered")
+
+
+def test_video_is_given_as_it_is_stored(server, folder):
+    served = Served(folder / "video")
+    for accept in ("*/*", "video/mp4", "video/webm,video/ogg,video/*;q=0.9,*/*;q=0.5"):
+        answer = server.get(f"{served.url}/rendered", accept=accept)
+        assert answer.headers["content-type"] == "video/mp4"
+        assert answer.content == FILM
+    part = server.get(f"{served.url}/rendered", range="bytes=4-11")
+    assert (part.status_code, part.content) == (206, b"ftypmp42")
+    assert part.headers["content-range"] == f"bytes 4-11/{len(FILM)}"
+    assert server.client.head(f"{served.url}/rendered").headers["content-length"] == str(len(FILM))
+    assert server.get(f"{served.url}/rendered", accept="image/jpeg").status_code == 406
+    for tail in ("thumbnail", "frames/1/rendered"):
+        answer = server.get(f"{served.url}/{tail}")
+        assert (answer.status_code, answer.json()["error"]) == (404, "NotFramewise")
 
 
 @pytest.mark.parametrize(

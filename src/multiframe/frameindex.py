@@ -197,6 +197,19 @@ class FrameIndex(Sequence[ByteRange]):
         pairs = zip(self.starts[first:last].tolist(), self.stops[first:last].tolist(), strict=True)
         return tuple(Stored(start, stop) for start, stop in pairs)
 
+    @property
+    def stream(self) -> tuple[Stored, ...]:
+        """The payload of video: all fragments, without Item headers.
+
+        Raises
+        ------
+        TruncatedError, FragmentError
+            It is not all there.
+        """
+        if self.damage is not None:
+            raise self.damage.error()
+        return tuple(Stored(start, stop) for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True))
+
     def bit_shift(self, i: int) -> int:
         """Bits to skip in the first byte of native frame `i` (Bits Allocated 1); else 0."""
         return self.parts(i)[0].shift

@@ -63,6 +63,8 @@ async def instance_rendered(request: Request) -> Response:
     wanted = _wanted(request)
 
     async def use(instance: Instance) -> Response:
+        if instance.syntax.family == "video" and not _thumbnail(request):
+            return await _film(request, instance)
         count = await _count(instance)
         form = _form(accept_of(request), several=False)
         if form.multipart and count > 1 and not _thumbnail(request):
@@ -176,7 +178,7 @@ async def _count(instance: Instance) -> int:
     """
     _ = instance.header.pixels
     if instance.syntax.family == "video":
-        raise NotFramewise("video has no single frames to make pictures of: its stream is to be had as it is stored")
+        raise NotFramewise("of video no pictures are made: /rendered of the instance gives it as it is stored")
     return instance.header.declared_frames or len(await instance.grow_async(None))
 
 
@@ -236,6 +238,17 @@ async def _one(
             data = _part(data, boundary, form) + _end(boundary)
     body = Body([Section(Rope([data]), instance)], etag=etag, held=len(data))
     return await body_answer(request, body, headers)
+
+
+async def _film(request: Request, instance: Instance) -> Response:
+    """Answer with a video as it is stored: what plays it asks for ranges."""
+    media_type = instance.syntax.media_type
+    named = {entry.type for entry in parse_accept(accept_of(request) or "*/*") if entry.q > 0}
+    if named.isdisjoint({media_type.lower(), "video/*", "*/*"}):
+        raise NotAcceptable(f"this video is given as it is stored, as {media_type}: not what Accept names")
+    index = await instance.grow_async(None)
+    rope = Rope(index.stream, identity=f"{instance.stat.identity!r} {media_type}")
+    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": media_type})
 
 
 async def _several(

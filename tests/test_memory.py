@@ -17,7 +17,7 @@ from multiframe.memory import ByteCache, Lease, MemoryBudget
 
 def waiting(budget: MemoryBudget, n: int) -> None:
     """Until `n` wait."""
-    while len(budget._waiters) < n:
+    while budget.waiting < n:
         threading.Event().wait(0.001)
 
 
@@ -96,7 +96,7 @@ def test_an_interrupt_while_waiting_leaks_nothing(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         budget.acquire(5)
     holder.release()
-    assert (budget.held, len(budget._waiters)) == (0, 0)
+    assert (budget.held, budget.waiting) == (0, 0)
 
 
 def test_a_thread_and_an_event_loop_share_a_budget():
@@ -129,7 +129,7 @@ def test_async_timeout_and_cancellation_leak_nothing():
         for task in tasks[2:4]:
             (await task).release()
         (await tasks[4]).release()
-        assert (budget.held, len(budget._waiters)) == (0, 0)
+        assert (budget.held, budget.waiting) == (0, 0)
 
     asyncio.run(main())
 
@@ -174,7 +174,7 @@ def test_threads_and_tasks_in_a_crowd_never_exceed_the_limit():
             job.result(60)
     assert budget.peak <= 100
     cache.evict(1000)
-    assert (budget.held, len(budget._waiters)) == (0, 0)
+    assert (budget.held, budget.waiting) == (0, 0)
 
 
 def test_caches_make_way_for_who_waits_all_of_them():
@@ -239,3 +239,27 @@ class Cache(RuleBasedStateMachine):
 
 TestCache = Cache.TestCase
 TestCache.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_those_who_wait_take_turns():
+    """One asks a thousand times, then another once: it waits for one of the thousand, not for all."""
+
+    async def run() -> list[str]:
+        budget = MemoryBudget(10)
+        served: list[str] = []
+
+        async def one(who: str) -> None:
+            with await budget.acquire_async(10, who=who):
+                served.append(who)
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(one("greedy")) for _ in range(1000)]
+        await asyncio.sleep(0)
+        tasks += [asyncio.create_task(one(who)) for who in ("another", "third", "another")]
+        await asyncio.gather(*tasks)
+        assert budget.held == budget.waiting == 0
+        return served
+
+    served = asyncio.run(run())
+    assert len(served) == 1003
+    assert max(i for i, who in enumerate(served) if who != "greedy") < 10

@@ -40,10 +40,11 @@ class Lease:
 
 
 class _Waiter:
-    __slots__ = ("granted", "size", "wake")
+    __slots__ = ("granted", "size", "wake", "who")
 
-    def __init__(self, size: int, wake: Callable[[], object]) -> None:
+    def __init__(self, size: int, wake: Callable[[], object], who: Hashable) -> None:
         self.size = size
+        self.who = who
         self.wake = wake
         self.granted = False
 
@@ -51,8 +52,8 @@ class _Waiter:
 class MemoryBudget:
     """How many bytes may be held at once, in one process, by everybody together.
 
-    First come, first served: a large request is not starved by small ones that would still fit.
-    Threads and one or more event loops may share it.
+    Whoever waits is served in turn: those of different ``who`` by turns, those of one in the order they came. A large
+    request is not starved by small ones that would still fit. Threads and one or more event loops may share it.
 
     Parameters
     ----------
@@ -76,8 +77,15 @@ class MemoryBudget:
         self.held = 0
         self.peak = 0
         self._lock = threading.Lock()
-        self._waiters: deque[_Waiter] = deque()
+        # Who waits, under whom they wait for; the first has the next turn.
+        self._waiters: OrderedDict[Hashable, deque[_Waiter]] = OrderedDict()
         self._reclaim: list[Callable[[int], None]] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        with self._lock:
+            return sum(map(len, self._waiters.values()))
 
     def reclaim_with(self, reclaim: Callable[[int], None]) -> None:
         """Name a function that frees cached bytes when somebody waits; it is given how many are missing."""
@@ -110,11 +118,17 @@ class MemoryBudget:
             raise
         raise self._refusal(size, timeout)
 
-    async def acquire_async(self, size: int, *, timeout: float | None = None) -> Lease:
-        """Enter `size` bytes as `acquire` does, without blocking the event loop."""
+    async def acquire_async(self, size: int, *, timeout: float | None = None, who: Hashable = None) -> Lease:
+        """Enter `size` bytes as `acquire` does, without blocking the event loop.
+
+        Parameters
+        ----------
+        who : hashable
+            For whom: one who asks for much does not go before all others.
+        """
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        waiter = self._enqueue(size, lambda: loop.call_soon_threadsafe(woken.set))
+        waiter = self._enqueue(size, lambda: loop.call_soon_threadsafe(woken.set), who)
         if waiter.granted:
             return Lease(self, size)
         try:
@@ -130,24 +144,24 @@ class MemoryBudget:
             raise
         return Lease(self, size)
 
-    def _enqueue(self, size: int, wake: Callable[[], object]) -> _Waiter:
+    def _enqueue(self, size: int, wake: Callable[[], object], who: Hashable = None) -> _Waiter:
         if size > self.limit:
             raise OverBudget(
                 f"{size} bytes are needed at once, the whole memory budget is {self.limit}: raise --memory"
             )
-        waiter = _Waiter(size, wake)
+        waiter = _Waiter(size, wake, who)
         missing = 0
         with self._lock:
             if not self._waiters and self.held + size <= self.limit:
                 self._take(size)
                 waiter.granted = True
             else:
-                self._waiters.append(waiter)
-                missing = self.held + sum(w.size for w in self._waiters) - self.limit
+                self._waiters.setdefault(who, deque()).append(waiter)
+                missing = self._missing()
         for reclaim in self._reclaim if missing > 0 else ():
             reclaim(missing)  # gives back through leases, which wakes the waiters
             with self._lock:
-                missing = self.held + sum(w.size for w in self._waiters) - self.limit
+                missing = self._missing()
             if missing <= 0:
                 break
         return waiter
@@ -165,7 +179,10 @@ class MemoryBudget:
         with self._lock:
             if waiter.granted:
                 return False
-            self._waiters.remove(waiter)
+            line = self._waiters[waiter.who]
+            line.remove(waiter)
+            if not line:
+                del self._waiters[waiter.who]
             woken = self._grant()
         self._wake(woken)
         return True
@@ -183,14 +200,24 @@ class MemoryBudget:
             except RuntimeError:  # its event loop is closed: nobody there will release it
                 self._give_back(w.size)
 
+    def _missing(self) -> int:
+        return self.held + sum(w.size for line in self._waiters.values() for w in line) - self.limit
+
     def _grant(self) -> list[_Waiter]:
-        """Serve who waits, in order, as far as it reaches; the caller wakes them outside the lock."""
+        """Serve who waits, by turns, as far as it reaches; the caller wakes them outside the lock."""
         woken = []
-        while self._waiters and self.held + self._waiters[0].size <= self.limit:
-            waiter = self._waiters.popleft()
+        while self._waiters:
+            who, line = next(iter(self._waiters.items()))
+            if self.held + line[0].size > self.limit:
+                break
+            waiter = line.popleft()
             self._take(waiter.size)
             waiter.granted = True
             woken.append(waiter)
+            if line:
+                self._waiters.move_to_end(who)
+            else:
+                del self._waiters[who]
         return woken
 
 

@@ -12,9 +12,16 @@ from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from multiframe.errors import DecodeError, TruncatedError
-from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
+from multiframe.ranges import Buffer, ByteRange, Group, ItemChain, Plan, coalesce
 
 __all__ = ["Laid", "Made", "Part", "Rope", "Stored", "facts_of", "read_all"]
+
+
+_GAP = 64
+"""Bytes between two parts that are read along: between fragments lie eight of an Item, and a pad."""
+
+_AT_ONCE = 16 << 20
+"""Bytes that one read answers, where parts are neighbours."""
 
 
 class Stored(NamedTuple):
@@ -261,7 +268,11 @@ class Rope:
                 asked.append(part.source(inside))
             elif isinstance(part, Made):
                 asked += [s.source(ByteRange(0, s.size)) for s in part.sources]
-        answers = iter((yield asked) if asked else ())
+        groups = coalesce(asked, max_gap=_GAP, max_size=_AT_ONCE) if len(asked) > 1 else ()
+        if len(groups) < len(asked) and groups:
+            answers = iter(_shared(groups, (yield [group.span for group in groups]), asked))
+        else:
+            answers = iter((yield asked) if asked else ())
         ranges = iter(asked)
         out: list[Buffer] = []
         for part, inside in pieces:
@@ -280,6 +291,16 @@ def facts_of(part: Part | Laid) -> str:
     if isinstance(part, Stored):
         return repr(tuple(part))  # five times as fast as a NamedTuple writes itself down
     return repr(part) if isinstance(part, bytes | Made) else part.etag
+
+
+def _shared(groups: Sequence[Group], answers: Sequence[Buffer], asked: Sequence[ByteRange]) -> list[Buffer]:
+    """Give each range its share of what was read for its group, without a copy."""
+    out: list[Buffer] = [b""] * len(asked)
+    for group, answer in zip(groups, answers, strict=True):
+        view = memoryview(answer)
+        for i in group.members:
+            out[i] = view[asked[i].start - group.span.start : asked[i].stop - group.span.start]
+    return out
 
 
 def _taken(part: Stored, inside: ByteRange, expected: ByteRange, data: Buffer) -> Buffer:

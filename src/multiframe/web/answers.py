@@ -205,7 +205,7 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     held = min(part.size, settings.piece, budget.limit)
-    lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait)
+    lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait, who=_who(request))
     try:
         first = await body.read(request, ByteRange(part.start, part.start + held))
     except BaseException:
@@ -237,7 +237,10 @@ class _BodyResponse(Response):
                 body = buffers[0] if len(buffers) == 1 else b"".join(buffers)
                 at += len(body)
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-                if at >= stop or (watcher is not None and watcher.done()):
+                if at >= stop:
+                    break
+                await asyncio.sleep(0)  # a long body to a quick client must not keep all others waiting
+                if watcher is not None and watcher.done():
                     break
                 buffers = await self._body.read(self._request, ByteRange(at, min(at + self._piece, stop)))
             # The server waits here until the last piece has left its buffers: only then is the memory free.
@@ -251,6 +254,11 @@ class _BodyResponse(Response):
             if watcher is not None:
                 watcher.cancel()
             self._lease.release()
+
+
+def _who(request: Request) -> str:
+    """Say who waits: clients take turns, however much each has asked for."""
+    return request.client.host if request.client else ""
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -297,7 +305,9 @@ class _StreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = self._request.app.state
         lease = await state.budget.acquire_async(
-            min(state.settings.piece, state.budget.limit) + self._held, timeout=state.settings.memory_wait
+            min(state.settings.piece, state.budget.limit) + self._held,
+            timeout=state.settings.memory_wait,
+            who=_who(self._request),
         )
         squeeze = zlib.compressobj(1, wbits=31) if self._gzip else None
         watcher = asyncio.ensure_future(_disconnect(receive))
@@ -309,6 +319,7 @@ class _StreamResponse(Response):
                         data = squeeze.compress(data)
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
+                    await asyncio.sleep(0)
                     if watcher.done():
                         return
             rest = squeeze.flush() if squeeze is not None and self._request.method != "HEAD" else b""

@@ -35,28 +35,47 @@ _MOST_FRAMES = 10_000
 def indices_of(text: str, count: int) -> list[int]:
     """Turn frame numbers, from 1 and separated by commas, into indices from 0.
 
+    An extension: ``a-b`` in the list is all from a to b. Nothing is built before it is known to be no longer than the
+    instance.
+
     Raises
     ------
     BadRequest, FrameNotFound
         It is no such list, or names a frame that is not there.
+
+    Examples
+    --------
+    >>> indices_of("3,1", 5), indices_of("5,2-4", 5)
+    ([2, 0], [4, 1, 2, 3])
     """
-    numbers = text.split(",")
-    if len(numbers) > count:
-        raise BadRequest(f"{len(numbers)} frames asked for, the instance has {count}: each at most once")
-    if len(numbers) > _MOST_FRAMES:
-        raise BadRequest(
-            f"{len(numbers)} frames asked for at once: {_MOST_FRAMES} are the most, ask in several requests"
-        )
-    indices = []
-    for number in numbers:
-        if not (number.isascii() and number.isdecimal() and len(number) < 12):
-            raise BadRequest("a frame list is numbers from 1 on, separated by commas")
-        if not 1 <= int(number) <= count:
-            raise FrameNotFound(f"there is no frame {int(number)}: the instance has {count}, counted from 1")
-        indices.append(int(number) - 1)
+    items = text.split(",", _MOST_FRAMES)
+    if len(items) > min(count, _MOST_FRAMES):
+        raise BadRequest(f"too many frames asked for: the instance has {count}, {_MOST_FRAMES} are the most at once")
+    ranges = [_range_of(item) for item in items]
+    total = sum(map(len, ranges))
+    if total > count:
+        raise BadRequest(f"{total} frames asked for, the instance has {count}: each at most once")
+    if total > _MOST_FRAMES:
+        raise BadRequest(f"{total} frames asked for at once: {_MOST_FRAMES} are the most, ask in several requests")
+    for r in ranges:
+        for i in (r[0], r[-1]):
+            if not 0 <= i < count:
+                raise FrameNotFound(f"there is no frame {i + 1}: the instance has {count}, counted from 1")
+    indices = [i for r in ranges for i in r]
     if len(set(indices)) < len(indices):
         raise BadRequest("a frame list names each frame at most once")
     return indices
+
+
+def _range_of(item: str) -> range:
+    """Read one item of a list."""
+    first, dash, last = item.partition("-")
+    numbers = (first, last) if dash else (first,)
+    if not all(n.isascii() and n.isdecimal() and len(n) < 12 for n in numbers):
+        raise BadRequest("a frame list is numbers from 1 on, separated by commas; a-b is all from a to b")
+    if dash and int(last) < int(first):
+        raise BadRequest(f"{int(first)}-{int(last)} runs backwards: name the frames one by one")
+    return range(int(first) - 1, int(last if dash else first))
 
 
 async def frames(request: Request) -> Response:

@@ -137,7 +137,7 @@ async def serve_tls(
         def _init_shared_socket(self) -> None:
             holder: Any = SocketHolder
             self._ssp: Any = None
-            self._shd: Any = holder(listener.fileno(), False, 2048)
+            self._shd: Any = holder(os.dup(listener.fileno()), False, 2048)  # it closes what it is given
 
     server = OnListener(
         _as_granian_needs_it(app),

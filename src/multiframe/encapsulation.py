@@ -22,6 +22,7 @@ __all__ = [
     "END_OF_ITEMS",
     "END_WORD",
     "ITEM_WORD",
+    "NEAR",
     "Items",
     "encapsulate",
     "follow_items",
@@ -36,9 +37,10 @@ _LENGTH = Struct("<I")
 ITEM_WORD = ITEM >> 16 | (ITEM & 0xFFFF) << 16  # the tag, read as one little endian number
 END_WORD = SEQUENCE_END >> 16 | (SEQUENCE_END & 0xFFFF) << 16
 
-_NEAR = 8 * 1024
+NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""
 _FIRST_WINDOW, _WINDOW = 64 * 1024, 1024 * 1024
+_NO_HEADER = 15  # bytes that are too few to hold an Item header and what is before it
 _RUN = 128
 """Most far Items read one by one before it is looked at how far they still lie from each other."""
 
@@ -46,7 +48,17 @@ END_OF_ITEMS = _HEADER.pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
 """The Sequence Delimitation Item."""
 
 
-def follow_items[File](read: Callable[[File, int, int], bytes], file: File, chain: ItemChain) -> bytes:
+type _Read[File] = Callable[[File, int, int], bytes]
+
+
+def follow_items[File](
+    read: _Read[File],
+    file: File,
+    chain: ItemChain,
+    *,
+    window: Callable[[_Read[File], File, int, int], bytes] | None = None,
+    stride: int = NEAR,
+) -> bytes:
     """Follow Item headers from one to the next, as fast as they can be read.
 
     Far Items cost one small read each; near ones are read in windows. Which they are is told by those just met.
@@ -58,6 +70,11 @@ def follow_items[File](read: Callable[[File, int, int], bytes], file: File, chai
         a read was interrupted, but none only at its end. It is `os.pread`: whatever stands between costs a sixth more.
     file
         What `read` is given.
+    window : callable, optional
+        Reads windows in place of `read`, which it is given first, and keeps what it likes. Then what is left of the
+        file is one window where it is small: the rest of it will be wanted too, and is not read twice.
+    stride : int
+        Bytes from Item to Item, as far as that is known.
 
     Returns
     -------
@@ -66,18 +83,23 @@ def follow_items[File](read: Callable[[File, int, int], bytes], file: File, chai
     """
     at, stop, left = chain.start, chain.stop, chain.limit
     out: list[bytes] = []
-    stride, goes_on = _NEAR, True  # stride: from Item to Item, lately
-    run, window = 1, _FIRST_WINDOW  # both are doubled as long as they serve
+    goes_on = True
+    run, wide = 1, _FIRST_WINDOW  # both are doubled as long as they serve
+    near = NEAR if not chain.sparse else 8 * chain.record
     while goes_on and left > 0 and at <= stop:
-        if stride < _NEAR:
-            size = min(window, left * (stride + 8) + chain.record, stop + 8 - at)
-            got, next_at, goes_on = _in_window(read(file, size, at - 8), at, left, chain.record, out)
-            run, window = 1, min(2 * window, _WINDOW)
+        rest = stop + 8 - at
+        if stride < near or (window and rest <= _FIRST_WINDOW and rest > _NO_HEADER):
+            size = min(wide, left * (stride + 8) + chain.record, rest) if not window or rest > _FIRST_WINDOW else rest
+            data = window(read, file, size, at - 8) if window else read(file, size, at - 8)
+            if len(data) == rest:  # at the end of the file records are shorter
+                data += bytes(chain.record - 16)
+            got, next_at, goes_on = _in_window(data, at, left, chain.record, out)
+            run, wide = 1, min(2 * wide, _WINDOW)
         else:
             got, next_at, goes_on = _one_by_one(read, file, at, min(run, left), chain, out)
-            run, window = min(2 * run, _RUN), _FIRST_WINDOW
+            run, wide = min(2 * run, _RUN), _FIRST_WINDOW
         # Not those of the last read alone: one near Item among far ones is not worth a window.
-        stride = (stride + 3 * (next_at - at) // got) // 4 if got else _NEAR  # no whole record in a window: alone, then
+        stride = (stride + 3 * (next_at - at) // got) // 4 if got else NEAR  # no whole record in a window: alone, then
         left -= got
         at = next_at
     return b"".join(out)

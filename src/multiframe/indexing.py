@@ -82,7 +82,9 @@ def index_frames(
             limit = max(need, limit)
         elif far and not len(found):
             need = 1  # one tells how far the next are
-        chain = ItemChain(at, size, limit, HEAD.get(header.syntax.family, 16) if deep else 16, need, hints)
+        sparse = until is None and not far and found.doubted
+        head = HEAD.get(header.syntax.family, 16) if deep and not sparse else 16
+        chain = ItemChain(at, size, limit, head, need, hints, sparse)
         (answer,) = yield [chain]
         items = records(answer, chain)
         found.add(items)
@@ -95,7 +97,7 @@ def index_frames(
             if len(partial) > until:
                 return partial
         at = items.next_at
-        limit = min(4 * limit, 1 << 12 if deep else 1 << 15)
+        limit = min(4 * limit, 1 << 12 if deep or sparse else 1 << 15)
         if far and until is None:
             limit, hints = 1 << 12, tables.hints
 
@@ -165,7 +167,7 @@ def word_of(vr: str, bits_allocated: int) -> int:
 def read_tables(header: Header, size: int) -> Plan[Tables]:
     """Read what tables there are, if there could be as many frames as they list."""
     start, family = header.pixels.start, header.syntax.family
-    chain = ItemChain(start, size, 1, HEAD.get(family, 16))
+    chain = ItemChain(start, size, 1, 64 if family == "rle" else 16)
     (answer,) = yield [chain]
     first = records(answer, chain)
     if not len(first.at):

@@ -10,10 +10,13 @@ import io
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
+from weakref import ref
 
 from multiframe.codec import PixelSpec, codec_for
 from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged
@@ -23,6 +26,7 @@ from multiframe.header import Deflated, Header, read_header
 from multiframe.indexfile import index_beside, read_index
 from multiframe.indexing import index_frames
 from multiframe.inflate import inflated
+from multiframe.keeping import Kept
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Plan
 from multiframe.remote import source_of
@@ -41,6 +45,8 @@ __all__ = ["EncodedFrame", "Instance", "header_of", "open_async", "open_instance
 type Proof = Literal["own", "whole"]
 
 _AT_ONCE = 16 << 20  # bytes of neighbouring frames that are one request
+_LATELY: deque[Kept] = deque(maxlen=8)
+"""What the first read of the files opened last has brought: their Items are mostly asked for next."""
 
 
 class EncodedFrame(NamedTuple):
@@ -112,6 +118,7 @@ class Instance:
         self._growing = threading.Lock()
         self._stepping = threading.Lock()
         self._trust: Trust | None = None
+        self._first: ref[Kept] | None = None
         if is_far(source) and proof != "whole":
             self._trust = Trust(source, stat, header, proof_requests)
 
@@ -198,12 +205,23 @@ class Instance:
             if found is None:
                 far, known = is_far(self.source), self._known
                 plan = index_frames(self.header, self.stat.size, known=known, until=until, far=far)
-                found = run(plan, self.source, identity=self.stat.identity, budget=self._budget, carry=carry)
+                source = self._begun() or self.source
+                found = run(plan, source, identity=self.stat.identity, budget=self._budget, carry=carry)
                 if self._enough(until) is None:
                     self._known = found
                 if found.complete and self._trust is not None:
                     self._trust.compare(found)
         return found
+
+    def _begun(self) -> Kept | None:
+        """Give what was read already when the file was opened, if it is there still."""
+        first, self._first = self._first, None
+        kept = first() if first is not None else None
+        if kept is None:
+            return None
+        with suppress(ValueError):  # others were opened since
+            _LATELY.remove(kept)
+        return kept if self.source.stat() == self.stat else None
 
     def complete(self) -> FrameIndex:
         """Find and prove all frames; who asks for one of them meanwhile need not wait for the last.
@@ -461,10 +479,13 @@ def open_instance(
         raise ValueError(f"proof is 'own' or 'whole', not {proof!r}")
     source = _source(place)
     try:
-        source, stat, header = _opened(source, budget)
+        source, stat, header, kept = _opened(source, budget)
     except SourceChanged:  # while its header was read: once more, from the beginning
-        source, stat, header = _opened(_source(place), budget)
+        source, stat, header, kept = _opened(_source(place), budget)
     instance = Instance(source, stat, header, budget=budget, proof=proof, proof_requests=proof_requests)
+    if kept is not None:
+        _LATELY.append(kept)
+        instance._first = ref(kept)
     if index is not None and header.pixel_data is not None:
         instance._known = read_index(_source(index), source, header, stat, budget=budget)
     elif isinstance(source, FileSource):
@@ -490,17 +511,19 @@ def _source(place: str | os.PathLike[str] | ByteSource) -> ByteSource:
     return source_of(place) if isinstance(place, str | os.PathLike) else place
 
 
-def _opened(source: ByteSource, budget: MemoryBudget | None) -> tuple[ByteSource, ObjectStat, Header]:
-    """Read the header, and say of which object."""
+def _opened(
+    source: ByteSource, budget: MemoryBudget | None
+) -> tuple[ByteSource, ObjectStat, Header, Kept | None]:  # fmt: skip
+    """Read the header, and say of which object, and what was read of it besides."""
     if not is_far(source):
-        stat = source.stat()
-        read, header = header_of(source, stat.identity, budget)
-        return read, stat if read is source else read.stat(), header
+        stat, kept = source.stat(), Kept(source)
+        read, header = header_of(kept, stat.identity, budget)
+        return (source, stat, header, kept) if read is kept else (read, read.stat(), header, None)
     near = Nearby(source)
     read, header = header_of(near, None, budget)
     seen = near.seen if read is near else read.stat()  # a far object has told which it is with its first bytes
     assert seen is not None
-    return read, seen, header
+    return read, seen, header, None
 
 
 def header_of(
@@ -523,6 +546,6 @@ def header_of(
     try:
         return source, run(read_header(**limits), source, identity=identity, budget=budget)
     except Deflated as error:
-        spooled = inflated(source.source if isinstance(source, Nearby) else source)
+        spooled = inflated(source.source if isinstance(source, Nearby | Kept) else source)
         header = run(read_header(**limits), spooled, identity=spooled.stat().identity, budget=budget)
         return spooled, replace(header, syntax=error.syntax)

@@ -54,6 +54,8 @@ class ItemChain(NamedTuple):
         So many records are needed at once; where each costs a round trip the answer may end there.
     hints : sequence of int
         Offsets where an offset table says that Items are: not believed, but a place to look.
+    sparse : bool
+        What lies between Items will be read once more: rather read it not now, though that be faster.
     """
 
     start: int
@@ -62,6 +64,7 @@ class ItemChain(NamedTuple):
     head: int = 16
     need: int = 1
     hints: Sequence[int] = ()
+    sparse: bool = False
 
     @property
     def record(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiframe.codestream import (
+    HEAD,
     KNOWN,
     NONE,
     OPEN,
@@ -42,10 +43,12 @@ _MAX_READS = 4096
 _TOGETHER = 256
 _HOLE = 4096  # file systems leave out blocks, not bytes
 _PIECE = 1 << 20
+_FIRST_REACH = 1 << 12
 _MAX_PADDING = 1 << 12
 _SHORTEST = 16
 _LARGE = 1 << 16  # a marker segment is shorter
 _MOST_PADDING = 1 << 16
+_MUCH = 1 << 20
 
 _MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
 _NO_MARK = "it does not begin like a codestream"
@@ -133,6 +136,9 @@ class Sharing:
         self.end = "more"
         self._begun = 0
         self._merged: _Columns | None = None
+        self._doubted = False
+        self._window = 0, b""  # of the values, what was read ahead of the walk through codestreams, and from where on
+        self._reach = _FIRST_REACH
         self._batches: list[tuple[Offsets, Offsets, NDArray[np.bool_], NDArray[np.bool_], Headers]] = []
         try:
             spec = header.spec
@@ -185,9 +191,17 @@ class Sharing:
             late = evidence(self.family, np.zeros((1, 64), np.uint8), items.tail[:1], length)
             if late and late.ends[0]:
                 self._batches[-1][3][-1] = True
+        if self.family in _MARKED and not self._doubted:
+            there = items.length > 0
+            self._doubted = bool(self._odd(begins[there], ends[there]).any()) or not (self._batches or begins[:1].all())
         self._batches.append((items.at, items.length, begins, ends, headers))
         self._begun += int(begins.sum())
         self._merged = None
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it shows already that codestreams will have to be walked, in more bytes than a reader may keep."""
+        return self._doubted and self.next_at - self.tables.items_at >= _MUCH
 
     @property
     def large(self) -> bool:
@@ -554,8 +568,11 @@ class Sharing:
     def _doubtful(self) -> NDArray[np.bool_]:
         """For each border between fragments, whether what lies on its two sides contradicts each other."""
         c = self._columns()
+        return self._odd(c.begins, c.ends)
+
+    def _odd(self, begins: NDArray[np.bool_], ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
         # Coded JPEG data holds no FF D8: what begins with it, outside of a header, begins a frame whatever was before.
-        either = c.ends[:-1] != c.begins[1:] if self.family == "jpeg2000" else c.ends[:-1] & ~c.begins[1:]
+        either = ends[:-1] != begins[1:] if self.family == "jpeg2000" else ends[:-1] & ~begins[1:]
         return np.asarray(either)
 
     def _settle(self, some: int) -> Plan[None]:
@@ -621,10 +638,30 @@ class Sharing:
         for j in fragments.tolist():
             start, stop = int(c.starts[j]) + int(c.reach[j]), int(c.stops[j])
             if c.state[j] == OPEN and start < stop:
-                asked.append(ByteRange(start, min(stop, start + 1024)))
+                asked.append(ByteRange(start, min(stop, start + HEAD[self.family])))
                 of.append(j)
         answers = (yield asked) if asked else ()
         return {j: bytes(data) for j, data in zip(of, answers, strict=True)}
+
+    def _ahead_of(self, at: int, size: int) -> Plan[bytes]:
+        """Read on as `_payload` does, and more than is wanted, for codestreams are walked in their order.
+
+        What was read is not read again. More and more is read at a time as long as the walk goes on.
+        """
+        begun, data = self._window
+        if begun <= at <= begun + len(data):
+            have = data[at - begun : at - begun + size]
+            missing = min(size, int(self._columns().payload[-1]) - at) - len(have)
+            if missing <= 0:
+                return have
+            more = yield from self._payload(begun + len(data), max(missing, self._reach))
+            data = data[at - begun :] + more
+        else:
+            self._reach = _FIRST_REACH
+            data = yield from self._payload(at, max(size, self._reach))
+        self._reach = min(2 * self._reach, _PIECE)
+        self._window = at, data
+        return data[:size]
 
     def _payload(self, at: int, size: int) -> Plan[bytes]:
         """Read on in the values of the fragments, over the headers between them."""
@@ -653,7 +690,7 @@ class Sharing:
                 return c.n, _NO_END if stream.headed and at == total else _CUT
             # To the end of this fragment, and a little beyond where a mark may be cut in two.
             size = min(int(c.payload[k + 1]) - at, _PIECE) if stream.state == "data" else 1024
-            data = yield from self._payload(at, max(size, 64))
+            data = yield from self._ahead_of(at, max(size, 64))
             before = stream.at
             stream.feed(data)
             if stream.at == before and stream.state in ("header", "data"):
@@ -665,7 +702,7 @@ class Sharing:
         if stream.state == "begins":
             return (k, "") if c.payload[k] == at else (k, _PACKED)
         rest = int(c.payload[k]) - at
-        data = yield from self._payload(at, min(rest, _PIECE))
+        data = yield from self._ahead_of(at, min(rest, _PIECE))
         # Rubbish behind a codestream belongs to its fragment, if the lengths of the fragments can be believed.
         if begins_inside(self.family, data) or not (self.end == "delimiter" or is_padding(data)):
             return k, _PACKED
@@ -674,7 +711,7 @@ class Sharing:
             if (c.begins[unsure:k] | (c.state[unsure:k] == NONE)).any():
                 return k, _NO_GRAMMAR
         while k < c.n and not c.begins[k] and c.payload[k + 1] - c.payload[k] <= _MAX_PADDING:
-            data = yield from self._payload(int(c.payload[k]), int(c.payload[k + 1] - c.payload[k]))
+            data = yield from self._ahead_of(int(c.payload[k]), int(c.payload[k + 1] - c.payload[k]))
             if data.strip(b"\0\xff"):
                 break
             k += 1  # a fragment of nothing but padding

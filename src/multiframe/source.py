@@ -10,21 +10,23 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from multiframe.encapsulation import follow_items
+from multiframe.encapsulation import NEAR, follow_items
 from multiframe.errors import SourceChanged, SourceError, SourceNotFound
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
 if TYPE_CHECKING:
     from multiframe.far import Crew, Waiting
+    from multiframe.keeping import Kept
 
 __all__ = [
     "FEW_STEPS",
+    "KEPT",
     "ByteSource",
     "FileSource",
     "Identity",
@@ -36,6 +38,7 @@ __all__ = [
     "run_async",
 ]
 
+type Window = Callable[[Callable[[int, int, int], bytes], int, int, int], bytes]
 type Identity = tuple[int | str, ...]
 """What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
 
@@ -151,10 +154,13 @@ class FileSource:
             self._unchanged(fd, stat)
         return True
 
-    def read_items(self, chain: ItemChain, /, *, identity: Identity | None = None) -> bytes:
-        """Answer an `ItemChain` with the file opened once."""
+    def read_items(
+        self, chain: ItemChain, /, *, identity: Identity | None = None, window: "Window | None" = None,
+        stride: int = NEAR,
+    ) -> bytes:  # fmt: skip
+        """Answer an `ItemChain` with the file opened once; `window` and `stride` as of `follow_items`."""
         with self._opened(identity) as (fd, stat):
-            answer = follow_items(os.pread, fd, chain)
+            answer = follow_items(os.pread, fd, chain, window=window, stride=stride)
             self._unchanged(fd, stat)
         return answer
 
@@ -274,21 +280,10 @@ def _ranges_of(asked: Sequence[ByteRange | ItemChain]) -> list[ByteRange]:
     return [a for a in asked if isinstance(a, ByteRange)]
 
 
-def _cost(asked: Sequence[ByteRange | ItemChain]) -> int:
+def _cost(asked: Sequence[ByteRange | ItemChain], source: ByteSource) -> int:
     """Bytes that answering may hold."""
-    return sum(a.size if isinstance(a, ByteRange) else a.limit * a.record for a in asked)
-
-
-def _answer_chain(source: ByteSource, chain: ItemChain, identity: Identity | None) -> bytes:
-    follow = getattr(source, "read_items", None)  # an ItemReader; asking a protocol costs more than the read
-    if follow is not None:
-        answer: bytes = follow(chain, identity=identity)
-        return answer
-
-    def read(source: ByteSource, size: int, at: int) -> bytes:
-        return bytes(source.read_ranges([ByteRange(at, at + size)], identity=identity).buffers[0])
-
-    return follow_items(read, source, chain)
+    held: int = getattr(source, "held", 0)
+    return held + sum(a.size if isinstance(a, ByteRange) else a.limit * a.record for a in asked)
 
 
 def _merged(asked: Sequence[ByteRange | ItemChain], ranges: Sequence[Buffer], chains: Sequence[bytes]) -> list[Buffer]:
@@ -298,6 +293,10 @@ def _merged(asked: Sequence[ByteRange | ItemChain], ranges: Sequence[Buffer], ch
 
 FEW_STEPS = 8
 """Items up to which a far chain is followed one by one; beyond, walkers are sent ahead."""
+
+
+KEPT = 4 << 20
+"""Bytes of a near file that a walk keeps, so as not to read them twice."""
 
 
 def is_far(source: ByteSource) -> bool:
@@ -330,13 +329,13 @@ def run[T](
     b'\"\"\"'
     """
     answers: Sequence[Buffer] | None = None
-    lease = crew = None
+    lease = crew = near = None
     try:
         while True:
             asked = next(plan) if answers is None else plan.send(answers)
             if lease is not None:
                 lease.release()
-            lease = budget.acquire(min(_cost(asked), budget.limit), timeout=30) if budget is not None else None
+            lease = budget.acquire(min(_cost(asked, source), budget.limit), timeout=30) if budget is not None else None
             ranges = _ranges_of(asked)
             buffers = source.read_ranges(ranges, identity=identity).buffers if ranges else ()
             chains = []
@@ -344,7 +343,8 @@ def run[T](
                 if isinstance(chain, ByteRange):
                     continue
                 if not is_far(source):
-                    chains.append(_answer_chain(source, chain, identity))
+                    source = near = near or _kept(source, budget)
+                    chains.append(near.read_items(chain, identity=identity))
                 elif chain.need <= FEW_STEPS:
                     chains.append(run(_steps(chain, carry), source, identity=identity))
                 else:
@@ -368,15 +368,15 @@ async def run_async[T](
 ) -> T:  # fmt: skip
     """Run a plan to its end on the event loop, as `run` does."""
     answers: Sequence[Buffer] | None = None
-    lease = crew = None
+    lease = crew = near = None
     try:
         while True:
             asked = next(plan) if answers is None else plan.send(answers)
             if lease is not None:
                 lease.release()
-            lease = (
-                await budget.acquire_async(min(_cost(asked), budget.limit), timeout=30) if budget is not None else None
-            )
+            lease = None
+            if budget is not None:
+                lease = await budget.acquire_async(min(_cost(asked, source), budget.limit), timeout=30)
             ranges = _ranges_of(asked)
             buffers = (await source.read_ranges_async(ranges, identity=identity)).buffers if ranges else ()
             chains = []
@@ -384,7 +384,8 @@ async def run_async[T](
                 if isinstance(chain, ByteRange):
                     continue
                 if not is_far(source):
-                    chains.append(await asyncio.to_thread(_answer_chain, source, chain, identity))
+                    source = near = near or _kept(source, budget)
+                    chains.append(await asyncio.to_thread(near.read_items, chain, identity=identity))
                 elif chain.need <= FEW_STEPS:
                     chains.append(await run_async(_steps(chain, carry), source, identity=identity))
                 else:
@@ -400,6 +401,14 @@ async def run_async[T](
             lease.release()
         if crew is not None:
             await crew.close()
+
+
+def _kept(source: ByteSource, budget: MemoryBudget | None) -> "Kept":
+    from multiframe.keeping import Kept
+
+    if isinstance(source, Kept):
+        return source
+    return Kept(source) if budget is None else Kept(source, limit=min(KEPT, budget.limit // 4))
 
 
 def _steps(chain: ItemChain, carry: bool) -> Plan[bytes]:

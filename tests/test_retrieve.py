@@ -14,6 +14,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.data import get_testdata_file
 
 import multiframe
+from multiframe.part10 import derived_uid
 from multiframe.settings import Settings
 from multiframe.testing import Layout, cine
 from multiframe.web.media import Taken, choose_files, parse_accept
@@ -56,7 +57,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
     layouts = {"extended": Layout(table="extended"), "basic": Layout(table="basic", fragments=3),
                "none": Layout(fragments=2)}  # fmt: skip
     for name, layout in layouts.items():
-        cine(folder / name, frames=12, rows=96, columns=128, layout=layout, seed=len(name))
+        # More than are found at once, where one is looked for.
+        cine(folder / name, frames=12 if name == "basic" else 40, rows=96, columns=128, layout=layout, seed=len(name))
     for name, real in REAL.items():
         (folder / name).write_bytes(Path(str(get_testdata_file(real, read=False))).read_bytes())
     # One study of two series and three instances, as a modality would leave it.
@@ -311,9 +313,73 @@ def test_a_frame_alone_decoded(server: Server, kept: dict[str, Kept]) -> None:
     np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(answer.content)).pixel_array, file.instance.pixels(1))
 
 
-@pytest.mark.parametrize(("number", "status"), [("0", 404), ("13", 404), ("x", 400), ("1,2", 400), ("9" * 20, 400)])
+@pytest.mark.parametrize(("number", "status"), [("0", 404), ("41", 404), ("x", 400), ("1,2", 400), ("9" * 20, 400)])
 def test_frames_that_are_none(server: Server, kept: dict[str, Kept], number: str, status: int) -> None:
-    assert server.get(f"{kept['basic'].url}/frames/{number}.dcm").status_code == status
+    assert server.get(f"{kept['none'].url}/frames/{number}.dcm").status_code == status
+
+
+# ------------------------------------------------------------------------------------------------ virtual series
+
+
+def test_a_multi_frame_listed_as_a_series_of_single_frames(kept: dict[str, Kept], tmp_path: Path) -> None:
+    many, report = kept["none"], kept["report"]
+    paths = [many.path, report.path, *(kept[f"study{k}"].path for k in range(3))]
+    with serving(paths, "--virtual-series", cache=tmp_path) as server:
+        client = DICOMwebClient(server.url + "dicom-web")
+        (series,) = client.search_for_series(many.study)
+        uid = series["0020000E"]["Value"][0]
+        assert uid == derived_uid(many.uid, 0)
+        assert series["00201209"]["Value"] == [40]
+        instances = client.search_for_instances(many.study, uid)
+        uids = [one["00080018"]["Value"][0] for one in instances]
+        assert uids == [derived_uid(many.uid, n) for n in range(1, 41)]
+        assert [one["00200013"]["Value"] for one in instances] == [[n] for n in range(1, 41)]
+        assert {one["00280008"]["Value"][0] for one in instances} == {1}
+        assert [i["00080018"]["Value"][0] for i in client.search_for_instances(many.study, uid, limit=3, offset=5)] == (
+            uids[5:8]
+        )
+        told = client.retrieve_series_metadata(many.study, uid)
+        assert [one["00080018"]["Value"][0] for one in told] == uids
+        url = f"{many.study_url}/series/{uid}/instances/{uids[6]}"
+        file = server.get(url, accept="application/dicom; transfer-syntax=*").content
+        assert pydicom.dcmread(io.BytesIO(file)).SOPInstanceUID == uids[6]
+        assert frames_of(file) == [many.frames[6]]
+        assert file == server.get(f"{many.url}/frames/7.dcm").content
+        assert client.retrieve_instance_frames(many.study, uid, uids[6], [1], media_types=("image/jpeg",)) == [
+            many.frames[6]
+        ]
+        query = f"requestType=WADO&studyUID={many.study}&seriesUID={uid}&objectUID={uids[6]}&transferSyntax=*"
+        assert frames_of(server.get(f"wado?{query}").content) == [many.frames[6]]
+        found = client.search_for_instances(many.study, search_filters={"SOPInstanceUID": uids[8]})
+        assert [one["00080018"]["Value"][0] for one in found] == [uids[8]]
+        # The instance itself can be had as before; what has no frames, or is another's, is as it was.
+        assert server.get(many.url, accept="application/dicom; transfer-syntax=*").content == many.data
+        assert [s["0020000E"]["Value"] for s in client.search_for_series(report.study)] == [[report.series]]
+        parts = parts_of(server.get(kept["study0"].study_url, accept=ANY))
+        assert [frames_of(data)[0] for _, data in parts] == 3 * kept["basic"].frames
+        for wrong in (derived_uid(many.uid, 41), derived_uid("1.2", 3), derived_uid(many.uid, 0)):
+            assert server.get(f"{many.study_url}/series/{uid}/instances/{wrong}", accept=ANY).status_code == 404
+        assert server.get(f"{many.study_url}/series/{many.series}/instances/{uids[6]}", accept=ANY).status_code == 404
+
+
+def test_a_virtual_frame_of_a_file_that_changed(kept: dict[str, Kept], tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(kept["none"].data)
+    many = Kept(path)
+    uid, series = derived_uid(many.uid, 3), derived_uid(many.uid, 0)
+    url = f"{many.study_url}/series/{series}/instances/{uid}"
+    with serving([path], "--virtual-series", cache=tmp_path / "cache") as server:
+        first = server.get(url, accept="application/dicom; transfer-syntax=*")
+        assert frames_of(first.content) == [many.frames[2]]
+        changed = bytearray(many.data)
+        at = many.instance.index[2].start + 700
+        changed[at] ^= 1
+        (tmp_path / "b").write_bytes(changed)
+        (tmp_path / "b").rename(path)
+        second = server.get(url, accept="application/dicom; transfer-syntax=*")
+        assert second.status_code == 200
+        assert frames_of(second.content) == [next(multiframe.open(path).encoded([2])).data]
+        assert second.headers["etag"] != first.headers["etag"]
 
 
 # ------------------------------------------------------------------------------------------------ WADO-URI

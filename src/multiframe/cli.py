@@ -140,6 +140,13 @@ LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.")]
 WadoUriDefault = Annotated[
     Default, typer.Option(help="What WADO-URI gives a client that names no contentType; the standard says jpeg.")
 ]
+VirtualSeries = Annotated[
+    bool,
+    typer.Option(
+        "--virtual-series",
+        help="List a multi-frame instance as a series of instances of one frame, for viewers that know no others.",
+    ),
+]
 MaxDecode = Annotated[
     int,
     typer.Option(
@@ -195,6 +202,7 @@ def serve(
     layout_rs: LayoutRs = Wrapping.stored,
     layout_uri: LayoutUri = Wrapping.legacy,
     wado_uri_default: WadoUriDefault = Default.dicom,
+    virtual_series: VirtualSeries = False,
     revalidate: Revalidate = False,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -217,7 +225,7 @@ def serve(
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
     _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy, tls=tls,
            max_decode=max_decode, layout_rs=layout_rs.value, layout_uri=layout_uri.value,
-           wado_uri_default=wado_uri_default.value, revalidate=revalidate)  # fmt: skip
+           wado_uri_default=wado_uri_default.value, virtual_series=virtual_series, revalidate=revalidate)  # fmt: skip
 
 
 def _serve(

@@ -58,6 +58,8 @@ class Settings:
         What WADO-URI gives a client that names no content type: ``dicom`` or, as the standard has it, ``jpeg``.
     strict_accept : bool
         Whether a request for frames without an Accept header is refused, as PS3.18 8.7.5 has it.
+    virtual_series : bool
+        Whether a multi-frame instance is listed as a series of instances of one frame.
     revalidate : bool
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
 
@@ -84,6 +86,7 @@ class Settings:
     layout_uri: str = "legacy"
     wado_uri_default: str = "dicom"
     strict_accept: bool = False
+    virtual_series: bool = False
     revalidate: bool = False
 
 

@@ -141,7 +141,7 @@ class Files:
         syntax = EXPLICIT_LE if decode else syntax_given(header).uid
 
         async def lay(instance: Instance, i: int | None) -> Section:
-            return Section(await asyncio.to_thread(self._laid, instance, i, decode), instance)
+            return Section(await asyncio.to_thread(self._laid, instance, i, number, decode), instance)
 
         async def later(i: int | None) -> Section:
             return await lay(await find(self._request.app.state.catalog, self._study, self._series, uid), i)
@@ -154,13 +154,13 @@ class Files:
             files.append(File(uid if i is None else derived_uid(uid, i + 1), syntax, section))
         return files
 
-    def _laid(self, instance: Instance, i: int | None, decode: bool) -> Rope:
+    def _laid(self, instance: Instance, i: int | None, number: int | None, decode: bool) -> Rope:
         header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
         decoding = _decoding(instance) if decode else None
         if i is not None:
             if self._singles is None or self._singles[0] != f"{header.sop_instance_uid} {identity}":
                 self._singles = None
-                index = instance.grow(i) if self._alone and decoding is None else instance.complete()
+                index = instance.complete() if number is None or decoding else instance.grow(i)
                 singles = Singles(header, index, _count(instance), decoding=decoding, identity=identity)
                 self._singles = f"{header.sop_instance_uid} {identity}", singles
             return self._singles[1].rope(i)

@@ -253,10 +253,12 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
 
     from multiframe.catalog import Catalog
     from multiframe.memory import MemoryBudget
+    from multiframe.virtual import VirtualCatalog
     from multiframe.web.app import create_app
 
     budget = MemoryBudget(settings.memory)
-    catalog = Catalog(Path(orders["database"]), settings=settings, budget=budget)
+    kind = VirtualCatalog if settings.virtual_series else Catalog
+    catalog = kind(Path(orders["database"]), settings=settings, budget=budget)
     app = create_app(catalog, settings, budget=budget, started=orders["started"])
     listener = socket.socket(fileno=orders["listener"])
 

@@ -357,9 +357,13 @@ class Catalog:
 
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance
-        known = instance.known
-        size = 2048 + instance.header.held + (known.nbytes if known is not None else 0)
-        self._cache.put(uid, instance, size=size)
+        self._cache.put(uid, instance, size=2048 + instance.held)
+
+    def weigh(self, instance: Instance) -> None:
+        """Enter an instance in memory anew: more of it is held than when it was read."""
+        uid = instance.header.sop_instance_uid
+        if self.cached(uid) is instance:
+            self._keep(uid, instance)
 
     def keep_index(self, instance: Instance) -> None:
         """Store the index of `instance` once it is complete, unless its file has changed meanwhile."""
@@ -373,8 +377,7 @@ class Catalog:
                     .where(_instances.c.instance == uid, _instances.c.path.in_(same))
                     .values(frame_index=dump(index))
                 )
-        if self.cached(uid) is instance:
-            self._keep(uid, instance)  # it has grown
+        self.weigh(instance)
 
     def refresh(self, sop_instance_uid: str) -> Instance:
         """Read an instance anew, because its file has changed.
@@ -417,12 +420,36 @@ class Catalog:
 
     def series_instances(self, study: str, series: str | None = None) -> list[str]:
         """Give the SOP Instance UIDs of a study or series, by series number, instance number, and UID."""
-        i = _instances.c
-        query = sa.select(i.instance).join_from(_instances, _series).where(i.study == study)
+        return [uid for uid, _, _ in self._of_series(study, series)]
+
+    def _of_series(self, study: str, series: str | None) -> list[tuple[str, bytes, str]]:
+        i, o = _instances.c, _objects.c
+        query = sa.select(i.instance, o.path, o.identity).join_from(_instances, _objects)
+        query = query.join(_series, sa.and_(_series.c.study == i.study, _series.c.series == i.series))
+        query = query.where(i.study == study)
         if series is not None:
             query = query.where(i.series == series)
         with self._transaction() as connection:
-            return list(connection.execute(query.order_by(*ORDER["instance"][-4:])).scalars())
+            return [tuple(row) for row in connection.execute(query.order_by(*ORDER["instance"][-4:]))]
+
+    def states(self, study: str, series: str | None = None) -> list[tuple[str, Identity | None]]:
+        """Give the SOP Instance UIDs of a study or series in order, with the identity of the file of each.
+
+        Every file is looked at; a header is read only where a file has changed. None: the file is gone, or what it
+        holds now is of another instance.
+        """
+        told: list[tuple[str, Identity | None]] = []
+        for uid, path, dumped in self._of_series(study, series):
+            kept = _identity(dumped)
+            found: Identity | None
+            try:
+                found = FileSource(os.fsdecode(path)).stat().identity
+                if found != kept:
+                    found = self.refresh(uid).stat.identity
+            except (SourceNotFound, InstanceNotFound):
+                found = None
+            told.append((uid, found))
+        return told
 
     # ------------------------------------------------------------------------------------------------ searching
 

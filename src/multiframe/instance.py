@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from weakref import ref
 
 from multiframe.codec import PixelSpec, codec_for
+from multiframe.dicomjson import Items
 from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged
 from multiframe.far import Nearby
 from multiframe.frameindex import FrameIndex
@@ -157,6 +158,18 @@ class Instance:
         except Exception as error:  # whatever pydicom stumbles over, of whatever class
             message = f"pydicom cannot read the data set ({type(error).__name__}); its frames can be had all the same"
             raise FormatError(message, self.header.dataset_at) from None
+
+    @cached_property
+    def items(self) -> Items:
+        """Where the Items of the Per-Frame Functional Groups lie; found on first use, blocking."""
+        return Items(self.header)
+
+    @property
+    def held(self) -> int:
+        """Bytes of it that are in memory."""
+        items: Items | None = self.__dict__.get("items")
+        known = self._known
+        return self.header.held + (known.nbytes if known is not None else 0) + (16 * len(items) if items else 0)
 
     @property
     def index(self) -> FrameIndex:

@@ -7,7 +7,6 @@ client asked for it.
 
 import asyncio
 import logging
-import zlib
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from hashlib import sha256
@@ -27,7 +26,7 @@ from multiframe.rope import Made, Rope
 from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.lookup import current
-from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range, takes_gzip
+from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
 from multiframe.web.workers import ClientGone, Workers
 
 __all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "stream_answer"]
@@ -267,38 +266,30 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def stream_answer(
-    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, compress: bool = False, held: int = 0
-) -> Response:
+    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, held: int = 0,
+    status: HTTPStatus = HTTPStatus.OK,
+) -> Response:  # fmt: skip
     """Answer with what is made while it is sent, of a length nobody knows yet: chunked, without ranges.
 
     Parameters
     ----------
     pieces : async iterator of bytes
         Asked for the next one when the one before has left; closed when the client has gone.
-    compress : bool
-        Whether to use a coding the client names in Accept-Encoding.
     held : int
         Bytes held besides while a piece is made.
+    status : HTTPStatus
+        206 where some of what was asked for cannot be had (PS3.18 10.4.3.1).
     """
-    return _StreamResponse(request, pieces, headers, compress=compress, held=held)
+    return _StreamResponse(request, pieces, headers, held=held, status=status)
 
 
 class _StreamResponse(Response):
     """Bytes that are made while they are sent."""
 
     def __init__(
-        self,
-        request: Request,
-        pieces: AsyncIterator[bytes],
-        headers: dict[str, str],
-        *,
-        compress: bool,
-        held: int,
+        self, request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, held: int, status: HTTPStatus
     ) -> None:
-        self._gzip = compress and takes_gzip(request.headers.get("accept-encoding", ""))
-        if self._gzip:
-            headers["content-encoding"] = "gzip"
-        super().__init__(None, HTTPStatus.OK, headers)
+        super().__init__(None, status, headers)
         del self.headers["content-length"]  # not known before it is written
         self._request, self._pieces, self._held = request, pieces, held
 
@@ -309,21 +300,17 @@ class _StreamResponse(Response):
             timeout=state.settings.memory_wait,
             who=_who(self._request),
         )
-        squeeze = zlib.compressobj(1, wbits=31) if self._gzip else None
         watcher = asyncio.ensure_future(_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if self._request.method != "HEAD":
                 async for data in self._pieces:
-                    if squeeze is not None:
-                        data = squeeze.compress(data)
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
                     await asyncio.sleep(0)
                     if watcher.done():
                         return
-            rest = squeeze.flush() if squeeze is not None and self._request.method != "HEAD" else b""
-            await send({"type": "http.response.body", "body": rest, "more_body": False})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientGone:
             pass
         except MultiframeError as error:

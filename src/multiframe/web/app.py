@@ -30,7 +30,7 @@ from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
+from multiframe.web import bulkdata, frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import DICOMWEB
@@ -40,11 +40,12 @@ __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
 log = logging.getLogger("multiframe.web")
 
-ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *search.ROUTES]
+ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *bulkdata.ROUTES, *search.ROUTES]
 """Below it."""
 
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
+    lookup.NotThere: 404,
     lookup.TooMuch: 413,
     errors.FrameNotFound: 404,
     errors.InstanceNotFound: 404,
@@ -257,6 +258,7 @@ def create_app(
         exception_handlers={
             errors.MultiframeError: _refused,
             lookup.BadRequest: _refused,
+            lookup.NotThere: _refused,
             lookup.TooMuch: _refused,
             ClientGone: _nobody,
             HTTPException: _http_error,

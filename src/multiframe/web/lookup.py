@@ -15,7 +15,18 @@ from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.web.forwarded import forwarded
 
-__all__ = ["DICOMWEB", "BadRequest", "TooMuch", "accept_of", "base_url", "current", "find", "uids", "with_fresh"]
+__all__ = [
+    "DICOMWEB",
+    "BadRequest",
+    "NotThere",
+    "TooMuch",
+    "accept_of",
+    "base_url",
+    "current",
+    "find",
+    "uids",
+    "with_fresh",
+]
 
 DICOMWEB = "/dicom-web"
 """The root of DICOMweb, below `base_url`."""
@@ -23,6 +34,10 @@ DICOMWEB = "/dicom-web"
 
 class BadRequest(Exception):
     """The request itself is malformed; the message says what and how it should be."""
+
+
+class NotThere(Exception):
+    """The instance is there, and has nothing at that address below it."""
 
 
 class TooMuch(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
@@ -17,20 +17,23 @@ from multiframe.rope import Part, Rope, facts_of
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 
 __all__ = [
+    "CODINGS",
     "Choice",
     "MediaRange",
     "MixedAccept",
+    "Octets",
     "RangeNotSatisfiable",
     "Taken",
     "accepts_json",
+    "choose_coding",
     "choose_files",
     "choose_frames",
+    "choose_octets",
     "content_range",
     "etag_matches",
     "multipart",
     "parse_accept",
     "parse_range",
-    "takes_gzip",
 ]
 
 OCTETS = "application/octet-stream"
@@ -400,18 +403,93 @@ def accepts_json(accept: Sequence[MediaRange]) -> bool:
     return not accept or any(e.type in good and e.q > 0 for e in accept)
 
 
-def takes_gzip(accepted: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip: named, and not with q=0 (RFC 9110 12.5.3).
+CODINGS: Final = ("zstd", "gzip")
+"""Content codings we write, best first."""
+
+
+def choose_coding(accepted: str, offered: Sequence[str] = CODINGS) -> str:
+    """Choose a content coding by an Accept-Encoding header; empty: none (RFC 9110 12.5.3).
+
+    Of equal weights the first one offered is taken. What is refused in every coding, ``identity`` too, is sent as it
+    is: nobody is helped by an error.
 
     Examples
     --------
-    >>> takes_gzip("br, gzip;q=0.5"), takes_gzip("gzip;q=0"), takes_gzip("")
-    (True, False, False)
+    >>> choose_coding("gzip, deflate, br, zstd"), choose_coding("gzip;q=0.9, zstd;q=0.1"), choose_coding("zstd;q=0")
+    ('zstd', 'gzip', '')
+    >>> choose_coding("*, zstd;q=0"), choose_coding("identity, gzip;q=0.5"), choose_coding("")
+    ('gzip', '', '')
     """
-    return any(
-        re.fullmatch(r"\s*gzip\s*(?:;\s*q\s*=\s*(?!0(?:\.0*)?\s*$)[0-9.]+\s*)?", coding, re.IGNORECASE)
-        for coding in accepted.split(",")
-    )
+    weights: dict[str, float] = {}
+    for entry in accepted.split(","):
+        name, *parameters = (part.strip().lower() for part in entry.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                weight = float(parameter[2:]) if re.fullmatch(r"q=[01](?:\.[0-9]{0,3})?", parameter) else 0.0
+        if name:
+            weights[name.removeprefix("x-")] = weight
+    others = weights.get("*", 0.0)
+    best = max(offered, key=lambda coding: weights.get(coding, others))
+    weight = weights.get(best, others)
+    return best if weight > 0 and weight >= weights.get("identity", 0.0) else ""
+
+
+class Octets(NamedTuple):
+    """How a value is sent.
+
+    Attributes
+    ----------
+    multipart : bool
+        In parts, or as the whole body.
+    media_type : str
+        Of it, or of a part.
+    """
+
+    multipart: bool
+    media_type: str
+
+
+def choose_octets(accept: Sequence[MediaRange], own: str = OCTETS, *, alone: bool = True) -> Octets:
+    """Choose how bulk data that are no single frames leave.
+
+    Parameters
+    ----------
+    accept : sequence of MediaRange
+        What the client takes; empty: anything.
+    own : str
+        A media type of its own, such as that of a video; ``application/octet-stream`` can be had in any case.
+    alone : bool
+        Whether it can be the whole body; who takes anything is given it so.
+
+    Raises
+    ------
+    NotAcceptable
+        Nothing the client takes can be given.
+
+    References
+    ----------
+    PS3.18 8.7.3.3, 8.7.5, 10.4.
+
+    Examples
+    --------
+    >>> choose_octets(parse_accept('multipart/related; type="application/octet-stream"'))
+    Octets(multipart=True, media_type='application/octet-stream')
+    >>> choose_octets(parse_accept("*/*"), "video/mp4")
+    Octets(multipart=False, media_type='video/mp4')
+    """
+    for entry in sorted(accept or (MediaRange("*/*"),), key=lambda e: -e.q):
+        in_parts = entry.type.startswith("multipart/") or (entry.type == "*/*" and not alone)
+        if entry.q == 0 or not (in_parts or alone) or (in_parts and entry.type == "multipart/form-data"):
+            continue
+        types = entry.values("type") or ["*/*"] if in_parts else [entry.type]
+        for given in (own, OCTETS):
+            takes = {given.lower(), f"{given.partition('/')[0].lower()}/*", "*/*"}
+            if any(name.lower() in takes for name in types):
+                return Octets(in_parts, given)
+    forms = " or ".join(dict.fromkeys((own, OCTETS)))
+    whole = f"{forms}, or " if alone else ""
+    raise NotAcceptable(f"bulk data are given as {whole}multipart/related of it; not what Accept names")
 
 
 def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> tuple[Rope, str]:

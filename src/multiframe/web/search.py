@@ -7,7 +7,6 @@ where anything is kept.
 import asyncio
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -21,8 +20,9 @@ from starlette.responses import Response
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
+from multiframe.web.coding import Coder
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
-from multiframe.web.media import accepts_json, etag_matches, parse_accept, takes_gzip
+from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
 __all__ = ["ROUTES", "path_of", "search_instances", "search_series", "search_studies"]
 
@@ -36,7 +36,7 @@ _OTHERS = frozenset((
 ))  # fmt: skip
 _NAME_OF_PATH = {key.tag: name for name, key in KEYS.items()}
 _HELD = 8 * KIB  # bytes a match takes while the answer is made, with room to spare
-_GZIP_FROM = KIB
+_CODED_FROM = KIB
 _MOST_WARNINGS, _MOST_KEYS, _MOST_FIELDS = 8, 64, 1000
 _MOST_COUNTED = 1000  # matches behind a page that are counted: a number nobody acts on must not cost a search
 
@@ -221,10 +221,12 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
         return Response(None, 204, headers)
     headers["content-type"] = "application/dicom+json"
     tag = sha256(body).hexdigest()[:32]
-    if len(body) > _GZIP_FROM and takes_gzip(request.headers.get("accept-encoding", "")):
-        body = zlib.compress(body, 1, wbits=31)
-        headers["content-encoding"] = "gzip"
-        tag += "-gzip"
+    coding = choose_coding(request.headers.get("accept-encoding", ""))
+    if coding and len(body) > _CODED_FROM:
+        coder = Coder(coding)
+        body = coder.code(body) + coder.end()
+        headers["content-encoding"] = coding
+        tag += f"-{coding}"
     headers["etag"] = f'"{tag}"'
     if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
         kept = {name: value for name, value in headers.items() if not name.startswith("content-")}

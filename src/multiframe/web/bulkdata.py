@@ -1,0 +1,318 @@
+"""WADO-RS bulk data and pixel data: values as bytes, by the addresses that metadata gives (PS3.18 10.4.1.1.4).
+
+One value has a known size, an entity tag and ranges, like a frame. All bulk data of an instance, a series or a study
+are made while they are sent: of many files only one is held. It must not know how a value is found in a header, nor
+how a body leaves.
+"""
+
+import asyncio
+import re
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterator, Sequence
+from hashlib import sha256
+from http import HTTPStatus
+from itertools import accumulate
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from multiframe import __version__
+from multiframe.catalog import Catalog
+from multiframe.dicomjson import metadata, value_at
+from multiframe.errors import NoPixelData, NotAcceptable, OverBudget, SourceChanged
+from multiframe.frameindex import FrameIndex
+from multiframe.indexing import word_of
+from multiframe.instance import Instance
+from multiframe.ranges import ByteRange
+from multiframe.rope import Part, Rope, Stored
+from multiframe.settings import Settings
+from multiframe.source import run_async
+from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
+from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, uids, with_fresh
+from multiframe.web.media import MixedAccept, choose_frames, choose_octets, etag_matches, multipart, parse_accept
+from multiframe.web.metadata import States, addresses, partly, settled
+
+__all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata"]
+
+_PATH = re.compile(r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,63}")
+_ALLOCATED = 0x00280100
+_MOST_VALUES = 10_000
+"""Of one instance, in one answer: where each lies is held while it is sent."""
+
+
+async def bulkdata(request: Request) -> Response:
+    """``…/instances/{instance}/bulkdata/{path}``: one value, little endian (PS3.18 10.4.1.1.4, F.2.7).
+
+    The path has tags and, between them, Item numbers from 1: ``52009230/7/00289145/1/00283010``.
+    """
+    study, series, uid = uids(request)
+    text = request.path_params["path"]
+    if not _PATH.fullmatch(text):
+        raise BadRequest("the path to a value is tags and Item numbers from 1 in turn, such as 00189999/2/00081234")
+    path = [int(step, 10 if i % 2 else 16) for i, step in enumerate(text.split("/"))]
+
+    async def use(instance: Instance) -> Response:
+        pixels = instance.header.pixel_data
+        if len(path) == 1 and pixels is not None and path[0] == pixels.tag:
+            return await _pixels(request, instance)
+        payload = await asyncio.to_thread(_value, instance, path)
+        if payload is None:
+            raise NotThere(f"there is no bulk data at {text} in this instance")
+        return await _whole(request, instance, payload, "application/octet-stream")
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+def _value(instance: Instance, path: Sequence[int]) -> list[Stored] | None:
+    """Find a value; blocking, for a long header is read on the way."""
+    found = value_at(instance.header, path, instance.items if len(path) > 1 else None)
+    if found is None:
+        return None
+    return [Stored(found.start, found.stop, word=found.word, origin=found.start)]
+
+
+async def _whole(request: Request, instance: Instance, payload: Sequence[Part], own: str) -> Response:
+    """Answer with one value, in the form the client takes."""
+    form = choose_octets(parse_accept(accept_of(request)), own)
+    identity = f"{instance.stat.identity!r} {form.media_type}"
+    content_type = form.media_type
+    if form.multipart:
+        rope, boundary = multipart([(form.media_type, payload)], identity=identity)
+        content_type = f'multipart/related; type="{form.media_type}"; boundary={boundary}'
+    else:
+        rope = Rope(payload, identity=identity)
+    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Pixel Data
+
+
+async def pixeldata(request: Request) -> Response:
+    """``…/instances/{instance}/pixeldata``: native the value, encapsulated all frames in parts, a video its stream."""
+    study, series, uid = uids(request)
+
+    async def use(instance: Instance) -> Response:
+        return await _pixels(request, instance)
+
+    return await with_fresh(request, study, series, uid, use)
+
+
+async def _pixels(request: Request, instance: Instance) -> Response:
+    native = _native(instance)
+    if native is not None:
+        return await _whole(request, instance, native, "application/octet-stream")
+    known = instance.known
+    index = await _complete(instance)
+    if index.kind == "stream":
+        answer = await _whole(request, instance, _stream(index), instance.syntax.media_type)
+    else:
+        answer = await _frames(request, instance, index)
+    if known is None or not known.complete:
+        request.app.state.indexer.complete(instance)
+    return answer
+
+
+def _native(instance: Instance) -> list[Stored] | None:
+    """Give the whole value where it is native; None: it is encapsulated."""
+    pixels = instance.header.pixels
+    if pixels.stop < 0:
+        return None
+    word = 1 if instance.syntax.little else word_of(pixels.vr, instance.header.number(_ALLOCATED))
+    return [Stored(pixels.start, pixels.stop, word=word, origin=pixels.start)]
+
+
+async def _complete(instance: Instance) -> FrameIndex:
+    """Find all frames: half of them is not given for the whole."""
+    index = await instance.grow_async(None)
+    if index.damage is not None:
+        raise index.damage.error()
+    if index.declared is not None and index.kind == "frames" and len(index) < index.declared:
+        index.require(index.declared - 1)
+    return index
+
+
+def _stream(index: FrameIndex) -> list[Stored]:
+    return [Stored(a, b) for a, b in zip(index.starts.tolist(), index.stops.tolist(), strict=True)]
+
+
+class _Parts:
+    """All frames in parts, laid out where they are asked for (`rope.Laid`): their places lie in arrays."""
+
+    def __init__(self, index: FrameIndex, head: bytes, identity: str) -> None:
+        self._index, self._head = index, head
+        lengths = [0, *accumulate((index.stops - index.starts).tolist())]
+        self._ends = [lengths[k] + i * len(head) for i, k in enumerate(index.firsts.tolist())]
+        self.size = self._ends[-1]
+        self.etag = sha256(f"{identity} {head!r} {self.size}".encode()).hexdigest()
+
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
+        """Give the parts that `wanted` touches."""
+        i = bisect_right(self._ends, wanted.start) - 1
+        while i < len(self._index) and self._ends[i] < wanted.stop:
+            at = self._ends[i]
+            parts: tuple[Part, ...] = (self._head, *self._index.parts(i))
+            for part in parts:
+                size = len(part) if isinstance(part, bytes) else part.size
+                inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
+                if inside.start < inside.stop:
+                    yield part, inside
+                at += size
+            i += 1
+
+
+async def _frames(request: Request, instance: Instance, index: FrameIndex) -> Response:
+    """Answer with all frames as stored, one part a frame (PS3.18 8.7.3.3)."""
+    try:
+        choice = choose_frames(
+            parse_accept(accept_of(request)), (instance.frame_syntax,), count=len(index), decode=False
+        )
+    except MixedAccept as error:
+        raise BadRequest(str(error)) from None
+    identity = f"{instance.stat.identity!r} {choice.content_type}"
+    if not choice.multipart:
+        rope = Rope(index.parts(0), identity=identity)
+        return await body_answer(request, Body([Section(rope, instance)]), {"content-type": choice.content_type})
+    boundary = f"multiframe-{sha256(identity.encode()).hexdigest()[:32]}"
+    head = f"--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
+    parts = _Parts(index, b"\r\n" + head, identity)
+    # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
+    rope = Rope([_Behind(parts, 2), f"\r\n--{boundary}--\r\n".encode()], identity=identity)
+    headers = {"content-type": f'multipart/related; type="{choice.media_type}"; boundary={boundary}'}
+    return await body_answer(request, Body([Section(rope, instance)]), headers)
+
+
+class _Behind:
+    """What is laid out, without its first bytes."""
+
+    def __init__(self, laid: _Parts, skip: int) -> None:
+        self._laid, self._skip = laid, skip
+        self.size, self.etag = laid.size - skip, laid.etag
+
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
+        """Give the parts that `wanted` touches."""
+        return self._laid.within(ByteRange(wanted.start + self._skip, wanted.stop + self._skip))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# All of an instance, a series, a study
+
+
+class _Value(NamedTuple):
+    """One part of a long answer."""
+
+    content_type: str
+    location: str
+    payload: Sequence[Part]
+
+
+async def all_bulkdata(request: Request) -> Response:
+    """``…/bulkdata`` of an instance, a series or a study: every value that metadata names, in parts."""
+    return await _all(request, pixels_only=False)
+
+
+async def all_pixeldata(request: Request) -> Response:
+    """``…/pixeldata`` of a series or a study: Pixel Data of each instance that has some, in parts."""
+    return await _all(request, pixels_only=True)
+
+
+async def _all(request: Request, *, pixels_only: bool) -> Response:
+    if not choose_octets(parse_accept(accept_of(request)), alone=False).multipart:
+        raise NotAcceptable("many values are given as multipart/related")
+    states, gone = await settled(request)
+    settings: Settings = request.app.state.settings
+    facts = (__version__, pixels_only, states, gone, base_url(request))
+    digest = sha256(repr(facts).encode()).hexdigest()[:32]
+    boundary = f"multiframe-{digest}"
+    headers = {
+        "etag": f'"{digest}"',
+        "cache-control": ASK if gone or settings.revalidate else FOREVER,
+        "vary": "Accept",
+    }
+    if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
+        return Response(None, HTTPStatus.NOT_MODIFIED, headers)
+    status = partly(headers, gone)
+    headers["content-type"] = f'multipart/related; type="application/octet-stream"; boundary={boundary}'
+    pieces = _sent(request, states, boundary, pixels_only=pixels_only)
+    return stream_answer(request, pieces, headers, status=status)
+
+
+async def _sent(request: Request, states: States, boundary: str, *, pixels_only: bool) -> AsyncIterator[bytes]:
+    catalog: Catalog = request.app.state.catalog
+    settings: Settings = request.app.state.settings
+    before = ""
+    for uid, identity in states:
+        instance = await asyncio.to_thread(catalog.instance, uid)
+        if instance.stat.identity != identity:
+            raise SourceChanged("the file is not the one this answer began with")
+        async for value in _values(request, instance, pixels_only=pixels_only):
+            head = f"{before}--{boundary}\r\nContent-Type: {value.content_type}\r\nContent-Location: {value.location}"
+            yield f"{head}\r\n\r\n".encode()
+            before = "\r\n"
+            rope = Rope(value.payload)
+            for at in range(0, rope.size, settings.piece):
+                plan = rope.read(ByteRange(at, min(at + settings.piece, rope.size)))
+                yield b"".join(await run_async(plan, instance.source, identity=identity))
+    yield f"{before}--{boundary}--\r\n".encode()
+
+
+async def _values(request: Request, instance: Instance, *, pixels_only: bool) -> AsyncIterator[_Value]:
+    """Give the bulk data of one instance in the order of its metadata, Pixel Data last."""
+    octets, address = "application/octet-stream", addresses(request, instance.header)
+    if not pixels_only:
+        for path, payload in await asyncio.to_thread(_named, instance):
+            yield _Value(octets, address(path), payload)
+    try:
+        native = _native(instance)
+    except NoPixelData:
+        return
+    location = address(f"{instance.header.pixels.tag:08X}")
+    if native is not None:
+        yield _Value(octets, location, native)
+        return
+    index = await _complete(instance)
+    if index.kind == "stream":
+        yield _Value(instance.syntax.media_type, location, _stream(index))
+        return
+    syntax = instance.frame_syntax
+    for i in range(len(index)):
+        yield _Value(f"{syntax.media_type}; transfer-syntax={syntax.uid}", f"{location}/frames/{i + 1}", index.parts(i))
+
+
+def _named(instance: Instance) -> list[tuple[str, list[Stored]]]:
+    """Find all values but Pixel Data that metadata gives an address; blocking."""
+    paths: list[str] = []
+
+    def bulk(path: str) -> str:
+        paths.append(path)
+        if len(paths) > _MOST_VALUES:
+            raise OverBudget(f"there are more than {_MOST_VALUES} values: ask for them by their addresses")
+        return ""
+
+    for _ in metadata(instance.header, bulk=bulk):
+        pass
+    pixels = instance.header.pixel_data
+    own = f"{pixels.tag:08X}" if pixels is not None else ""
+    found = []
+    for text in paths:
+        if text != own:
+            payload = _value(instance, [int(step, 10 if i % 2 else 16) for i, step in enumerate(text.split("/"))])
+            if payload is not None:
+                found.append((text, payload))
+    return found
+
+
+_STUDY = "/studies/{study}"
+_SERIES = _STUDY + "/series/{series}"
+_INSTANCE = _SERIES + "/instances/{instance}"
+
+ROUTES = [
+    (_INSTANCE + "/bulkdata/{path:path}", bulkdata),
+    (_INSTANCE + "/bulkdata", all_bulkdata),
+    (_INSTANCE + "/pixeldata", pixeldata),
+    (_SERIES + "/bulkdata", all_bulkdata),
+    (_SERIES + "/pixeldata", all_pixeldata),
+    (_STUDY + "/bulkdata", all_bulkdata),
+    (_STUDY + "/pixeldata", all_pixeldata),
+]

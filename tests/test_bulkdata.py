@@ -1,0 +1,301 @@
+"""Metadata and bulk data as clients ask for them: pydicom's data set is the oracle."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.encaps import generate_frames
+
+from multiframe.catalog import Catalog
+from multiframe.settings import Settings
+from multiframe.testing import Layout, cine, part10
+from multiframe.web.app import create_app
+
+NAMES = [
+    "examples_palette.dcm", "examples_overlay.dcm", "waveform_ecg.dcm", "SC_rgb_small_odd_big_endian.dcm",
+    "eCT_Supplemental.dcm", "examples_ybr_color.dcm", "MR_small_bigendian.dcm", "liver_1frame.dcm",
+]  # fmt: skip
+OCTETS = 'multipart/related; type="application/octet-stream"'
+VIDEO = "1.2.840.10008.1.2.4.102"
+
+
+class Site:
+    """The application without a socket."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.catalog = Catalog(cache / "catalog.sqlite")
+        self.catalog.scan([folder])
+        self.paths = sorted(folder.iterdir())
+        self.app = create_app(self.catalog, Settings())
+
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return await client.request(method, path, headers={"accept-encoding": "identity"} | named)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+        import asyncio
+
+        async def run() -> httpx.Response:
+            async with self.app.router.lifespan_context(self.app):
+                return await self.ask(path, method, **headers)
+
+        return asyncio.run(run())
+
+
+def address(data: pydicom.Dataset) -> str:
+    return f"/dicom-web/studies/{data.StudyInstanceUID}/series/{data.SeriesInstanceUID}/instances/{data.SOPInstanceUID}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    for name in NAMES:
+        path = get_testdata_file(name, read=False)
+        assert isinstance(path, str)
+        (folder / name).write_bytes(Path(path).read_bytes())
+    cine(folder / "cine.dcm", frames=5, rows=96, columns=128, layout=Layout(fragments=3))
+    stream = part10(
+        [b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40], rows=8, columns=8, syntax=VIDEO, number_of_frames=9
+    )
+    (folder / "video.dcm").write_bytes(stream)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(folder, tmp_path_factory.mktemp("cache"))
+
+
+def parts(answer: httpx.Response) -> list[tuple[dict[str, str], bytes]]:
+    found = re.search(r"boundary=(\S+)", answer.headers["content-type"])
+    assert found
+    line = b"--" + found[1].encode()
+    assert answer.content.startswith(line + b"\r\n")
+    assert answer.content.endswith(b"\r\n" + line + b"--\r\n")
+    out = []
+    for piece in (b"\r\n" + answer.content).split(b"\r\n" + line)[1:-1]:
+        head, _, body = piece[2:].partition(b"\r\n\r\n")
+        out.append((dict(h.split(": ", 1) for h in head.decode().split("\r\n")), body))
+    return out
+
+
+def binaries(data: pydicom.Dataset, path: str = "") -> dict[str, bytes]:
+    """Every binary value of a data set, in little endian, by its path."""
+    found = {}
+    swap = {"OW": 2, "OF": 4, "OD": 8, "OL": 4, "OV": 8}
+    for one in data:
+        name = f"{path}{int(one.tag):08X}"
+        if one.VR == "SQ":
+            for i, item in enumerate(one.value):
+                found |= binaries(item, f"{name}/{i + 1}/")
+        elif one.VR in ("OB", "OW", "OF", "OD", "OL", "OV", "UN") and isinstance(one.value, bytes):
+            n = 1 if data.is_little_endian is not False else swap.get(one.VR, 1)
+            value = one.value
+            found[name] = b"".join(value[i : i + n][::-1] for i in range(0, len(value), n))
+    return found
+
+
+def named(told: dict) -> dict[str, str]:
+    """Every address in metadata, by the path it should lead to."""
+    found: dict[str, str] = {}
+
+    def walk(item: dict, path: str) -> None:
+        for tag, attribute in item.items():
+            assert not {"BulkDataURI", "InlineBinary"} <= set(attribute)
+            if "BulkDataURI" in attribute:
+                found[path + tag] = attribute["BulkDataURI"]
+            for i, inner in enumerate(attribute.get("Value", []) if attribute["vr"] == "SQ" else []):
+                walk(inner, f"{path}{tag}/{i + 1}/")
+
+    walk(told, "")
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_address_in_metadata_leads_to_the_value(site: Site, folder: Path, name: str) -> None:
+    data = pydicom.dcmread(folder / name)
+    (told,) = site.get(f"{address(data)}/metadata").json()
+    values = binaries(data)
+    addresses = named(told)
+    assert ("7FE00010" in addresses) == ("PixelData" in data)
+    for path, url in addresses.items():
+        assert url == f"http://localhost{address(data)}/bulkdata/{path}"
+        if path == "7FE00010" and data.file_meta.TransferSyntaxUID.is_compressed:
+            continue
+        whole = site.get(url)
+        assert (whole.status_code, whole.headers["content-type"]) == (200, "application/octet-stream")
+        assert whole.content == values[path]
+        assert int(whole.headers["content-length"]) == len(whole.content)
+        ((head, body),) = parts(site.get(url, accept=OCTETS))
+        assert (head, body) == ({"Content-Type": "application/octet-stream"}, values[path])
+        part = site.get(url, range="bytes=3-11")
+        assert (part.status_code, part.content) == (206, values[path][3:12])
+        again = site.get(url, if_none_match=whole.headers["etag"])
+        assert (again.status_code, again.content) == (304, b"")
+        head_only = site.get(url, "HEAD")
+        assert (dict(head_only.headers), head_only.content) == (dict(whole.headers), b"")
+    long_ones = {path for path, value in values.items() if len(value) > 1024 and not path.startswith("7FE0")}
+    assert long_ones == {path for path in addresses if path != "7FE00010"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pixel_data_of_an_encapsulated_instance_is_its_frames(site: Site, folder: Path) -> None:
+    for name in ("examples_ybr_color.dcm", "cine.dcm"):
+        data = pydicom.dcmread(folder / name)
+        frames = list(generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
+        (told,) = site.get(f"{address(data)}/metadata").json()
+        assert told["7FE00010"]["vr"] == "OB"
+        for url in (f"{address(data)}/pixeldata", told["7FE00010"]["BulkDataURI"]):
+            answer = site.get(url)
+            found = parts(answer)
+            assert [body for _, body in found] == frames
+            assert {head["Content-Type"] for head, _ in found} == {
+                f"image/jpeg; transfer-syntax={data.file_meta.TransferSyntaxUID}"
+            }
+            assert int(answer.headers["content-length"]) == len(answer.content)
+            for a, b in ((0, 0), (1, 300), (len(answer.content) // 2, len(answer.content) - 2), (5000, 30000)):
+                part = site.get(url, range=f"bytes={a}-{b}")
+                assert (part.status_code, part.content) == (206, answer.content[a : b + 1])
+        assert site.get(f"{address(data)}/pixeldata", accept="application/octet-stream").status_code == 406
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_video_is_one_stream_with_ranges(site: Site, folder: Path) -> None:
+    data = pydicom.dcmread(folder / "video.dcm")
+    expected = b"".join(generate_frames(data.PixelData, number_of_frames=1))
+    for asked in ("", "?accept=video/mp4", "?accept=video/*"):
+        answer = site.get(f"{address(data)}/pixeldata{asked}", range="bytes=0-")
+        assert (answer.status_code, answer.headers["content-type"]) == (206, "video/mp4")
+        assert answer.content == expected
+        assert answer.headers["content-range"] == f"bytes 0-{len(expected) - 1}/{len(expected)}"
+    assert site.get(f"{address(data)}/pixeldata", range="bytes=-7").content == expected[-7:]
+    assert site.get(f"{address(data)}/pixeldata", accept="image/jpeg").status_code == 406
+    ((head, body),) = parts(site.get(f"{address(data)}/pixeldata", accept='multipart/related; type="video/mp4"'))
+    assert (head["Content-Type"], body) == ("video/mp4", expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_bulk_data_of_an_instance_a_series_a_study(site: Site, folder: Path) -> None:
+    for name in NAMES:
+        data = pydicom.dcmread(folder / name)
+        (told,) = site.get(f"{address(data)}/metadata").json()
+        values, addresses = binaries(data), named(told)
+        series = address(data).partition("/instances")[0]
+        for level in (address(data), series, series.partition("/series")[0]):
+            answer = site.get(f"{level}/bulkdata")
+            assert answer.status_code == 200
+            found = [(head["Content-Location"], body) for head, body in parts(answer)]
+            if not data.file_meta.TransferSyntaxUID.is_compressed:
+                assert {(url, values[path]) for path, url in addresses.items()} <= set(found)
+            else:
+                assert len(found) >= len(addresses) - 1 + int(data.get("NumberOfFrames", 1))
+            assert site.get(f"{level}/bulkdata", if_none_match=answer.headers["etag"]).status_code == 304
+            pixels = parts(site.get(f"{series}/pixeldata")) if "PixelData" in data else []
+            assert {head["Content-Location"].split("/bulkdata/")[1][:8] for head, _ in pixels} <= {"7FE00010"}
+            assert bool(pixels) == ("PixelData" in data)
+    assert site.get(f"{address(data)}/bulkdata", accept="application/octet-stream").status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("bulkdata/00080060", 200),  # any value may be asked for
+        ("bulkdata/7FE00001", 404),
+        ("bulkdata/00080061", 404),
+        ("bulkdata/0008", 400),
+        ("bulkdata/00080060/1", 400),
+        ("bulkdata/00080060/0/00080060", 400),
+        ("bulkdata/00080060/1/00080060", 404),
+        ("bulkdata/" + "00080060/1/" * 200 + "00080060", 400),
+        ("bulkdata/..%2f..%2fetc", 400),
+        ("metadata?frames=0-1", 400),
+        ("metadata?frames=2-1", 400),
+        ("metadata?frames=a", 400),
+        ("metadata?frames=1-", 400),
+        ("metadata?frames=1,2", 400),
+        ("metadata?frames=1&frames=2", 400),
+        ("metadata?frames=1-999999999999", 400),
+        ("metadata?frames=1-3", 404),
+        ("metadata?frames=1-2", 200),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_address(site: Site, folder: Path, path: str, status: int) -> None:
+    data = pydicom.dcmread(folder / "eCT_Supplemental.dcm")
+    answer = site.get(f"{address(data)}/{path}")
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["message"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_window_of_frames(site: Site, folder: Path) -> None:
+    data = pydicom.dcmread(folder / "eCT_Supplemental.dcm")
+    (whole,) = site.get(f"{address(data)}/metadata").json()
+    tags = set()
+    for asked, chosen in (("1-2", slice(0, 2)), ("1", slice(0, 1)), ("2", slice(1, 2)), ("2-2", slice(1, 2))):
+        answer = site.get(f"{address(data)}/metadata?frames={asked}")
+        (told,) = answer.json()
+        expected = whole["52009230"] | {"Value": whole["52009230"]["Value"][chosen]}
+        assert told == whole | {"52009230": expected}
+        tags.add(answer.headers["etag"])
+    assert len(tags) == 3 or len(tags) == 4
+    assert site.get(f"{address(data).partition('/instances')[0]}/metadata?frames=1").status_code == 400
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metadata_has_a_coding_a_tag_and_a_head(site: Site, folder: Path) -> None:
+    url = f"{address(pydicom.dcmread(folder / 'eCT_Supplemental.dcm'))}/metadata"
+    plain = site.get(url)
+    assert "content-encoding" not in plain.headers
+    tags = {plain.headers["etag"]}
+    for asked, coding in (("gzip, deflate, br, zstd", "zstd"), ("gzip", "gzip"), ("zstd;q=0, gzip;q=0.1", "gzip")):
+        answer = site.get(url, accept_encoding=asked)
+        assert answer.headers["content-encoding"] == coding
+        assert answer.headers["vary"].startswith("Accept, Accept-Encoding")
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert answer.content == plain.content  # httpx takes it apart
+        tags.add(answer.headers["etag"])
+        kept = site.get(url, accept_encoding=asked, if_none_match=answer.headers["etag"])
+        assert (kept.status_code, kept.content) == (304, b"")
+        head = site.get(url, "HEAD", accept_encoding=asked)
+        assert (dict(head.headers), head.content) == (dict(answer.headers), b"")
+    assert len(tags) == 3
+    elsewhere = site.get(url, host="127.0.0.1")
+    assert elsewhere.headers["etag"] not in tags  # it holds other addresses
+    assert "http://127.0.0.1/dicom-web" in elsewhere.text
+
+
+def test_a_series_whose_files_are_gone_in_part(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i in range(3):
+        extra = pydicom.Dataset()
+        extra.StudyInstanceUID, extra.SeriesInstanceUID, extra.SOPInstanceUID = "1.2", "1.3", f"1.4.{i}"
+        (folder / f"{i}.dcm").write_bytes(part10([bytes([i] * 4)], rows=2, columns=2, extra=extra))
+    site = Site(folder, tmp_path)
+    series = "/dicom-web/studies/1.2/series/1.3"
+    before = site.get(f"{series}/metadata")
+    assert (before.status_code, len(before.json())) == (200, 3)
+    (folder / "1.dcm").unlink()
+    after = site.get(f"{series}/metadata", if_none_match=before.headers["etag"])
+    assert (after.status_code, "1 instance is gone" in after.headers["warning"]) == (206, True)
+    assert [one["00080018"]["Value"] for one in after.json()] == [["1.4.0"], ["1.4.2"]]
+    bulk = site.get(f"{series}/bulkdata")
+    assert bulk.status_code == 206
+    assert [body for _, body in parts(bulk)] == [bytes([0] * 4), bytes([2] * 4)]
+    extra.SOPInstanceUID = "1.4.2"
+    extra.PatientComments = "anew"
+    (folder / "2.dcm").write_bytes(part10([bytes([9] * 4)], rows=2, columns=2, extra=extra))
+    changed = site.get(f"{series}/metadata")
+    assert changed.headers["etag"] != after.headers["etag"]
+    assert "anew" in changed.text
+    for path in folder.iterdir():
+        path.unlink()
+    assert site.get(f"{series}/metadata").status_code == 404

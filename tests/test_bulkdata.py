@@ -86,7 +86,7 @@ def parts(answer: httpx.Response) -> list[tuple[dict[str, str], bytes]]:
 
 def binaries(data: pydicom.Dataset, path: str = "") -> dict[str, bytes]:
     """Every binary value of a data set, in little endian, by its path."""
-    found = {}
+    found: dict[str, bytes] = {}
     swap = {"OW": 2, "OF": 4, "OD": 8, "OL": 4, "OV": 8}
     for one in data:
         name = f"{path}{int(one.tag):08X}"

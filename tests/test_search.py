@@ -257,11 +257,11 @@ def test_what_we_do_not_have(client: Client, accept: str) -> None:
 
 @pytest.mark.parametrize(
     ("coding", "packed"),
-    [("gzip, deflate, br, zstd", True), ("GZIP;q=0.5", True), ("gzip;q=0", False), ("identity", False)],
+    [("gzip, deflate, br, zstd", "zstd"), ("GZIP;q=0.5", "gzip"), ("gzip;q=0", None), ("identity", None)],
 )
-def test_long_answers_are_packed_for_who_takes_it(client: Client, coding: str, packed: bool) -> None:
+def test_long_answers_are_packed_for_who_takes_it(client: Client, coding: str, packed: str | None) -> None:
     answer = client.get("/instances", accept_encoding=coding)
-    assert (answer.headers.get("content-encoding") == "gzip") == packed
+    assert answer.headers.get("content-encoding") == packed
     assert "Accept-Encoding" in answer.headers["vary"]
     assert len(answer.json()) == 6
     short = client.get("/studies?PatientID=nobody", accept_encoding=coding)

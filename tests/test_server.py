@@ -226,7 +226,8 @@ def test_metadata_is_what_pydicom_says(server, folder):
             answer = server.get(f"{url}/metadata", accept="application/dicom+json")
             assert answer.headers["content-type"] == "application/dicom+json"
             (got,) = answer.json()
-            assert set(got) == {k for k in expected if not k.startswith("0002")}
+            assert set(got) == {k for k in expected if not k.startswith("0002")} | {"7FE00010"}
+            assert got["7FE00010"]["BulkDataURI"] == f"{server.url}{served.url}/bulkdata/7FE00010"
             for tag in ("00100010", "00280008", "00280010", "00280004", "0020000D"):
                 assert got[tag] == expected[tag]
 

@@ -30,8 +30,9 @@ import multiframe
 from multiframe.codec import PixelSpec
 from multiframe.codecs.jpeg2000 import Jpeg2000Codec
 from multiframe.errors import FormatError
+from multiframe.header import LongHeader
 from multiframe.picture import Viewport, fitted, write
-from multiframe.render import Facts, Function, Presentation, Window, displayed, draw
+from multiframe.render import Facts, Function, Presentation, Window, displayed, draw, representative
 from multiframe.syntaxes import TransferSyntax, syntax_of
 from multiframe.testing import cine
 from multiframe.testing.numbercode import read_number
@@ -41,6 +42,10 @@ def read(name: str) -> Dataset:
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str | Path)
     return dcmread(path)
+
+
+def real_path(name: str) -> str:
+    return str(get_testdata_file(name, download=False, read=False))
 
 
 def pixels_of(dataset: Dataset, index: int = 0) -> NDArray[Any]:
@@ -317,6 +322,35 @@ def test_the_facts_of_a_frame_are_its_own(tmp_path, syntax, undefined):
         assert np.array_equal(picture, displayed(instance.pixels(i), instance.dataset, i))
         seen.append(picture.mean())
     assert len(set(seen)) == 5  # the fifth has no group of its own: stretched
+
+
+def test_a_long_header_is_not_read_whole(tmp_path):
+    """What is shown lies in the first and the wanted group: the thousands between are looked at in windows."""
+    enhanced = dcmread(real_path("CT_small.dcm"))
+    enhanced.NumberOfFrames = 3000
+    enhanced.PerFrameFunctionalGroupsSequence = [
+        item(FrameVOILUTSequence=[item(WindowCenter=i, WindowWidth=500, WindowCenterWidthExplanation="x" * 50)])
+        for i in range(3000)
+    ]
+    enhanced.RepresentativeFrameNumber = 7
+    enhanced.save_as(tmp_path / "it")
+    whole = multiframe.open(tmp_path / "it").header
+    asked: list[int] = []
+
+    def read(start: int, stop: int) -> bytes:
+        asked.append(stop - start)
+        return whole.raw[start:stop]
+
+    facts = {name: getattr(whole, name) for name in ("syntax", "dataset_at", "pixel_data", "values")}
+    long = LongHeader(whole.size, read, **facts)
+    assert representative(long, 3000) == 6
+    assert sum(asked) < 1 << 17
+    for i in (0, 2999):
+        assert Facts.of(long, i) == Facts.of(whole, i)
+        (group,) = Facts.of(long, i).dataset().PerFrameFunctionalGroupsSequence
+        assert group.FrameVOILUTSequence[0].WindowCenter == i
+    assert max(asked) < whole.size
+    assert max(asked) <= 256 << 10
 
 
 def test_drawn_frames_are_the_right_ones(tmp_path):

@@ -13,13 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite, log2
+from struct import pack
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from multiframe.codec import Reducer, codec_for
+from multiframe.dicomjson import Items
 from multiframe.elements import ITEM, ITEM_END, SEQUENCE_END, Element, Walk
-from multiframe.errors import DecodeError, FormatError
+from multiframe.errors import DecodeError, FormatError, TruncatedError
 from multiframe.picture import MEDIA_TYPES, QUALITY, MediaType, Viewport, fitted, write
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ _STEEPEST = 60.0  # e**60 is far beyond 8 bits and far within a float
 _BAND = 1 << 18  # values that are worked on at once: in float they are eight times as large as in the frame
 
 _FUNCTIONS: dict[str, Function] = {"LINEAR_EXACT": "LINEAR_EXACT", "SIGMOID": "SIGMOID"}
+_SEEN = 1 << 16  # bytes of a long header that are seen at once
 _REPRESENTATIVE = 0x00286010
 _IMAGE, _OPTICAL_PATHS, _SHARED, _PER_FRAME = 0x0028, 0x00480105, 0x52009229, 0x52009230
 
@@ -111,35 +114,30 @@ class Facts(NamedTuple):
     little: bool
 
     @classmethod
-    def of(cls, header: Header, index: int) -> Facts:
+    def of(cls, header: Header, index: int, items: Items | None = None) -> Facts:
         """Cut out what concerns the frame of that index, counted from 0.
+
+        Parameters
+        ----------
+        items : Items, optional
+            Where the per-frame groups of this header lie, if that is known; else all before the one wanted are passed.
 
         Raises
         ------
         FormatError
             The header cannot be walked to its end.
         """
-        raw, explicit, little = header.raw, header.explicit, header.syntax.little
-        here = Walk(header.dataset_at, explicit=explicit, little=little, stop=len(raw), descend=False, strays=True)
+        explicit, little = header.explicit, header.syntax.little
+        order = "<" if little else ">"
         found: list[bytes] = []
-        begun = -1
-        while here.at < len(raw) and (element := here.step(raw)) is not None:
-            if element.depth:
-                continue
-            if element.tag == SEQUENCE_END and begun >= 0:
-                found.append(raw[begun : here.at])
-                begun = -1
+        for element, end in _elements(header):
+            if element.tag >> 16 == _IMAGE or element.tag in (_OPTICAL_PATHS, _SHARED):
+                found.append(header.part(element.at, end))
             elif element.tag == _PER_FRAME:
-                item = _item(raw, here, element, index)
-                order: Literal["little", "big"] = "little" if little else "big"
-                tag = b"".join(half.to_bytes(2, order) for half in divmod(_PER_FRAME, 1 << 16))
-                found.append(tag + (b"SQ\0\0" if explicit else b"") + len(item).to_bytes(4, order) + item)
-                break  # what is needed lies before it: tags are in order
-            elif element.tag >> 16 == _IMAGE or element.tag in (_OPTICAL_PATHS, _SHARED):
-                if element.stop >= 0:
-                    found.append(raw[element.at : element.stop])
-                else:
-                    begun = element.at
+                for start, stop in (Items(header) if items is None else items).groups(index, index + 1).items:
+                    item = pack(f"{order}HHI", *divmod(ITEM, 1 << 16), stop - start) + header.part(start, stop)
+                    found.append(pack(f"{order}HH", *divmod(_PER_FRAME, 1 << 16)))
+                    found += [b"SQ\0\0" if explicit else b"", pack(f"{order}I", len(item)), item]
         return cls(b"".join(found), explicit, little)
 
     def dataset(self) -> Dataset:
@@ -261,39 +259,41 @@ def representative(header: Header, count: int) -> int:
     >>> representative(instance.header, len(instance))
     15
     """
-    raw = header.raw
-    little = header.syntax.little
-    here = Walk(header.dataset_at, explicit=header.explicit, little=little, stop=len(raw), descend=False, strays=True)
-    while here.at < len(raw) and (element := here.step(raw)) is not None:
-        if element.tag == _REPRESENTATIVE and not element.depth and element.stop == element.start + 2:
-            number = int.from_bytes(raw[element.start : element.stop], "little" if little else "big")
+    for element, end in _elements(header):
+        if element.tag == _REPRESENTATIVE and end == element.start + 2:
+            number = int.from_bytes(header.part(element.start, end), "little" if header.syntax.little else "big")
             if 1 <= number <= count:
                 return number - 1
-        if element.tag >> 16 > _IMAGE and not element.depth:
-            break
     return count // 2
 
 
-def _item(raw: bytes, here: Walk, sequence: Element, index: int) -> bytes:
-    """Give an Item of a sequence just met, with its tag; empty where there are not so many."""
-    if sequence.stop >= 0:
-        here.enter(sequence)
-    seen, begun = -1, -1
-    while (sequence.stop < 0 or here.at < sequence.stop) and (element := here.step(raw)) is not None:
-        if element.tag == ITEM and element.depth == 1:
-            seen += 1
-            if element.stop >= 0 and seen == index:
-                return raw[element.at : element.stop]
-            if element.stop >= 0:
-                here.at = element.stop
-            elif seen == index:
-                begun = element.at
-        elif element.depth == 0:  # an Item ends, or the sequence does
-            if begun >= 0:
-                return raw[begun : here.at]
-            if element.tag != ITEM_END:
-                break
-    return b""
+def _elements(header: Header) -> Iterator[tuple[Element, int]]:
+    """Give the elements of the top level, up to the per-frame groups, and the offset behind each."""
+    here = Walk(
+        header.dataset_at, explicit=header.explicit, little=header.syntax.little, stop=header.size, descend=False,
+        strays=True,
+    )  # fmt: skip
+    data, base = header.window(here.at, _SEEN)
+    begun: Element | None = None
+    while here.at < header.size:
+        element = here.step(data, base) if base <= here.at < base + len(data) else None
+        if element is None:
+            data, base = header.window(here.at, _SEEN)
+            element = here.step(data, base)
+        if element is None:
+            raise TruncatedError("the data set ends inside an element", here.at)
+        if element.depth:
+            continue
+        if element.tag == _PER_FRAME:
+            yield element, -1
+            return
+        if element.tag == SEQUENCE_END and begun is not None:
+            yield begun, here.at
+            begun = None
+        elif element.stop < 0:
+            begun = element
+        elif element.tag not in (ITEM, ITEM_END, SEQUENCE_END):
+            yield element, element.stop
 
 
 def displayed(pixels: NDArray[Any], dataset: Dataset, index: int, *, window: Window | None = None) -> NDArray[np.uint8]:

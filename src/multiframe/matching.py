@@ -191,6 +191,8 @@ class Words:
 
     def matches(self, value: Any) -> bool:
         """Whether each begins one of the words of a name."""
+        if not value:
+            return False
         there = name_words(value)
         return all(any(wildcard(f"* {spelling}*", there) for spelling in word) for word in self.words)
 
@@ -234,6 +236,8 @@ class Moments:
 
     def matches(self, value: Any) -> bool:
         """Whether a value lies in it; offsets from UTC count where both sides have one."""
+        if not value:
+            return False
         try:
             moment = _moment(value)[0]
         except ValueError:

@@ -136,6 +136,7 @@ def test_real_frames_are_displayed() -> None:
         (["serve", "{nowhere}"], 2, "no such file or folder"),
         (["serve", "{file}", "--memory", "lots"], 2, "not a size"),
         (["serve", "{file}", "--allow-origin", "localhost"], 2, "allow-origin"),
+        (["serve", "{file}", "--trusted-proxy", "proxy.example.org"], 2, "trusted-proxy"),
         (["serve", "{file}", "--host", "203.0.113.7"], 3, "203.0.113.7"),
         (["serve", "{file}", "--memory", "1KiB"], 2, "too few"),
         (["serve", "{file}", "--port", "0", "--cache", "{damaged}"], 3, "delete the file"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from dicomweb_client import DICOMwebClient
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, FileDataset
@@ -22,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from multiframe.catalog import Catalog, Search
 from multiframe.settings import Settings
 from multiframe.web.search import path_of
+from tests.serving import Server, serving
 from tests.test_search import ROOT, Client, value
 
 NAMES = [
@@ -172,7 +174,7 @@ def plain(word: str) -> set[str]:
         text = "".join(c for c in text if not 0x300 <= ord(c) <= 0x36F)
         return unicodedata.normalize("NFC", text).replace("œ", "oe").replace("ø", "o")
 
-    spelled = word.replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+    spelled = "".join("aou"["äöü".index(c)] + "e" if c in "äöü" else c for c in word)
     return {bare(word), bare(spelled)}
 
 
@@ -549,3 +551,49 @@ def test_a_search_that_would_read_everything_is_refused(client: Client, monkeypa
     assert "StudyDate" in answer.json()["message"]
     assert client.get("/instances?ContentDate=19000101&StudyInstanceUID=1.2.1").status_code == 204
     assert client.get("/instances?ImageType=*&limit=3").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("served")
+    write(folder)
+    options = ("--workers", "2", "--trusted-proxy", "127.0.0.1")
+    with serving([folder], *options, cache=tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+def test_a_real_client(server: Server) -> None:
+    client = DICOMwebClient(server.url + "dicom-web")
+    every = client.search_for_studies()
+    assert [one["0020000D"]["Value"][0] for one in every] == expected("study", {}, False)
+    assert client.search_for_studies(limit=3, offset=2) == every[2:5]
+    assert client.search_for_studies(limit=4, get_remaining=True) == every
+    named = client.search_for_studies(fuzzymatching=True, search_filters={"PatientName": "Jörg Müller"})
+    assert {str(Dataset.from_json(one).PatientName) for one in named} == {"Müller^Jörg", "Mueller^Jorg"}
+    assert client.search_for_studies(search_filters={"PatientID": "nobody"}) == []
+    dated = {"StudyDate": "20260101-20260131", "ModalitiesInStudy": "US"}
+    found = client.search_for_studies(search_filters=dated, fields=["StudyDescription", "00080062"])
+    assert [one["0020000D"]["Value"][0] for one in found] == expected("study", dated, False)
+    assert all("00080062" in one for one in found)
+    series = client.search_for_series("1.2.3", search_filters={"Modality": "US"})
+    wanted = {"StudyInstanceUID": "1.2.3", "Modality": "US"}
+    assert [one["0020000E"]["Value"][0] for one in series] == expected("series", wanted, False)
+    instances = client.search_for_instances("1.2.3", search_filters={"Rows": 2})
+    wanted = {"StudyInstanceUID": "1.2.3", "Rows": "2"}
+    assert [one["00080018"]["Value"][0] for one in instances] == expected("instance", wanted, False)
+
+
+def test_every_worker_and_every_start_say_the_same(server: Server) -> None:
+    for path in ("studies", "instances?limit=7&offset=3"):
+        # A new connection each time: any worker may take it.
+        told = {httpx.get(f"{server.url}dicom-web/{path}", headers={"accept-encoding": "identity"}).headers["etag"]
+                for _ in range(12)}  # fmt: skip
+        assert len(told) == 1
+
+
+def test_a_trusted_proxy_is_believed(server: Server) -> None:
+    headers = {"forwarded": "host=images.example.org;proto=https", "x-forwarded-prefix": "/pacs"}
+    found = server.client.get("dicom-web/studies?limit=1", headers=headers).json()
+    assert value(found[0], "00081190").startswith("https://images.example.org/pacs/dicom-web/studies/")
+    refused = server.client.get("dicom-web/studies", headers={**headers, "host": "images.example.org"})
+    assert refused.status_code == 421  # nobody is believed to have sent another Host than a name of ours

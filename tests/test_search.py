@@ -3,13 +3,15 @@
 import asyncio
 import gzip
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from multiframe.catalog import Catalog
-from multiframe.settings import Settings
+from multiframe.settings import MIB, Settings
 from multiframe.web.app import create_app
 from tests.test_catalog import CLASS, dicom
 
@@ -300,3 +302,15 @@ def test_gzip_is_gzip(client: Client) -> None:
             return b"".join([piece async for piece in answer.aiter_raw()])
 
     assert len(json.loads(gzip.decompress(asyncio.run(raw())))) == 6
+
+
+def test_a_changed_file_with_a_long_header_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    file = tmp_path / "files" / "long"
+    file.write_bytes(dicom("1.9", os.urandom(2 * MIB), PatientID="before"))  # too long to be kept
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    catalog.scan([tmp_path / "files"])
+    file.write_bytes(dicom("1.9", os.urandom(2 * MIB), PatientID="now"))
+    (one,) = Client(catalog, Settings()).found("/studies/1.2.3/series/1.2.3.1/instances/1.9/metadata")
+    assert value(one, "00100020") == "now"
+    catalog.close()

@@ -57,7 +57,7 @@ _MADE = frozenset((
     "00080005", "00080056", "00080201", "00081190", "00083002", "00201206", "00201208", "00201209",
 ))  # fmt: skip
 
-EXAMINED = 100_000
+EXAMINED = 50_000
 """Rows whose JSON is looked at in one search, at most."""
 
 _STUDIES: list[sa.ColumnElement[Any]] = [

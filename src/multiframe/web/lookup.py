@@ -85,7 +85,11 @@ async def with_fresh[T](
 ) -> T:
     """Use an instance; where its file has changed, read it anew once: neither old bytes nor old errors are given."""
     catalog: Catalog = request.app.state.catalog
-    instance = await find(catalog, study, series, uid)
+    try:
+        instance = await find(catalog, study, series, uid)
+    except SourceChanged:  # seen already where a header too long to be kept is read again
+        await asyncio.to_thread(catalog.refresh, uid)
+        return await use(await find(catalog, study, series, uid))
     try:
         return await use(instance)
     except SourceNotFound:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multiframe import indexing
+from multiframe.codestream import evidence
 from multiframe.errors import (
     FormatError,
     FragmentError,
@@ -593,3 +594,13 @@ def test_items_without_a_transfer_syntax_are_no_native_pixels() -> None:
     )
     with pytest.raises(FormatError, match="names no Transfer Syntax"):
         replace(file, data=data).open()
+
+
+def test_few_and_many_fragments_end_alike() -> None:
+    tails = np.random.default_rng(1).choice(np.array([0x00, 0xFF, 0xD9, 7], np.uint8), (5000, 8))
+    length, head = np.full(1, 99, np.uint64), np.zeros((1, 64), np.uint8)
+    many = evidence("jpeg", head.repeat(5000, 0), tails, length.repeat(5000))
+    few = [evidence("jpeg", head, tail.reshape(1, 8), length) for tail in tails]
+    assert many is not None
+    assert 0 < many.ends.sum() < 5000
+    assert many.ends.tolist() == [bool(one.ends[0]) for one in few if one]

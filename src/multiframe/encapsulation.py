@@ -6,6 +6,7 @@ Items hands in the function that reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import repeat
 from struct import Struct
 from struct import error as StructError
@@ -161,12 +162,17 @@ def _in_window(window: bytes, at: int, most: int, record: int, out: list[bytes])
     # An array over the window has a record at each of its bytes: those of the Items are taken out at once, and their
     # tags looked at only then. Behind what is no Item the hops led astray.
     rows = np.ndarray(last + 1, f"V{record}", window, strides=(1,))[found]
-    headers = rows.view({"names": ["tag", "length"], "formats": ["<u4", "<u4"], "offsets": [8, 12], "itemsize": record})
+    headers = rows.view(_header_of(record))
     odd = np.flatnonzero((headers["tag"] != ITEM_WORD) | (headers["length"] == UNDEFINED))
     if len(odd):
         rows, i = rows[: odd[0] + 1], found[odd[0]]
     out.append(rows.tobytes())
     return len(rows), at + i, not len(odd)
+
+
+@cache
+def _header_of(record: int) -> np.dtype[np.void]:
+    return np.dtype({"names": ["tag", "length"], "formats": ["<u4", "<u4"], "offsets": [8, 12], "itemsize": record})
 
 
 class Items(NamedTuple):

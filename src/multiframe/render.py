@@ -114,13 +114,13 @@ class Facts(NamedTuple):
     little: bool
 
     @classmethod
-    def of(cls, header: Header, index: int, items: Items | None = None) -> Facts:
+    def of(cls, header: Header, index: int, items: Callable[[], Items] | None = None) -> Facts:
         """Cut out what concerns the frame of that index, counted from 0.
 
         Parameters
         ----------
-        items : Items, optional
-            Where the per-frame groups of this header lie, if that is known; else all before the one wanted are passed.
+        items : callable, optional
+            Says where the per-frame groups of this header lie, as `Instance.items` does, which finds them once.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Facts(NamedTuple):
             if element.tag >> 16 == _IMAGE or element.tag in (_OPTICAL_PATHS, _SHARED):
                 found.append(header.part(element.at, end))
             elif element.tag == _PER_FRAME:
-                for start, stop in (Items(header) if items is None else items).groups(index, index + 1).items:
+                for start, stop in (Items(header) if items is None else items()).groups(index, index + 1).items:
                     item = pack(f"{order}HHI", *divmod(ITEM, 1 << 16), stop - start) + header.part(start, stop)
                     found.append(pack(f"{order}HH", *divmod(_PER_FRAME, 1 << 16)))
                     found += [b"SQ\0\0" if explicit else b"", pack(f"{order}I", len(item)), item]

@@ -106,7 +106,7 @@ async def _pixels(request: Request, instance: Instance) -> Response:
     known = instance.known
     index = await _complete(instance)
     if index.kind == "stream":
-        answer = await _whole(request, instance, _stream(index), instance.syntax.media_type)
+        answer = await _whole(request, instance, index.stream, instance.syntax.media_type)
     else:
         answer = await _frames(request, instance, index)
     if known is None or not known.complete:
@@ -131,10 +131,6 @@ async def _complete(instance: Instance) -> FrameIndex:
     if index.declared is not None and index.kind == "frames" and len(index) < index.declared:
         index.require(index.declared - 1)
     return index
-
-
-def _stream(index: FrameIndex) -> list[Stored]:
-    return [Stored(a, b) for a, b in zip(index.starts.tolist(), index.stops.tolist(), strict=True)]
 
 
 class _Parts:
@@ -273,7 +269,7 @@ async def _values(request: Request, instance: Instance, *, pixels_only: bool) ->
         return
     index = await _complete(instance)
     if index.kind == "stream":
-        yield _Value(instance.syntax.media_type, location, _stream(index))
+        yield _Value(instance.syntax.media_type, location, index.stream)
         return
     syntax = instance.frame_syntax
     for i in range(len(index)):

@@ -332,7 +332,10 @@ async def _drawn(
         raise NotAcceptable(f"a frame has {decoded} bytes when it is decoded, {settings.max_decode} are the most here")
     known = instance.known
     stored = (await instance.grow_async(index)).parts(index)
-    facts = await asyncio.to_thread(Facts.of, instance.header, index)
+    held = instance.held
+    facts = await asyncio.to_thread(Facts.of, instance.header, index, lambda: instance.items)
+    if instance.held != held:
+        state.catalog.weigh(instance)
     # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
     cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
     lease = await budget.acquire_async(min(cost, budget.limit), timeout=settings.memory_wait)

@@ -224,9 +224,10 @@ def told(facts: Figures, results: list[Figures]) -> str:
     for r in results:
         s, ours, theirs = r["served"], r["multiframe"], r["pydicom"]
         name = f"{r['frames']:,}{', undefined lengths' if r['undefined'] else ''}"
+        coded = [(f"{s[f'{c}_first_ms']:.0f} ms", f"{s[f'{c}_s']:.2f} s ({s[f'{c}_cpu_s']:.2f})") for c in _CODINGS]
         http_rows.append((
             name, f"{r['header'] / 1e6:.1f} MB", f"{s['listed_s']:.2f} s", f"{s['identity_bytes'] / 1e6:.1f} MB",
-            *(cell for c in _CODINGS for cell in (f"{s[f'{c}_first_ms']:.0f} ms", f"{s[f'{c}_s']:.2f} s ({s[f'{c}_cpu_s']:.2f})")),
+            *(cell for pair in coded for cell in pair),
             f"{s['zstd_bytes'] / 1e3:,.0f} kB", f"{s['grown'] / 1e6:.0f} MB",
             f"{s['window_ms']:.0f} ms", f"{s['again_ms']:.0f} ms",
         ))  # fmt: skip

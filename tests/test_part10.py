@@ -310,7 +310,7 @@ def test_a_long_file_costs_memory_for_offsets_alone() -> None:
     rope = Rope([Fragments(index)])
     assert rope.size == n * (40 + 8)
     plan = rope.read(ByteRange(rope.size - 60, rope.size))
-    assert len(next(plan)) == 3  # a piece of it is laid out, not all
+    assert sum(asked.stop - asked.start for asked in next(plan)) < 100  # a piece of it is laid out, not all
 
 
 def test_what_is_read_to_lay_a_file_out(tmp_path: Path) -> None:

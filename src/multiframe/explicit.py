@@ -110,7 +110,7 @@ class Head:
         """Give some of it."""
         return Stored(start, stop) if self._lies else self._raw[start:stop]
 
-    def edited(self, changes: Mapping[int, Sequence[Piece]], dropped: Callable[[int], bool]) -> Iterator[Piece]:
+    def edited[T](self, changes: Mapping[int, Sequence[T]], dropped: Callable[[int], bool]) -> Iterator[Piece | T]:
         """Give its elements, with others in place of some, or added; and without those `dropped`."""
         waiting = sorted(changes, reverse=True)
         start = stop = 0  # what is kept, and not given yet

@@ -5,7 +5,7 @@ it. It knows how a file is written (PS3.10 7, PS3.5 7, A.4) and which attributes
 files, HTTP, or how a frame is found; and it decodes nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from struct import unpack_from
 from typing import Final, NamedTuple
@@ -44,6 +44,7 @@ IMPLEMENTATION_UID: Final = "2.25.70673264303168952226208500632726887936"
 _GROUP, _CLASS, _INSTANCE, _SYNTAX, _IMPLEMENTATION = 0x00020000, 0x00020002, 0x00020003, 0x00020010, 0x00020012
 _VERSION = 0x00020001
 _FRAMES = 0x00280008
+_SOP_INSTANCE, _SERIES, _NUMBER, _CONVERSION = 0x00080018, 0x0020000E, 0x00200013, 0x00209172
 _PHOTOMETRIC, _PLANAR, _ALLOCATED, _LOSSY = 0x00280004, 0x00280006, 0x00280100, 0x00282110
 _POINTER, _PER_FRAME, _OVERLAY_FRAMES = 0x00280009, 0x52009230, 0x60000015
 _OF_MANY = frozenset((
@@ -271,11 +272,12 @@ def _lies_well(header: Header) -> bool:
     return header.meta_at == 132 and header.text(_SYNTAX) == given.uid and header.explicit and header.syntax.little
 
 
-def _meta(header: Header, *, syntax: str = "", instance: str = "") -> list[Piece]:
-    """Write preamble and File Meta Information (PS3.10 7.1): as they were, but for what is named.
+def _meta(header: Header, *, syntax: str = "") -> list[Piece]:
+    """Write preamble and File Meta Information (PS3.10 7.1): as they were, but for the Transfer Syntax."""
+    return [_written(_meta_elements(header, syntax))]
 
-    The preamble is empty: what other formats have there points to places of the file as it was.
-    """
+
+def _meta_elements(header: Header, syntax: str) -> dict[int, bytes]:
     was = header.part(max(header.meta_at, 0), header.dataset_at)
     kept = {e.tag: element(e.tag, e.vr, was[e.start : e.stop]) for e in walk(was) if not e.depth}
     for tag, vr, value in (
@@ -286,11 +288,14 @@ def _meta(header: Header, *, syntax: str = "", instance: str = "") -> list[Piece
     ):
         kept.setdefault(tag, element(tag, vr, value))
     kept[_SYNTAX] = element(_SYNTAX, "UI", (syntax or syntax_given(header).uid).encode())
-    if instance:
-        kept[_INSTANCE] = element(_INSTANCE, "UI", instance.encode())
     kept.pop(_GROUP, None)
-    whole = b"".join(kept[tag] for tag in sorted(kept))
-    return [bytes(128) + b"DICM" + element(_GROUP, "UL", len(whole).to_bytes(4, "little")) + whole]
+    return kept
+
+
+def _written(meta: Mapping[int, bytes]) -> bytes:
+    """Write elements of group 2, and the preamble: empty, for other formats point from it to places of the file."""
+    whole = b"".join(meta[tag] for tag in sorted(meta))
+    return bytes(128) + b"DICM" + element(_GROUP, "UL", len(whole).to_bytes(4, "little")) + whole
 
 
 def _is_group_length(tag: int) -> bool:
@@ -489,6 +494,7 @@ class Singles:
         self._identity = identity
         self._head = Head(header)
         self._frames = frames
+        self._uid = header.sop_instance_uid
         self._groups = self._items()
         self._pointed = self._vectors()
         self._overlays = {
@@ -496,10 +502,17 @@ class Singles:
             for one in self._head.elements
             if one.tag & 0xFF00FFFF == _OVERLAY_FRAMES and self._value(one).strip(b" \0") not in (b"", b"1")
         }
-
-    @property
-    def _uid(self) -> str:
-        return self._header.sop_instance_uid
+        self._meta = _meta_elements(header, EXPLICIT_LE if decoding else "")
+        self._source = element(0x00081150, "UI", header.sop_class_uid.encode())
+        self._source += element(0x00081155, "UI", self._uid.encode())
+        # What all frames share, with a tag in place of what is the frame's own.
+        changes: dict[int, Sequence[Piece | int]] = {tag: [tag] for tag in (_SOP_INSTANCE, _NUMBER, _CONVERSION)}
+        changes |= {tag: [tag] for tag, _, _ in self._pointed} | ({_PER_FRAME: [_PER_FRAME]} if self._groups else {})
+        changes[_SERIES] = [element(_SERIES, "UI", derived_uid(self._uid, 0).encode())]
+        changes[_FRAMES] = [element(_FRAMES, "IS", b"1")]
+        if decoding is not None:
+            changes |= _described(header, decoding.spec)
+        self._template = list(self._head.edited(changes, self._dropped))
 
     def _value(self, one: TopElement) -> bytes:
         return self._head.value(one.start, one.end)
@@ -555,28 +568,26 @@ class Singles:
 
     def rope(self, i: int) -> Rope:
         """Give the frame with index `i`."""
-        header, number = self._header, i + 1
-        uid = derived_uid(self._uid, number)
-        source = element(0x00081150, "UI", header.sop_class_uid.encode())
-        source += element(0x00081155, "UI", self._uid.encode())
-        source += element(0x00081160, "IS", str(number).encode())
-        changes: dict[int, Sequence[Piece]] = {
-            0x00080018: [element(0x00080018, "UI", uid.encode())],
-            0x0020000E: [element(0x0020000E, "UI", derived_uid(self._uid, 0).encode())],
-            0x00200013: [element(0x00200013, "IS", str(number).encode())],
-            0x00209172: [element(0x00209172, "SQ", item_header(len(source)) + source)],
-            _FRAMES: [element(_FRAMES, "IS", b"1")],
+        number = i + 1
+        uid = derived_uid(self._uid, number).encode()
+        source = self._source + element(0x00081160, "IS", str(number).encode())
+        own: dict[int, Sequence[Piece]] = {
+            _SOP_INSTANCE: [element(_SOP_INSTANCE, "UI", uid)],
+            _NUMBER: [element(_NUMBER, "IS", str(number).encode())],
+            _CONVERSION: [element(_CONVERSION, "SQ", item_header(len(source)) + source)],
         }
         if self._groups:
             start, stop = self._groups[i]
-            changes[_PER_FRAME] = [opening(_PER_FRAME, "SQ", stop - start), self._head.piece(start, stop)]
+            own[_PER_FRAME] = [opening(_PER_FRAME, "SQ", stop - start), self._head.piece(start, stop)]
         for tag, vr, values in self._pointed:
-            changes[tag] = [element(tag, vr, values[i])]
-        if self._decoding is not None:
-            changes |= _described(header, self._decoding.spec)
-        meta = _meta(header, syntax=EXPLICIT_LE if self._decoding else "", instance=uid)
-        pieces = [*meta, *self._head.edited(changes, self._dropped), *self._pixels(i)]
-        return Rope(pieces, identity=self._identity)
+            own[tag] = [element(tag, vr, values[i])]
+        pieces: list[Piece] = [_written({**self._meta, _INSTANCE: element(_INSTANCE, "UI", uid)})]
+        for piece in self._template:
+            if isinstance(piece, int):
+                pieces += own[piece]
+            else:
+                pieces.append(piece)
+        return Rope([*pieces, *self._pixels(i)], identity=self._identity)
 
     def _pixels(self, i: int) -> Iterator[Piece]:
         self._index.require(i)

@@ -121,34 +121,33 @@ class Files:
             await current(instance)
             known = instance.known
             try:
-                return await self._files(instance, number)
+                return await asyncio.to_thread(self._files, instance, number)
             finally:
                 if instance.known is not known:
                     self._request.app.state.indexer.complete(instance)
 
         return await with_fresh(self._request, self._study, self._series, uid, use)
 
-    async def _files(self, instance: Instance, number: int | None) -> list[File]:
+    def _files(self, instance: Instance, number: int | None) -> list[File]:
         header, uid = instance.header, instance.header.sop_instance_uid
-        count = await asyncio.to_thread(_count, instance) if self._layout == "single" else 1
+        count = _count(instance) if self._layout == "single" else 1
         if number is not None and not 1 <= number <= count:
             raise FrameNotFound(f"there is no frame {number}: the instance has {count}, counted from 1")
         split = self._layout == "single" and count > 1
         indices = [None] if not split else range(count) if number is None else [number - 1]
         if len(indices) > MOST_PARTS:
             raise TooMuch(f"the instance has {count} frames: {MOST_PARTS} are the most in one answer, ask for each")
-        decode = await asyncio.to_thread(self._decodes, instance, 1 if number is not None else None)
+        decode = self._decodes(instance, 1 if number is not None else None)
         syntax = EXPLICIT_LE if decode else syntax_given(header).uid
-
-        async def lay(instance: Instance, i: int | None) -> Section:
-            return Section(await asyncio.to_thread(self._laid, instance, i, number, decode), instance)
+        lay = partial(self._laid, number=number, decode=decode)
 
         async def later(i: int | None) -> Section:
-            return await lay(await find(self._request.app.state.catalog, self._study, self._series, uid), i)
+            instance = await find(self._request.app.state.catalog, self._study, self._series, uid)
+            return Section(await asyncio.to_thread(lay, instance, i), instance)
 
         files = []
         for i in indices:
-            section: Section | Later = await lay(instance, i)
+            section: Section | Later = Section(lay(instance, i), instance)
             if not self._alone or len(indices) > 1:
                 section = Later(section.size, section.heavy, section.etag, partial(later, i))
             files.append(File(uid if i is None else derived_uid(uid, i + 1), syntax, section))

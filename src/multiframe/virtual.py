@@ -128,7 +128,21 @@ class VirtualCatalog(Catalog):
         if listed and series is not None:
             return listed
         query = Search("instance", study=study, series=series)
-        return [found.instance for found in self._expanded(query)]
+        return [found.instance for _, found in self._expanded(query)]
+
+    def states(self, study: str, series: str | None = None) -> list[tuple[str, Identity | None]]:
+        """Give the same with the identity of the file of each, as `Catalog.states`."""
+        found = super().states(study, series)
+        if found and series is not None:
+            return found
+        files = dict(super().states(study))
+        told: list[tuple[str, Identity | None]] = []
+        for origin, one in self._expanded(Search("instance", study=study, series=series)):
+            identity = files.get(origin)
+            if identity is not None and one.instance != origin:
+                identity = (*identity, (frame_number(one.instance) or 0) - 1)
+            told.append((one.instance, identity))
+        return told
 
     def search(self, query: Search) -> list[Found]:
         """Find studies, series or instances.
@@ -141,7 +155,7 @@ class VirtualCatalog(Catalog):
         if query.study is None or query.level == "study":
             return super().search(query)
         stop = None if query.limit is None else query.offset + query.limit
-        return list(islice(self._expanded(query), query.offset, stop))
+        return [found for _, found in islice(self._expanded(query), query.offset, stop)]
 
     def remaining(self, query: Search, most: int) -> int | None:
         """Count the matches behind those of a search, up to `most`."""
@@ -166,8 +180,8 @@ class VirtualCatalog(Catalog):
             self._last = last
         return open_instance(FrameSource(instance, last[1], number - 1), budget=self.budget)
 
-    def _expanded(self, query: Search) -> Iterator[Found]:
-        """Give the matches below a study, frames in place of their instances."""
+    def _expanded(self, query: Search) -> Iterator[tuple[str, Found]]:
+        """Give the matches below a study, frames in place of their instances, and which instance each is of."""
         wanted: dict[str, set[str]] = {}
         others = {}
         for name, value in query.conditions.items():
@@ -185,7 +199,7 @@ class VirtualCatalog(Catalog):
                     continue
                 if all(getattr(one, level) in uids for level, uids in wanted.items()):
                     seen.add(one.series)
-                    yield one
+                    yield match.instance, one
 
     def _told(self, match: Found, level: str, *, own: bool) -> Iterator[Found]:
         """Give what stands for an instance: itself, or its frames; or the series of either."""

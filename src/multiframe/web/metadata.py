@@ -145,7 +145,7 @@ def _json(
     catalog: Catalog = request.app.state.catalog
     before = b"["
     for uid, identity in states:
-        instance = first if uid == states[0][0] else catalog.instance(uid)
+        instance = first if uid == states[0][0] else catalog.instance(uid, study=request.path_params["study"])
         if instance.stat.identity != identity or instance.source.stat().identity != identity:
             raise SourceChanged("the file is not the one this answer began with")
         for piece in metadata(instance.header, bulk=addresses(request, instance.header), groups=groups):

@@ -303,6 +303,14 @@ def test_a_frame_longer_than_an_item_is_refused() -> None:
     assert Fragments(shorter).size == n + 8
 
 
+def test_odd_frames_are_padded() -> None:
+    data = bytes(range(100))
+    index = FrameIndex("scan", starts=frozen([8, 19, 30]), stops=frozen([11, 22, 35]), firsts=frozen([0, 2, 3]))
+    rope = Rope([Fragments(index)])
+    out = b"".join(run(rope.read(ByteRange(0, rope.size)), Memory(data)))
+    assert out == item(data[8:11] + data[19:22]) + item(data[30:35] + b"\0")
+
+
 def test_a_long_file_costs_memory_for_offsets_alone() -> None:
     n = 200_000
     starts = frozen(np.arange(2 * n, dtype=np.uint64) * 30 + 8)

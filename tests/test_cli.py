@@ -122,6 +122,9 @@ def test_real_frames_are_displayed() -> None:
     ("arguments", "code", "says"),
     [
         (["info", "{nowhere}"], 2, "no such file"),
+        (["info", "{folder}"], 2, "folder"),
+        (["frame", "{folder}", "1"], 2, "folder"),
+        (["index", "{file}", "-o", "-"], 2, "name a file"),
         (["info", "{text}"], 1, "not a DICOM file"),
         (["info", "{cut}"], 1, "ends inside"),
         (["frame", "{cut}", "1"], 1, "ends inside"),
@@ -154,6 +157,7 @@ def test_exit_codes_tell(file: Path, tmp_path: Path, arguments: list[str], code:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / f"catalog-{names}.sqlite").write_bytes(b"no database " * 1000)
     places["damaged"] = tmp_path / "damaged"
+    places["folder"] = tmp_path
     done = run(*(a.format(**places) for a in arguments), env={"NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path)})
     assert done.returncode == code, done.stderr
     assert says in (done.stderr + done.stdout).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -356,3 +357,18 @@ def test_what_was_read_lately_is_not_read_again_and_is_the_same(asked, limit) ->
     twice.read_ranges([ByteRange(0, 100)])
     twice.read_ranges([ByteRange(20, 80), ByteRange(0, 1)])
     assert twice.source.requests == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", ["index", "check"])
+def test_an_interrupt_does_not_wait_for_what_is_far(verb) -> None:
+    with FarServer({"/a.dcm": file_of(frames_of())}) as far:
+        far.faults["/a.dcm"] = Fault(after=2, hang=True)  # in the middle of the walk
+        command = [sys.executable, "-m", "multiframe", verb, far.url("/a.dcm")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while far.requests < 3:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=15)  # a hanging server is waited for longer
+        assert process.returncode == 130
+        assert b"Traceback" not in errors

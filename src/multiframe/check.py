@@ -320,18 +320,17 @@ def check_all(
         return Checked(place.shown, findings, None)
 
     waiting: deque[Future[Checked | None]] = deque()
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for place in _places(sources):
-                waiting.append(pool.submit(look, place))
-                if len(waiting) > 2 * jobs and (checked := waiting.popleft().result()) is not None:
-                    yield checked
-            while waiting:
-                if (checked := waiting.popleft().result()) is not None:
-                    yield checked
-        finally:
-            for future in waiting:
-                future.cancel()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for place in _places(sources):
+            waiting.append(pool.submit(look, place))
+            if len(waiting) > 2 * jobs and (checked := waiting.popleft().result()) is not None:
+                yield checked
+        while waiting:
+            if (checked := waiting.popleft().result()) is not None:
+                yield checked
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for what is far away
 
 
 class _Place(NamedTuple):

@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FILE, CALL, SURROUNDINGS, INTERRUPTED = 1, 2, 3, 130
+
+_GRACE = 0.5  # seconds for what is under way when somebody interrupts
 
 EXIT: dict[type[BaseException], int] = {
     errors.FrameNotFound: CALL,
@@ -342,6 +346,7 @@ def info(file: File, as_json: AsJson = False) -> None:
     from multiframe.telling import facts_of, tell_facts
     from multiframe.testing import CountingSource
 
+    _no_folder(file)
     counted = CountingSource(source_of(file))
     instance = open_instance(counted, proof="whole")
     facts, index = facts_of(instance, file, counted), instance.index
@@ -441,6 +446,7 @@ def frame(
     """
     from multiframe.instance import open_instance
 
+    _no_folder(file)
     instance = open_instance(file)
     if output is not None and "://" not in file and output.exists() and output.samefile(file):
         raise typer.BadParameter("that is the file the frame comes from: it would be lost", param_hint="-o")
@@ -491,6 +497,11 @@ def _drawn(instance: "Instance", index: int, form: As, query: Mapping[str, str])
         raise typer.BadParameter(str(error)) from None
 
 
+def _no_folder(file: str) -> None:
+    if "://" not in file and Path(file).is_dir():
+        raise typer.BadParameter("that is a folder: name a file in it", param_hint="FILE")
+
+
 def _index(number: int) -> int:
     """Turn a frame number, from 1, into an index, from 0."""
     if number < 1:
@@ -524,6 +535,10 @@ def index(
     from rich.console import Console
     from rich.progress import Progress
 
+    if str(output) == "-":
+        raise typer.BadParameter(
+            "an index file is written whole and renamed, and stdout tells what was found: name a file", param_hint="-o"
+        )
     if output and beside:
         raise typer.BadParameter("either -o or --beside", param_hint="-o")
     if output and (len(sources) > 1 or Path(sources[0]).is_dir()):
@@ -600,12 +615,11 @@ def _at_once(tasks: list[_Task], jobs: int, force: bool) -> Iterator[_Outcome]:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            yield from pool.map(lambda task: _index_one(task, force), tasks)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield from pool.map(lambda task: _index_one(task, force), tasks)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _index_one(task: _Task, force: bool) -> _Outcome:
@@ -688,4 +702,19 @@ def main() -> NoReturn:
     """Be the ``multiframe`` command."""
     # Whoever reads our output may leave, as `head` does: then we end as every Unix command does, without a word.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(_run(lambda: app(standalone_mode=True)))
+    code = _run(lambda: app(standalone_mode=True))
+    if code == INTERRUPTED:
+        _leave()
+    sys.exit(code)
+
+
+def _leave() -> None:
+    """End at once where threads wait for something far away; what is near has a moment to end as it should."""
+    until = time.monotonic() + _GRACE
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0, until - time.monotonic()))
+            if thread.is_alive():
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(INTERRUPTED)

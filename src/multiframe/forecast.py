@@ -34,6 +34,7 @@ _CACHE = 3 << 30
 _CACHED_PIXEL = 11  # RGB, RGBA and a canvas; the first is counted
 _HTJ2K_HEAP = 830 * 1024 * 768 * 3
 
+_COPY = "copy the file anew from where it came"
 _BY_FRAME = "serve it with multiframe, and let the viewer ask frame by frame"
 
 
@@ -61,6 +62,8 @@ class Facts:
         A table contradicts the Items.
     counted : bool
         Number of Frames is what was found.
+    cut : bool
+        The file ends inside Pixel Data.
     """
 
     size: int
@@ -76,6 +79,7 @@ class Facts:
     extended: bool = False
     table_wrong: bool = False
     counted: bool = True
+    cut: bool = False
 
 
 class Forecast(NamedTuple):
@@ -130,7 +134,20 @@ def forecast(facts: Facts) -> list[Forecast]:
     if not facts.frames:
         return []
     told = [_frames(facts), _slim(facts), _legacy(facts), _natural(facts), _dwv(facts), _pydicom(facts)]
+    if facts.cut:
+        told = [_cut(one) for one in told]
     return [_in_one_piece(one, facts) if one.client in ("legacy", "natural", "dwv") else one for one in told]
+
+
+def _cut(told: Forecast) -> Forecast:
+    """Add what it means that the file ends too soon."""
+    if told.verdict not in ("good", "slow"):
+        return told
+    if told.client in ("frames", "slim"):
+        why = "the whole frames before the cut are served, and each one behind it is an error"
+        return Forecast(told.client, "wrong pictures", why, _COPY, "inferred")
+    why = "the file is cut: whoever reads it whole finds an error, or half a frame, where it ends"
+    return Forecast(told.client, "wrong pictures", why, _COPY, "inferred")
 
 
 def _in_one_piece(told: Forecast, facts: Facts) -> Forecast:

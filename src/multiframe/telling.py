@@ -60,6 +60,7 @@ def facts_of(instance: Instance, source: str, counted: CountingSource) -> dict[s
         samples=spec.samples, stream=index.kind == "stream", fewest=fewest, most=most,
         basic=tables["basic"] in ("proven", "wrong", "unread"), extended=tables["extended"] != "none",
         table_wrong="wrong" in tables.values(), counted=(index.declared or 1) == len(index),
+        cut=index.damage is not None and index.damage.kind == "cut",
     )  # fmt: skip
     return {
         "source": source.partition("?")[0] if "://" in source else source,

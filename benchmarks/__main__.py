@@ -7,9 +7,16 @@ the list shows. Nothing here passes or fails: figures are for people, and for th
 import argparse
 from pathlib import Path
 
-from benchmarks import first_frame, index, index_far, metadata
+from benchmarks import first_frame, frames_load, h2, index, index_far, metadata
 
-BENCHMARKS = {"first-frame": first_frame, "index": index, "index-far": index_far, "metadata": metadata}
+BENCHMARKS = {
+    "first-frame": first_frame,
+    "frames-load": frames_load,
+    "h2": h2,
+    "index": index,
+    "index-far": index_far,
+    "metadata": metadata,
+}
 
 
 def main() -> None:

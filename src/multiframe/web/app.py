@@ -121,7 +121,8 @@ class _HostCheck:
         self._any_address = not self._names.isdisjoint({"0.0.0.0", "::", "[::]"})  # noqa: S104
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._known(Headers(scope=scope).get("host", "")):
+        # Two that differ name nobody (RFC 9112 3.2): who reads the other one would be deceived.
+        if scope["type"] == "http" and not all(map(self._known, Headers(scope=scope).getlist("host") or [""])):
             answer = JSONResponse(
                 {"error": "MisdirectedRequest",
                  "message": "this server is not known by that name: start it with --public-url to make it so"},

@@ -27,7 +27,7 @@ from benchmarks.report import rows
 from benchmarks.server import Server, compiled
 from multiframe.testing import cine
 
-FRAMES, ROWS, COLUMNS = 300, 560, 768
+FRAMES, ROWS, COLUMNS = 300, 560, 656
 """Frames of about 100 kB."""
 
 ROUND_TRIP_MS = 50

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from dicomweb_client import DICOMwebClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, FileDataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -349,6 +349,7 @@ def questions(draw: st.DrawFn) -> tuple[str, dict[str, str], bool]:
     return level, {k: draw(QUESTIONS[k]) for k in keywords}, draw(st.booleans())
 
 
+@settings(deadline=None)
 @given(questions())
 def test_what_is_found_is_what_the_standard_says(catalog: Catalog, question: tuple[str, dict[str, str], bool]) -> None:
     level, conditions, fuzzy = question
@@ -530,6 +531,7 @@ def asked_plainly(client: Client, path: str, query: str) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_no_key_and_no_value_is_an_error_of_ours(catalog: Catalog, key: str, wanted: str) -> None:
     client = Client(catalog, Settings())

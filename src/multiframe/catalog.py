@@ -749,9 +749,9 @@ def _count(connection: sa.Connection, series: Iterable[tuple[str, str]]) -> None
     s, i = _series.c, _instances.c
     n = sa.select(sa.func.count()).select_from(_instances).where(i.study == s.study, i.series == s.series)
     for some in batched(sorted(series), _LOOKUP):
-        connection.execute(
-            sa.update(_series).where(sa.tuple_(s.study, s.series).in_(some)).values(instances=n.scalar_subquery())
-        )
+        # The study is said twice: SQLite looks no pair up in an index.
+        these = sa.and_(s.study.in_({study for study, _ in some}), sa.tuple_(s.study, s.series).in_(some))
+        connection.execute(sa.update(_series).where(these).values(instances=n.scalar_subquery()))
 
 
 def _remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:

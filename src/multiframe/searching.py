@@ -187,6 +187,7 @@ class _Asked:
 
     def __init__(self, query: Search) -> None:
         self.clauses: list[sa.ColumnElement[bool]] = []
+        self.below = False  # whether a clause speaks of what lies below the study
         self.items: dict[Level, Item] = {}
         fast: dict[str, Test] = {}
         slow: dict[str, tuple[Level, Kind, Test]] = {}
@@ -200,6 +201,7 @@ class _Asked:
                 continue
             if path in _KEY_OF_TAG:
                 fast[path] = test
+                self.below |= found[0] != "study"
             else:
                 slow[path] = (*found, test)
         # One Item of a sequence must match all that is asked of it: a table that knows but a part of it is no help.
@@ -315,9 +317,9 @@ def _statement(query: Search, asked: _Asked, *columns: sa.ColumnElement[Any]) ->
     tables = [TABLES[level] for level in LEVELS[: LEVELS.index(query.level) + 1]]
     source: sa.FromClause = studies
     for table in tables[1:]:
-        # Nothing is empty, so it is the same as an inner join; but planners then begin with the newest study, as the
-        # answer does, where no condition speaks of what lies below: they cannot know how soon there will be enough.
-        source = source.join(table, isouter=True)
+        # Nothing is empty, so both joins are the same; but the outer one makes planners begin with the newest study, as
+        # the answer does, where nothing is said of what lies below: they cannot know how soon there will be enough.
+        source = source.join(table, isouter=not asked.below and query.study is None)
     chosen = sa.select(*columns).select_from(source).where(*asked.clauses)
     if query.study is not None:
         chosen = chosen.where(*(t.c.study == query.study for t in tables))
@@ -435,8 +437,12 @@ def _told(connection: sa.Connection, keys: Sequence[tuple[str, ...]], query: Sea
     told_instances: dict[str, tuple[str, str]] = {}
     if depth > 1:
         wanted = {key[:2] for key in keys}
+        # The study is said twice: SQLite looks no pair up in an index.
         rows = _rows(
-            connection, sa.select(s.study, s.series, s.attributes, s.instances), sa.tuple_(s.study, s.series), wanted
+            connection,
+            sa.select(s.study, s.series, s.attributes, s.instances).where(s.study.in_(list(told_studies))),
+            sa.tuple_(s.study, s.series),
+            wanted,
         )
         told_series = {(row.study, row.series): (row.attributes, row.instances) for row in rows}
     if depth > 2:

@@ -251,3 +251,17 @@ def test_the_first_bit_of_a_frame(server, folder):
     answer = server.get(f"{served.url}/frames/1", accept=DECODED)
     assert answer.content == frame_of(dataset, 0)
     assert spec_of(dataset).bits_allocated == 1
+
+
+def test_the_same_over_http2(server, folder, tmp_path):
+    """Another server underneath, with another way to tell that a client has gone."""
+    served = Served(folder / "jpeg")
+    with serving([folder], "--tls-self-signed", cache=tmp_path, http2=True, verify=False) as other:
+        for accept in (DECODED, f"image/jls; transfer-syntax={uid(JLS)}"):
+            one, two = (s.get(f"{served.url}/frames/5", accept=accept) for s in (server, other))
+            assert two.http_version == "HTTP/2"
+            assert (one.content, one.headers["etag"]) == (two.content, two.headers["etag"])
+        listed = f"multipart/related; type=image/jls; transfer-syntax={uid(JLS)}"
+        one, two = (s.get(f"{served.url}/frames/5,9,7", accept=listed) for s in (server, other))
+        assert [body for _, body in parts_of(one)] == [body for _, body in parts_of(two)]
+        assert len(parts_of(two)) == 3

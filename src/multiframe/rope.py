@@ -290,7 +290,9 @@ def facts_of(part: Part | Laid) -> str:
     """Say what a part is of, the same in every process."""
     if isinstance(part, Stored):
         return repr(tuple(part))  # five times as fast as a NamedTuple writes itself down
-    return repr(part) if isinstance(part, bytes | Made) else part.etag
+    if isinstance(part, bytes):
+        return sha256(part).hexdigest()  # a frame that was encoded anew is long
+    return repr(part) if isinstance(part, Made) else part.etag
 
 
 def _shared(groups: Sequence[Group], answers: Sequence[Buffer], asked: Sequence[ByteRange]) -> list[Buffer]:

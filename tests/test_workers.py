@@ -186,3 +186,21 @@ def test_the_processes_end_when_nobody_closes_them():
     del workers
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_thousand_at_once_wait_without_memory():
+    """Who waits for memory is refused after a moment; who waits for a turn holds none and is served in the end."""
+    workers = Workers(1)
+    request = request_of(workers, memory=100)  # two at a time; memory_wait is 0.1 s
+
+    async def many():
+        return await asyncio.gather(*(on_worker(request, pause, b"", cost=50) for _ in range(60)))
+
+    assert asyncio.run(many()) == [b"done"] * 60
+    assert request.app.state.budget.peak <= 100
+    workers.close()
+
+
+def pause(_: bytes) -> bytes:
+    time.sleep(0.01)
+    return b"done"

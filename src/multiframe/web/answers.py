@@ -9,6 +9,7 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
@@ -27,7 +28,7 @@ from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
-from multiframe.web.workers import ClientGone, Workers
+from multiframe.web.workers import ClientGone, Workers, who
 
 __all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "stream_answer"]
 
@@ -118,6 +119,11 @@ class Body:
         return f'"{sha256("".join(s.etag for s in self.sections).encode()).hexdigest()[:32]}"'
 
     @property
+    def made(self) -> bool:
+        """Whether something has to be made on a worker while it is read."""
+        return any(section.heavy for section in self.sections)
+
+    @property
     def instances(self) -> list[Instance]:
         """Whose bytes it is made of, each once, as far as they are held."""
         held = [s.instance for s in self.sections if isinstance(s, Section) and s.instance is not None]
@@ -204,12 +210,14 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     held = min(part.size, settings.piece, budget.limit)
-    lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait, who=_who(request))
-    try:
-        first = await body.read(request, ByteRange(part.start, part.start + held))
-    except BaseException:
-        lease.release()
-        raise
+    workers: Workers = request.app.state.workers
+    async with workers.turn(request) if body.made else nullcontext():
+        lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait, who=who(request))
+        try:
+            first = await body.read(request, ByteRange(part.start, part.start + held))
+        except BaseException:
+            lease.release()
+            raise
     return _BodyResponse(request, body, part, first, lease, piece=held, status_code=status, headers=headers)
 
 
@@ -255,11 +263,6 @@ class _BodyResponse(Response):
             self._lease.release()
 
 
-def _who(request: Request) -> str:
-    """Say who waits: clients take turns, however much each has asked for."""
-    return request.client.host if request.client else ""
-
-
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -298,7 +301,7 @@ class _StreamResponse(Response):
         lease = await state.budget.acquire_async(
             min(state.settings.piece, state.budget.limit) + self._held,
             timeout=state.settings.memory_wait,
-            who=_who(self._request),
+            who=who(self._request),
         )
         watcher = asyncio.ensure_future(_disconnect(receive))
         try:

@@ -20,18 +20,19 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any
 
 from multiframe import errors
+from multiframe.memory import MemoryBudget
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["ClientGone", "Workers", "on_worker"]
+__all__ = ["ClientGone", "Workers", "on_worker", "who"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -67,7 +68,9 @@ class Workers:
     def __init__(self, count: int = 0, *, timeout: float = 60.0) -> None:
         self.count = count or len(os.sched_getaffinity(0))
         self._timeout = timeout
-        self._turn = asyncio.Semaphore(self.count)
+        self._free = asyncio.Semaphore(self.count)
+        # Turns, not bytes: who waits for them is served as fairly.
+        self._turns = MemoryBudget(2 * self.count)
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="workers")
         self._idle: list[_Process] = []
         self._all: weakref.WeakSet[_Process] = weakref.WeakSet()
@@ -96,11 +99,28 @@ class Workers:
         RuntimeError
             It raised something else; the server's log has more.
         """
-        async with self._turn:
+        async with self._free:
             if gone is not None and await gone():
                 raise ClientGone
             job = pickle.dumps((function, args), protocol=5)
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, job)
+
+    @asynccontextmanager
+    async def turn(self, request: Request) -> AsyncIterator[None]:
+        """Wait, without holding anything, until few others are about to have work done.
+
+        A thousand frames that have to be decoded are asked for at once. Each waits for as long as it takes: memory, for
+        which nobody waits long, is asked for by those alone whose work can begin.
+
+        Raises
+        ------
+        ClientGone
+            Nobody waits any more.
+        """
+        with await self._turns.acquire_async(1, who=who(request)):
+            if await request.is_disconnected():
+                raise ClientGone
+            yield
 
     def _work(self, job: bytes) -> bytes:
         with self._lock:
@@ -134,6 +154,11 @@ class Workers:
             process.close()
 
 
+def who(request: Request) -> str:
+    """Say who waits: clients take turns, however much each has asked for."""
+    return request.client.host if request.client else ""
+
+
 async def on_worker(request: Request, function: Callable[..., bytes], *args: Any, cost: int) -> bytes:
     """Do heavy work for a request: not on the event loop, within the memory budget, not for a client that has gone.
 
@@ -152,10 +177,10 @@ async def on_worker(request: Request, function: Callable[..., bytes], *args: Any
         As of `Workers.run`.
     """
     state = request.app.state
-    lease = await state.budget.acquire_async(cost, timeout=state.settings.memory_wait)
-    with lease:
-        workers: Workers = state.workers
-        return await workers.run(function, *args, gone=request.is_disconnected)
+    workers: Workers = state.workers
+    async with workers.turn(request):
+        with await state.budget.acquire_async(cost, timeout=state.settings.memory_wait, who=who(request)):
+            return await workers.run(function, *args, gone=request.is_disconnected)
 
 
 class _Lost(Exception):

@@ -10,6 +10,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
@@ -28,7 +29,7 @@ from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
-from multiframe.web.workers import ClientGone, Workers, who
+from multiframe.web.workers import ClientGone, Workers, gone, watcher, who
 
 __all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "stream_answer"]
 
@@ -170,7 +171,7 @@ class Body:
             self._made = None  # its bytes are counted no longer
             data = await run_async(part.read(), instance.source, identity=instance.stat.identity)
             workers: Workers = request.app.state.workers
-            made = await workers.run(part.make, data, gone=request.is_disconnected)
+            made = await workers.run(part.make, data, gone=partial(gone, request))
             self._made = part, part.checked(made)
         return self._made[1]
 
@@ -233,13 +234,13 @@ class _BodyResponse(Response):
         self._body, self._part, self._first, self._lease, self._piece = body, part, first, lease, piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = None
+        listening: asyncio.Task[None] | None = None
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             at, stop = self._part
             buffers = self._first
             if stop - at > self._piece:
-                watcher = asyncio.ensure_future(_disconnect(receive))
+                listening = watcher(self._request)
             while buffers:
                 body = buffers[0] if len(buffers) == 1 else b"".join(buffers)
                 at += len(body)
@@ -247,7 +248,7 @@ class _BodyResponse(Response):
                 if at >= stop:
                     break
                 await asyncio.sleep(0)  # a long body to a quick client must not keep all others waiting
-                if watcher is not None and watcher.done():
+                if listening is not None and listening.done():
                     break
                 buffers = await self._body.read(self._request, ByteRange(at, min(at + self._piece, stop)))
             # The server waits here until the last piece has left its buffers: only then is the memory free.
@@ -258,14 +259,9 @@ class _BodyResponse(Response):
             # The head is out: all that is left is to break off, so that nobody takes half for the whole.
             log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            if listening is not None:
+                listening.cancel()
             self._lease.release()
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def stream_answer(
@@ -303,7 +299,7 @@ class _StreamResponse(Response):
             timeout=state.settings.memory_wait,
             who=who(self._request),
         )
-        watcher = asyncio.ensure_future(_disconnect(receive))
+        listening = watcher(self._request)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if self._request.method != "HEAD":
@@ -311,7 +307,7 @@ class _StreamResponse(Response):
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
                     await asyncio.sleep(0)
-                    if watcher.done():
+                    if listening.done():
                         return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientGone:
@@ -319,5 +315,5 @@ class _StreamResponse(Response):
         except MultiframeError as error:
             log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
         finally:
-            watcher.cancel()
+            listening.cancel()
             lease.release()

@@ -280,7 +280,8 @@ class _Other:
             for k, part in enumerate(made):
                 if k:
                     data = await self._read(part)
-                    frame = await request.app.state.workers.run(part.make, data, gone=request.is_disconnected)
+                    # Whether the client has gone the answer sees itself, between two pieces.
+                    frame = await request.app.state.workers.run(part.make, data)
                 head = f"\r\n--{boundary}\r\nContent-Type: {self._choice.content_type}\r\n\r\n".encode()
                 yield (head if k else head[2:]) + frame
             yield f"\r\n--{boundary}--\r\n".encode()

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 from starlette.requests import Request
@@ -29,6 +30,7 @@ from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, cur
 from multiframe.web.media import etag_matches, parse_accept
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
 from multiframe.web.workers import Workers
+from multiframe.web.workers import gone as client_gone
 
 __all__ = ["ROUTES", "wado_uri_picture"]
 
@@ -342,7 +344,7 @@ async def _drawn(
     with lease:
         frame = await anext(instance.encoded_async([index]))
         presentation = replace(wanted.presentation, media_type=form.media_type)
-        gone = request.is_disconnected if alone else None
+        gone = partial(client_gone, request) if alone else None
         picture = await workers.run(draw, frame.data, spec, frame.syntax, facts, presentation, gone=gone)
     if known is None or not known.complete:
         state.indexer.complete(instance)

@@ -23,6 +23,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from multiframe.memory import MemoryBudget
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["ClientGone", "Workers", "on_worker", "who"]
+__all__ = ["ClientGone", "Workers", "gone", "on_worker", "watcher", "who"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -118,7 +119,7 @@ class Workers:
             Nobody waits any more.
         """
         with await self._turns.acquire_async(1, who=who(request)):
-            if await request.is_disconnected():
+            if await gone(request):
                 raise ClientGone
             yield
 
@@ -154,6 +155,34 @@ class Workers:
             process.close()
 
 
+_WATCHER = "multiframe.watcher"
+"""Where in the scope of a request its watcher is."""
+
+
+def watcher(request: Request) -> asyncio.Task[None]:
+    """Give the one task that listens for this client; it is done when the client has gone.
+
+    There is one alone: who listens for a moment and gives up, as `Request.is_disconnected` does, leaves granian
+    in a state in which the next one is told of a disconnect that never was.
+    """
+    task: asyncio.Task[None] | None = request.scope.get(_WATCHER)
+    if task is None:
+        task = request.scope[_WATCHER] = asyncio.create_task(_left(request.receive))
+    return task
+
+
+async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def gone(request: Request) -> bool:
+    """Whether the client has gone."""
+    task = watcher(request)
+    await asyncio.sleep(0)  # or it had no moment to be told
+    return task.done() and not task.cancelled()  # cancelled: the answer is over, which says nothing of the client
+
+
 def who(request: Request) -> str:
     """Say who waits: clients take turns, however much each has asked for."""
     return request.client.host if request.client else ""
@@ -180,7 +209,7 @@ async def on_worker(request: Request, function: Callable[..., bytes], *args: Any
     workers: Workers = state.workers
     async with workers.turn(request):
         with await state.budget.acquire_async(cost, timeout=state.settings.memory_wait, who=who(request)):
-            return await workers.run(function, *args, gone=request.is_disconnected)
+            return await workers.run(function, *args, gone=partial(gone, request))
 
 
 class _Lost(Exception):

@@ -9,7 +9,7 @@ BIN    := .venv/bin
 LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
-.PHONY: help setup demo viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
+.PHONY: help setup demo ohif viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ demo: .venv/.demo viewer  ## serve synthetic cines and the viewer (SIZE=2GB PORT
 
 viewer: viewer/dist/index.html  ## build the web viewer into viewer/dist
 
+ohif:  ## bring a built OHIF into the user's cache folder, for multiframe serve --ohif
+	@tools/ohif
+
 wheel: viewer .venv/.demo  ## dist/*.whl, the viewer inside
 	@rm -rf dist
 	@tools/uv build --quiet --wheel --python $(BIN)/python --out-dir dist
@@ -31,10 +34,10 @@ wheel: viewer .venv/.demo  ## dist/*.whl, the viewer inside
 # ---------------------------------------------------------------- to change it
 
 test: lint viewer-test  ## lint, then all tests but the long ones (ARGS= for pytest)
-	@CHROMIUM="$$(tools/chromium)" && export CHROMIUM && exec $(BIN)/pytest -m 'not long' $(ARGS)
+	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(BIN)/pytest -m 'not long' $(ARGS)
 
 test-all: lint viewer-test test-wheel  ## the long ones and the wheel too
-	@CHROMIUM="$$(tools/chromium)" && export CHROMIUM && exec $(BIN)/pytest $(ARGS)
+	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(BIN)/pytest $(ARGS)
 
 test-wheel: wheel  ## install the wheel in an empty environment, without Node.js, and use it
 	@tools/test-wheel dist/*.whl

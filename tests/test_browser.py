@@ -1,18 +1,16 @@
 """The viewer in a real Chromium, over a real server: the painted picture tells which frame it is."""
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 import multiframe
 from multiframe.demo import real_files
 from multiframe.testing import NUMBER_CODE, cine
+from tests.chromium import page_of, renderer_rss
 from tests.serving import Server, serving
 
 pytestmark = pytest.mark.browser
@@ -61,37 +59,10 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield server
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "no Chromium: run make test, or set CHROMIUM"
-    return found
-
-
 @pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
+def page() -> Iterator[Page]:
+    with page_of() as page:
         yield page
-        browser.close()
-        assert not problems
-
-
-def renderer_rss() -> int:
-    """Resident bytes of the largest page process that belongs to us."""
-    sizes = [0]
-    for p in psutil.Process().children(recursive=True):
-        try:
-            if "--type=renderer" in p.cmdline():
-                sizes.append(p.memory_info().rss)
-        except psutil.NoSuchProcess:
-            continue
-    return max(sizes)
 
 
 def address(server: Server, path: Path, frame: int | None = None) -> str:

@@ -657,6 +657,25 @@ def test_jpeg_is_rewritten_as_jpeg_xl_and_back():
         rewriter.rewrite(frame[:-200], spec, source, target)
 
 
+def test_jpeg_baseline_is_rewritten_as_extended_and_nothing_else_changes():
+    source, target = syntax_of(JPEG), syntax_of("1.2.840.10008.1.2.4.51")
+    rewriter = rewriter_for(source, target)
+    assert rewriter is not None
+    frame, spec, _ = SEEDS[JPEG]()
+    data = rewriter.rewrite(frame, spec, source, target)
+    at = frame.index(b"\xff\xc0")
+    assert data[-(len(frame) - at - 2) :] == frame[at + 2 :]
+    assert data.startswith(frame[:at])
+    assert len(data) - len(frame) == (16 if spec.samples == 3 else 0)
+    assert (decode(data, spec, target.uid) == decode(frame, spec, JPEG)).all()
+    with pytest.raises(DecodeError, match="nothing is decoded"):
+        rewriter.rewrite(frame, replace(spec, rows=spec.rows + 1), source, target)
+    with pytest.raises(DecodeError, match="EOI"):
+        rewriter.rewrite(frame[:-200], spec, source, target)
+    with pytest.raises(EncodeError, match="SOF1"):
+        rewriter.rewrite(data, spec, source, target)
+
+
 def test_a_codec_that_only_decodes_is_one():
     with pytest.raises(CodecMissing, match="encodes"):
         encoder_for(syntax_of(J2K_LOSSY))

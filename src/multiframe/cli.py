@@ -168,6 +168,11 @@ TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="
 TlsSelfSigned = Annotated[
     bool, typer.Option("--tls-self-signed", help="Make a certificate nobody vouches for: to try HTTP/2 with.")
 ]
+Ohif = Annotated[bool, typer.Option("--ohif", help="Serve OHIF too, at /ohif, configured to read from here.")]
+OhifDir = Annotated[
+    Path | None,
+    typer.Option("--ohif-dir", metavar="DIR", help="A built OHIF to serve. Default: ohif in the user's cache folder."),
+]
 Revalidate = Annotated[
     bool, typer.Option("--revalidate", help="Have clients ask whether frames they kept are still the same.")
 ]
@@ -211,6 +216,8 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_self_signed: TlsSelfSigned = False,
+    ohif: Ohif = False,
+    ohif_dir: OhifDir = None,
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
 
@@ -229,7 +236,21 @@ def serve(
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
     _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy, tls=tls,
            max_decode=max_decode, layout_rs=layout_rs.value, layout_uri=layout_uri.value,
-           wado_uri_default=wado_uri_default.value, virtual_series=virtual_series, revalidate=revalidate)  # fmt: skip
+           wado_uri_default=wado_uri_default.value, virtual_series=virtual_series, revalidate=revalidate,
+           ohif=_ohif(ohif_dir) if ohif or ohif_dir else None)  # fmt: skip
+
+
+def _ohif(named: Path | None) -> str:
+    """Find the folder of a built OHIF."""
+    from multiframe.settings import cache_folder
+
+    folder = named or cache_folder(os.environ) / "ohif"
+    if not (folder / "index.html").is_file():
+        raise errors.SourceNotFound(
+            f"{folder}: there is no built OHIF (no index.html). `make ohif` in a checkout brings one; without a "
+            "checkout: npm pack @ohif/app, unpack it, and name its folder dist with --ohif-dir"
+        )
+    return str(folder.resolve())
 
 
 def _serve(

@@ -62,6 +62,8 @@ class Settings:
         Whether a multi-frame instance is listed as a series of instances of one frame.
     revalidate : bool
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
+    ohif : str or None
+        Folder of a built OHIF, served at ``/ohif``.
 
     Examples
     --------
@@ -88,6 +90,7 @@ class Settings:
     strict_accept: bool = False
     virtual_series: bool = False
     revalidate: bool = False
+    ohif: str | None = None
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiframe.codecs import _headers
 from multiframe.codecs._pixels import IMAGECODECS, agree, fit, integers, ready, rgb, same, shielded, unsigned
-from multiframe.errors import DecodeError
+from multiframe.errors import DecodeError, EncodeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["JpegCodec"]
 
+_BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _LOSSLESS = 3
 _PROCESSES = (0, 1, 2, _LOSSLESS)
+_YCBCR = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("00640000000001")
+"""An Adobe segment that says: the colour is YCbCr."""
 
 
 class JpegCodec:
@@ -45,6 +48,7 @@ class JpegCodec:
     name = "JPEG"
     decodes = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
     encodes = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
+    rewrites = frozenset({(_BASELINE, _EXTENDED)})
     requires = IMAGECODECS
 
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
@@ -85,3 +89,27 @@ class JpegCodec:
                 )
             )
         return same(self, data, pixels, spec, syntax)
+
+    def rewrite(self, data: Buffer, spec: PixelSpec, source: TransferSyntax, target: TransferSyntax) -> bytes:
+        """Say of a codestream of the baseline process that it is one of the extended process; see `Rewriter.rewrite`.
+
+        What the baseline process may do, the extended one with 8 bits may too: tables and entropy-coded data stay as
+        they are, and one byte, that of the frame header's marker, becomes another. Colour that no mark tells is
+        marked as what it is, in 16 bytes: decoders of the extended process do not guess.
+
+        References
+        ----------
+        ISO/IEC 10918-1 4.11, B.2.2; ISO/IEC 10918-6 6.5.3 (the Adobe segment); PS3.5 8.2.1, table A.4-1.
+        """
+        stream = bytes(data)
+        header = _headers.jpeg(stream)
+        agree(self.name, header, spec)
+        if header.process != 0 or header.precision != 8:
+            raise EncodeError(
+                f"JPEG process SOF{header.process} of {header.precision} bits is not the baseline process"
+            )
+        if stream.rfind(b"\xff\xd9") < header.at:
+            raise DecodeError("the JPEG codestream has no EOI (FFD9): it is cut short")
+        told = header.adobe is None and header.colours(spec.photometric).startswith("YBR")
+        mark = _YCBCR if told and spec.samples == 3 else b""
+        return b"".join((stream[: header.at], mark, b"\xff\xc1", stream[header.at + 2 :]))

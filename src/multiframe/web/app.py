@@ -10,8 +10,6 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -20,9 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe import errors
@@ -30,10 +27,10 @@ from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import bulkdata, frames, lookup, metadata, own, rendered, retrieve, search, wado_uri
+from multiframe.web import bulkdata, frames, lookup, metadata, openapi, own, pages, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
 from multiframe.web.forwarded import networks, split_host
-from multiframe.web.lookup import DICOMWEB
+from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
@@ -76,12 +73,6 @@ _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
 _EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
-
-_CSP = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
-    "connect-src 'self' blob: data:; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'self'; frame-ancestors 'self'"
-)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -186,30 +177,6 @@ def _warm(catalog: Catalog) -> None:
         catalog.instance("0")
 
 
-def viewer_folder() -> Path | None:
-    """Where the built viewer lies: in the package, or in the checkout it is developed in."""
-    here = Path(str(files("multiframe.web")))
-    candidates = (here / "viewer", here.parents[2] / "viewer" / "dist")
-    return next((c for c in candidates if (c / "index.html").is_file()), None)
-
-
-class _Viewer(StaticFiles):
-    """The viewer's files: what is named after its content may be kept, the page itself is asked for anew."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        answer = await super().get_response(path, scope)
-        named = path.startswith("assets")
-        answer.headers["cache-control"] = "public, max-age=31536000, immutable" if named else "no-cache"
-        answer.headers["content-security-policy"] = _CSP
-        answer.headers["x-content-type-options"] = "nosniff"
-        answer.headers["referrer-policy"] = "same-origin"
-        return answer
-
-
-async def _no_viewer(request: Request) -> Response:
-    return PlainTextResponse("The viewer is not built (make viewer). DICOMweb answers at /dicom-web.\n", 404)
-
-
 def create_app(
     catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0
 ) -> Starlette:
@@ -239,10 +206,10 @@ def create_app(
     settings = settings or Settings()
     budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
-    web = [Route(DICOMWEB + path, endpoint, methods=["GET"]) for path, endpoint in ROUTES]
-    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in [*own.ROUTES, *wado_uri.ROUTES]]
-    folder = viewer_folder()
-    page: BaseRoute = Mount("/", _Viewer(directory=folder, html=True)) if folder else Route("/", _no_viewer)
+    web = [Route(root + path, endpoint, methods=["GET"]) for root in (DICOMWEB, COUNTED) for path, endpoint in ROUTES]
+    beside = [*own.ROUTES, *wado_uri.ROUTES]
+    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in beside]
+    ours.append(openapi.route([DICOMWEB, COUNTED], [path for path, _ in ROUTES], [path for path, _ in beside]))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -254,7 +221,7 @@ def create_app(
 
     everybody = "*" in settings.allow_origins
     app = Starlette(
-        routes=[*web, *ours, page],
+        routes=[*web, *ours, *pages.routes(settings.ohif)],
         lifespan=lifespan,
         exception_handlers={
             errors.MultiframeError: _refused,

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import Response
 
+from multiframe.codec import PixelSpec
 from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAcceptable
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
@@ -23,11 +24,13 @@ from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 from multiframe.transcode import decoded_spec, fingerprint, targets, transcode
 from multiframe.web.again import Way
 from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
-from multiframe.web.lookup import BadRequest, accept_of, current, uids, with_fresh
+from multiframe.web.lookup import COUNTED, BadRequest, accept_of, current, uids, with_fresh
 from multiframe.web.media import Choice, MixedAccept, choose_frames, etag_matches, multipart, parse_accept
 from multiframe.web.workers import on_worker
 
 __all__ = ["ROUTES", "frames", "indices_of"]
+
+_BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 
 _MOST_FRAMES = 10_000
 """In one request: what is known of each part is held while the answer is sent."""
@@ -187,12 +190,25 @@ def _choice(request: Request, instance: Instance, count: int) -> Choice:
         raise
     except FormatError:  # a data set that does not say what its pixels are: frames are given as they lie
         forms, bits = (stored,), 0
+    else:
+        if request.url.path.startswith(f"{COUNTED}/"):
+            forms = _counted(forms, spec)
     # What was never lossy is given decoded to who asks for nothing else, as long as that is of a bearable size.
     decode = stored.encapsulated and not stored.lossy and count * (bits + 7) // 8 <= settings.max_decode
     try:
         return choose_frames(parse_accept(accept), forms, count=count, decode=decode)
     except MixedAccept as error:
         raise BadRequest(str(error)) from None
+
+
+def _counted(forms: tuple[TransferSyntax, ...], spec: PixelSpec) -> tuple[TransferSyntax, ...]:
+    """Put JPEG Extended before colour in JPEG Baseline: the same data, which cornerstone decodes where it counts it.
+
+    It decodes colour in JPEG Baseline by the browser's own means, and keeps two copies beside the one it counts.
+    """
+    if forms[0].uid != _BASELINE or spec.samples != 3:
+        return forms
+    return tuple(sorted(forms, key=lambda form: form.uid != _EXTENDED))
 
 
 class _Other:

@@ -16,6 +16,7 @@ from multiframe.settings import Settings
 from multiframe.web.forwarded import forwarded
 
 __all__ = [
+    "COUNTED",
     "DICOMWEB",
     "BadRequest",
     "NotThere",
@@ -30,6 +31,9 @@ __all__ = [
 
 DICOMWEB = "/dicom-web"
 """The root of DICOMweb, below `base_url`."""
+
+COUNTED = f"{DICOMWEB}/ohif"
+"""The same again, for viewers that count colour frames of JPEG Baseline for less than they take."""
 
 
 class BadRequest(Exception):

@@ -240,35 +240,3 @@ def test_no_file_stays_open(path: Path, tmp_path: Path) -> None:
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
-
-
-def test_a_list_of_frames_still_to_be_found_is_sent_while_they_are(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Chunked and without ranges then; the same bytes, with a length, once all are found."""
-    grown: list[int] = []
-    grow = multiframe.Instance.grow_async
-
-    async def counted(instance: Any, until: Any, **options: Any) -> Any:
-        grown.append(until)
-        return await grow(instance, until, **options)
-
-    async def run() -> None:
-        async with running(path, tmp_path, tls=False, complete=False) as url, httpx.AsyncClient() as client:
-            asked = f"{url}/2,1,{FRAMES // 2}-{FRAMES}"
-            monkeypatch.setattr(multiframe.Instance, "grow_async", counted)
-            early = await client.get(asked, headers={"accept": OCTETS, "range": "bytes=0-9"})
-            assert early.status_code == 200
-            assert grown[0] == 1, "not all frames are found before the first is sent"
-            assert not {"content-length", "accept-ranges", "etag"} & set(early.headers)
-            late = early
-            for _ in range(100):
-                late = await client.get(asked, headers={"accept": OCTETS})
-                if "content-length" in late.headers:
-                    break
-                await asyncio.sleep(0.05)
-            assert int(late.headers["content-length"]) == len(late.content)
-            assert early.content == late.content
-            assert early.headers["content-type"] == late.headers["content-type"]
-
-    asyncio.run(run())

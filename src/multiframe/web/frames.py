@@ -16,7 +16,6 @@ from multiframe.codec import PixelSpec
 from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAcceptable
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
-from multiframe.ranges import ByteRange
 from multiframe.rope import Made, Part, Rope
 from multiframe.settings import Settings
 from multiframe.source import run_async
@@ -86,7 +85,7 @@ async def frames(request: Request) -> Response:
     """``…/instances/{instance}/frames/{list}``: frames in parts or one alone, in the form the client wants (10.4.1.6).
 
     As stored or decoded, their sizes are known: one body with length and ranges. Encoded anew a single frame is made
-    first and is such a body then; a list is made while it is sent. So is one of frames that are still to be found.
+    first and is such a body then; a list is made while it is sent.
     """
     study, series, uid = uids(request)
 
@@ -96,8 +95,6 @@ async def frames(request: Request) -> Response:
         choice = _choice(request, instance, len(indices))
         known = instance.known
         stored = choice.syntax == instance.frame_syntax
-        if stored and len(indices) > 1 and not (known is not None and (known.complete or max(indices) < len(known))):
-            return await _while_found(request, instance, choice, indices)
         index = await instance.grow_async(max(indices))
         if stored:
             rope, content_type = _rope(index, indices, choice, instance)
@@ -115,8 +112,7 @@ async def frames(request: Request) -> Response:
 
 def _rope(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: Instance) -> tuple[Rope, str]:
     """Give frames as stored as a body, and its content type."""
-    boundary = _boundary(indices, choice, instance) if len(indices) > 1 else None
-    return _laid([index.parts(i) for i in indices], choice, instance, boundary)
+    return _laid([index.parts(i) for i in indices], choice, instance)
 
 
 def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
@@ -125,50 +121,13 @@ def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
     return _rope(instance.known, (i,), choice, instance)
 
 
-def _boundary(indices: Sequence[int], choice: Choice, instance: Instance) -> str:
-    """Give the boundary of a list: the same whether all its frames are found already or not."""
-    told = f"{instance.stat.identity!r} {choice.content_type} {list(indices)!r}"
-    return f"multiframe-{sha256(told.encode()).hexdigest()[:32]}"
-
-
-async def _while_found(request: Request, instance: Instance, choice: Choice, indices: Sequence[int]) -> Response:
-    """Answer with frames of which some have to be found yet: each is sent before the next is looked for."""
-    settings: Settings = request.app.state.settings
-    boundary = _boundary(indices, choice, instance)
-
-    async def found() -> AsyncIterator[bytes]:
-        for k, i in enumerate(indices):
-            index = await instance.grow_async(i)
-            head = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
-            rope = Rope([head if k else head[2:], *index.parts(i)])
-            for at in range(0, rope.size, settings.piece):
-                plan = rope.read(ByteRange(at, min(at + settings.piece, rope.size)))
-                yield b"".join(await run_async(plan, instance.source, identity=instance.stat.identity))
-        yield f"\r\n--{boundary}--\r\n".encode()
-
-    pieces = found()
-    first = await anext(pieces)  # an error of it still has a status
-
-    async def all_of_it() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
-
-    request.app.state.indexer.complete(instance)
-    cache = ASK if settings.revalidate else FOREVER
-    headers = {"content-type": _multipart(choice, boundary), "cache-control": cache, "vary": "Accept"}
-    return stream_answer(request, all_of_it(), headers)
-
-
-def _laid(
-    payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance, boundary: str | None = None
-) -> tuple[Rope, str]:
+def _laid(payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance) -> tuple[Rope, str]:
     """Give frames as a body of known size, and its content type."""
     content_type = choice.content_type
     identity = repr(instance.stat.identity)
     if not choice.multipart:
         return Rope(payloads[0], identity=f"{identity} {content_type}"), content_type
-    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity, boundary=boundary)
+    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
     return rope, _multipart(choice, boundary)
 
 

@@ -492,9 +492,7 @@ def choose_octets(accept: Sequence[MediaRange], own: str = OCTETS, *, alone: boo
     raise NotAcceptable(f"bulk data are given as {whole}multipart/related of it; not what Accept names")
 
 
-def multipart(
-    parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str, boundary: str | None = None
-) -> tuple[Rope, str]:
+def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> tuple[Rope, str]:
     """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
 
     Parameters
@@ -503,8 +501,6 @@ def multipart(
         Content type and payload of each.
     identity : str
         What the payloads are of.
-    boundary : str, optional
-        Where it was needed before the parts were known.
 
     Returns
     -------
@@ -515,18 +511,16 @@ def multipart(
     ----------
     RFC 2046 5.1; PS3.18 8.7.3.5.1. The part's header is spelled ``Content-Type`` exactly: cornerstone looks for that.
     """
-    digest = None
-    if boundary is None:
-        told = [(t, *map(facts_of, payload)) for t, payload in parts]
-        digest = sha256(f"{identity} {told!r}".encode()).hexdigest()[:32]
-        boundary = f"multiframe-{digest}"
+    told = [(t, *map(facts_of, payload)) for t, payload in parts]
+    digest = sha256(f"{identity} {told!r}".encode()).hexdigest()[:32]
+    boundary = f"multiframe-{digest}"
     heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
     pieces: list[Part] = []
     for content_type, payload in parts:
         pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    return Rope(pieces, identity=identity, digest=digest), boundary
+    return Rope(pieces, digest=digest), boundary
 
 
 class RangeNotSatisfiable(Exception):

@@ -63,7 +63,7 @@ OF_ONE = 4
 """Mutations of one file that holds them."""
 
 MAX_QUESTION = 8 << 20
-"""Most bytes asked for at once, of files as small as these."""
+"""Most bytes asked for at once, of files as small as these: besides those that are kept."""
 MAX_HELD = 24 << 20
 """Most bytes held at once, looked at now and then."""
 SAMPLED = 1000
@@ -177,7 +177,7 @@ def _frames_of(file: Made, wanted: Sequence[int], step: int, loosely: bool, head
 def too_much(source: Counted) -> str:
     """Say what an index cost too much; empty: nothing."""
     size = len(source.data)
-    if source.largest > MAX_QUESTION:
+    if source.largest > MAX_QUESTION + size:  # all of it may be kept
         return f"{source.largest} bytes asked for at once"
     if source.bytes_read > size:  # however much was in doubt
         return f"{source.bytes_read} bytes read of {size}"

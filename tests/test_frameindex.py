@@ -604,3 +604,22 @@ def test_few_and_many_fragments_end_alike() -> None:
     assert many is not None
     assert 0 < many.ends.sum() < 5000
     assert many.ends.tolist() == [bool(one.ends[0]) for one in few if one]
+
+
+def test_a_last_length_that_ends_a_few_bytes_before_the_file_does_is_not_believed() -> None:
+    file = made(JPEG, [[jpeg(Random(k), hostile=False).data.ljust(300, b"\0")] for k in range(3)], delimiter=False)
+    data = bytearray(file.data)
+    at = len(data) - 2 * 308  # the second frame's Item takes in the third, all but four bytes of its padding
+    data[at + 4 : at + 8] = pack("<I", 300 + 308 - 4)
+    index = open_instance(Memory(bytes(data))).index
+    assert len(index) == 1
+    assert index.damage is not None
+
+
+def test_as_many_fragments_as_frames_refute_columns_that_lie() -> None:
+    frames = [[bytes([k]) * 64] for k in range(34)]
+    file = made(UNCOMPRESSED, frames, delimiter=False)
+    assert len(file.open().index) == 34
+    wrong = file.data.replace(pack("<HH2sHH", 0x28, 0x11, b"US", 2, 8), pack("<HH2sHH", 0x28, 0x11, b"US", 2, 136))
+    assert wrong != file.data
+    assert len(open_instance(Memory(wrong)).index) == 0

@@ -47,7 +47,14 @@ def test_very_many_mutations(new_seed):
 # ------------------------------------------------------------------------------------- the fuzz itself has to be right
 
 
-@pytest.mark.parametrize("case", ["20262514:1", "20268631:9", "20304811:6", "20330004:4"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("20262514:1", "20268631:9", "20304811:6", "20330004:4"),
+        *("300097215:6", "300109606:13", "300109868:9", "300182080:9", "300253606:10", "300018754:15"),
+        *("300397516:7", "300432131:7"),
+    ],
+)
 def test_what_a_long_run_once_found(case):
     """Headers that lead astray over lengths that lie; what these cases are changes with the makers of files."""
     seed, k = map(int, case.split(":"))

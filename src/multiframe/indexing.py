@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from multiframe.codestream import HEAD, evidence
 from multiframe.encapsulation import read_table, records
-from multiframe.errors import FragmentError, OffsetTableError, TruncatedError
+from multiframe.errors import FormatError, FragmentError, OffsetTableError, TruncatedError
 from multiframe.frameindex import Damage, FrameIndex, Native
 from multiframe.header import Header
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
@@ -164,6 +164,15 @@ def word_of(vr: str, bits_allocated: int) -> int:
     return 2 if vr == "OW" else 1
 
 
+def _frame_bytes(header: Header) -> int:
+    """Give the bytes of an uncompressed frame as a fragment has them; 0: not known."""
+    try:
+        bits = header.spec.frame_bits
+    except FormatError:
+        return 0
+    return -(-bits // 16) * 2
+
+
 def read_tables(header: Header, size: int) -> Plan[Tables]:
     """Read what tables there are, if there could be as many frames as they list."""
     start, family = header.pixels.start, header.syntax.family
@@ -191,7 +200,9 @@ def read_tables(header: Header, size: int) -> Plan[Tables]:
         if length % 4 == 0 and length <= _MAX_TABLE:
             (data,) = yield [ByteRange(start + 8, start + 8 + length)]
         entries = read_table(data if len(data) == length else b"", width=4)
-        tells = len(entries) == header.declared_frames or not first.head[0, :4].any()  # the first entry is zero
+        # The first entry is zero; or there is one a frame, and the Item is not as long as a frame itself.
+        tells = not first.head[0, :4].any()
+        tells = tells or (len(entries) == header.declared_frames and length != _frame_bytes(header))
         if family in ("deflate", "uncompressed") and not tells:
             raise OffsetTableError("the first Item is no Basic Offset Table; is it a fragment? No telling", start)
         found.append(Table("basic", entries, None))

@@ -307,7 +307,9 @@ class Sharing:
             shared = yield from self._by_marks()
         else:
             shared = self._by_count()
-        if self.end == "junk" and shared.upto == c.n and not (yield from self._may_end()):
+        # A few bytes at the end of the file, too few for an Item, show that the length of the last one may be wrong.
+        loose = self.end == "eof" and self.next_at < self.size
+        if shared.upto == c.n and (loose or (self.end == "junk" and not (yield from self._may_end()))):
             shared = _Shared(shared.firsts[:-1], int(shared.firsts[-1]) if len(shared.firsts) else 0, _NO_END)
         return self._checked(self._without_doubtful_empties(shared))
 
@@ -430,7 +432,8 @@ class Sharing:
                 j = k
         if broken < c.n and (trouble or crossed):
             firsts, j, trouble = [f for f in firsts if f < broken], broken, trouble or _NO_GRAMMAR
-        if trouble in (_NO_MARK, _NO_GRAMMAR, _NO_END, _CUT):
+        # Where the Items end as they should: else a table would be the only witness.
+        if self.end == "delimiter" and trouble in (_NO_MARK, _NO_GRAMMAR, _NO_END, _CUT):
             begun = np.flatnonzero(c.begins)
             for table in self.tables.candidates:
                 tabled = self._proven(table)
@@ -500,6 +503,10 @@ class Sharing:
                     break
                 firsts.append(upto)
                 begun, upto = end, k + 1
+        # As many fragments as frames, and all of one length: then it is Rows or Columns that are wrong.
+        alike = len(set(np.diff(c.payload).tolist())) == 1
+        if alike and c.n == self.declared and upto != len(firsts):
+            return _Shared(_firsts([]), 0, f"there are as many fragments as frames, and none has {self._frame} bytes")
         if upto < c.n and self.end in ("delimiter", "junk"):  # too much or too little, perhaps at the beginning
             return _Shared(_firsts([]), 0, f"fragments do not fill frames of {self._frame} bytes")
         return _Shared(_firsts(firsts), upto, trouble)

@@ -9,7 +9,7 @@ BIN    := .venv/bin
 LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
-.PHONY: help setup demo ohif viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
+.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,10 +33,12 @@ wheel: viewer .venv/.demo  ## dist/*.whl, the viewer inside
 
 # ---------------------------------------------------------------- to change it
 
-test: lint viewer-test  ## lint, then all tests but the long ones (ARGS= for pytest)
+clients: tests/clients/dist/cornerstone3d.html  ## bring the clients of others that tests/test_clients.py lets loose
+
+test: lint viewer-test clients  ## lint, then all tests but the long ones (ARGS= for pytest)
 	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(BIN)/pytest -m 'not long' $(ARGS)
 
-test-all: lint viewer-test test-wheel  ## the long ones and the wheel too
+test-all: lint viewer-test clients test-wheel  ## the long ones and the wheel too
 	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(BIN)/pytest $(ARGS)
 
 test-wheel: wheel  ## install the wheel in an empty environment, without Node.js, and use it
@@ -68,7 +70,7 @@ requirements:  ## pin what pyproject.toml asks for, anew
 	@tools/requirements
 
 clean:  ## remove all that make has made
-	@rm -rf .venv .uv .node dist viewer/dist viewer/node_modules
+	@rm -rf .venv .uv .node dist viewer/dist viewer/node_modules tests/clients/dist tests/clients/node_modules
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -94,4 +96,13 @@ viewer/node_modules/.ready: viewer/package.json viewer/package-lock.json
 viewer/dist/index.html: viewer/node_modules/.ready $(VIEWER)
 	@echo 'viewer: building viewer/dist' >&2
 	@$(LOCK) tools/node tools/node tools/quietly npm --prefix viewer run --silent build
+	@touch $@
+
+tests/clients/node_modules/.ready: tests/clients/package.json tests/clients/package-lock.json
+	@echo 'clients: installing their packages' >&2
+	@$(LOCK) tools/node tools/node tools/quietly npm --prefix tests/clients ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+tests/clients/dist/cornerstone3d.html: tests/clients/node_modules/.ready $(wildcard tests/clients/*.html tests/clients/*js)
+	@$(LOCK) tools/node tools/node tools/quietly npm --prefix tests/clients run --silent build
 	@touch $@

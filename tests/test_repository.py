@@ -75,8 +75,9 @@ def test_every_requirements_file_has_the_same_pins() -> None:
     assert pins("requirements.txt") <= pins("requirements-demo.txt") <= pins("requirements-dev.txt")
 
 
-def test_package_lock_names_no_host() -> None:
-    lock = json.loads((ROOT / "viewer" / "package-lock.json").read_text())
+@pytest.mark.parametrize("folder", ["viewer", "tests/clients"])
+def test_package_lock_names_no_host(folder: str) -> None:
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text())
     assert [name for name, package in lock["packages"].items() if "resolved" in package] == []
     assert [name for name, package in lock["packages"].items() if name and "integrity" not in package] == []
 

@@ -584,6 +584,19 @@ def test_pydicom_decodes_what_we_encode(uid, bits, signed, samples):
     np.testing.assert_array_equal(pixel_array(dataset), pixels)
 
 
+@pytest.mark.parametrize("uid", [J2K, HTJ2K])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_a_picture_as_high_and_wide_as_it_has_samples(uid, photometric):
+    """By plane or by pixel: the shape of the array does not tell."""
+    pixels = np.arange(27, dtype="u1").reshape(3, 3, 3)
+    spec, syntax = PixelSpec(3, 3, 3, photometric), syntax_of(uid)
+    encoder = BY_UID[uid]
+    assert isinstance(encoder, Encoder)
+    data = encoder.encode(pixels, spec, syntax)
+    after = replace(encoded_spec(spec, syntax), photometric="YBR_RCT")  # colours as they are in there
+    np.testing.assert_array_equal(BY_UID[uid].decode(data, after, syntax), pixels)
+
+
 @given(
     st.sampled_from(ENCODERS), st.integers(1, 32), st.booleans(), st.sampled_from((1, 3)),
     st.integers(1, 70), st.integers(1, 70), st.integers(0, 3), st.booleans(),

@@ -566,7 +566,7 @@ def test_a_codec_without_entry_point_is_caught() -> None:
 # ---------------------------------------------------------------------------------------------------- the pages
 
 
-def run_page(page: str, folder: Path, *names: str) -> None:
+def run_page(page: str, folder: Path, *names: str, skipped: int = 0) -> None:
     """Write the files that a page shows, and let pytest run their tests as a stranger would."""
     text = (ROOT / "docs/how-to" / page).read_text()
     shown = re.findall(r"^`([\w/.]+)`[^\n]*:\n\n```(?:py|toml)\n(.*?)^```", text, re.M | re.S)
@@ -593,8 +593,8 @@ def run_page(page: str, folder: Path, *names: str) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout[-4000:]
-    # It only decodes: the three tests of encoding and of reduced decoding have nothing to try.
-    assert " 3 skipped" in run.stdout
+    assert run.stdout.count(f" {skipped} skipped") == bool(skipped)
+    assert run.stdout.count("skipped") == bool(skipped)
 
 
 def test_the_source_of_the_page(tmp_path: Path) -> None:
@@ -603,7 +603,8 @@ def test_the_source_of_the_page(tmp_path: Path) -> None:
 
 def test_the_codec_of_the_page(tmp_path: Path) -> None:
     package = "src/multiframe_pillow/__init__.py"
-    run_page("write-a-codec.md", tmp_path, package, "pyproject.toml", "test_pillow.py")
+    # It only decodes: the tests of encoding and of reduced decoding have nothing to try.
+    run_page("write-a-codec.md", tmp_path, package, "pyproject.toml", "test_pillow.py", skipped=3)
 
 
 def test_every_name_is_in_the_reference() -> None:

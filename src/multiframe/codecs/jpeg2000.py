@@ -57,6 +57,8 @@ class Jpeg2000Codec:
         # Without its boxes: palettes and colour spaces in there are not DICOM's (PS3.5 A.4.4).
         stream = stream[header.start :]
         openjph = header.whole and header.high_throughput and header.reversible and not syntax.lossy
+        if spec.rows == spec.columns == spec.samples and header.precision <= _OPENJPEG_EXACT:
+            openjph = False  # it gives some colours by plane, some by pixel: here one cannot be told from the other
         if not openjph and header.precision > _OPENJPEG_EXACT:
             raise DecodeError(f"samples of {header.precision} bits are not decoded exactly by OpenJPEG: refused")
         with shielded(self.name) as ic:
@@ -81,8 +83,10 @@ class Jpeg2000Codec:
         return rgb(fit(self.name, pixels, spec, header.precision), spec, spec.photometric)
 
     def holds(self, spec: PixelSpec, syntax: TransferSyntax) -> bool:
-        """1 to 24 bits, of HTJ2K 3 at least: OpenJPH fails with fewer in pictures of one row (found by a test)."""
-        return integers(spec, 3 if syntax.media_type == "image/jphc" else 1, _OPENJPEG_EXACT)
+        """1 to 24 bits; of HTJ2K 3 at least, and two rows and columns: else OpenJPH does not give back what it took."""
+        if syntax.media_type != "image/jphc":
+            return integers(spec, 1, _OPENJPEG_EXACT)
+        return integers(spec, 3, _OPENJPEG_EXACT) and min(spec.rows, spec.columns) > 1
 
     def encode(self, pixels: NDArray[Any], spec: PixelSpec, syntax: TransferSyntax) -> bytes:
         """Encode one frame; see `multiframe.codec.Encoder.encode`."""

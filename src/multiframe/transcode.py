@@ -8,20 +8,22 @@ has read the metadata reads them right. It must not know where frames come from,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from multiframe.codec import PixelSpec, codec_for, encoder_for, rewriter_for
 from multiframe.errors import CodecMissing, DecodeError, EncodeError
 from multiframe.ranges import Buffer
+from multiframe.rope import Made, Stored
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decoded_spec", "fingerprint", "targets", "transcode"]
+__all__ = ["decoded_spec", "fingerprint", "making", "targets", "transcode"]
 
 
 def decoded_spec(spec: PixelSpec, source: TransferSyntax) -> PixelSpec:
@@ -153,6 +155,29 @@ def _unpadded(data: Buffer) -> bytes:
 
 
 @cache
+def making(
+    spec: PixelSpec, source: TransferSyntax, target: TransferSyntax
+) -> Callable[[tuple[Stored, ...], int], Made]:
+    """Give what turns the place of a frame, and its index, into the part of a rope that it becomes in another syntax.
+
+    Its size is that of the decoded frame: exact where the target is native, else nobody may rely on it.
+
+    Examples
+    --------
+    >>> spec = PixelSpec(2, 2)
+    >>> frame = making(spec, syntax_of("1.2.840.10008.1.2.5"), syntax_of(EXPLICIT_LE))((Stored(0, 70),), 0)
+    >>> frame.size
+    4
+    """
+    size = (decoded_spec(spec, source).frame_bits + 7) // 8
+    key = f"{fingerprint(source, target)} {spec!r}"
+
+    def made(stored: tuple[Stored, ...], i: int) -> Made:
+        return Made(stored, size, partial(transcode, spec=spec, source=source, target=target, index=i), key)
+
+    return made
+
+
 def fingerprint(source: TransferSyntax, target: TransferSyntax) -> str:
     """Name what turns frames of one syntax into another, in words that change when its result might.
 

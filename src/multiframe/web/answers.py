@@ -31,7 +31,7 @@ from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
 from multiframe.web.workers import ClientGone, Workers, gone, watcher, who
 
-__all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "stream_answer"]
+__all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "lasting", "stream_answer"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -185,13 +185,19 @@ def _literal(rope: Rope, wanted: ByteRange) -> Sequence[Buffer]:
     raise AssertionError("a rope without a source has bytes of one")
 
 
+def lasting(request: Request) -> str:
+    """Give Cache-Control of what does not change as long as its file does not: `ASK` where the settings want that."""
+    settings: Settings = request.app.state.settings
+    return ASK if settings.revalidate else FOREVER
+
+
 async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> Response:
     """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14)."""
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
     etag = body.etag
     headers |= {"etag": etag, "accept-ranges": "bytes", "vary": "Accept"}
-    headers.setdefault("cache-control", ASK if settings.revalidate else FOREVER)
+    headers.setdefault("cache-control", lasting(request))
     if request.method == "HEAD" or "if-none-match" in request.headers:
         for instance in body.instances:
             await current(instance)  # nothing is read that would show it

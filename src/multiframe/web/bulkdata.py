@@ -28,9 +28,17 @@ from multiframe.ranges import ByteRange
 from multiframe.rope import Part, Rope, Stored
 from multiframe.settings import Settings
 from multiframe.source import run_async
-from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
+from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
 from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, uids, with_fresh
-from multiframe.web.media import MixedAccept, choose_frames, choose_octets, etag_matches, multipart, parse_accept
+from multiframe.web.media import (
+    MixedAccept,
+    choose_frames,
+    choose_octets,
+    etag_matches,
+    multipart,
+    multipart_type,
+    parse_accept,
+)
 from multiframe.web.metadata import States, addresses, partly, settled
 
 __all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata"]
@@ -50,7 +58,7 @@ async def bulkdata(request: Request) -> Response:
     text = request.path_params["path"]
     if not _PATH.fullmatch(text):
         raise BadRequest("the path to a value is tags and Item numbers from 1 in turn, such as 00189999/2/00081234")
-    path = [int(step, 10 if i % 2 else 16) for i, step in enumerate(text.split("/"))]
+    path = _steps(text)
 
     async def use(instance: Instance) -> Response:
         pixels = instance.header.pixel_data
@@ -62,6 +70,11 @@ async def bulkdata(request: Request) -> Response:
         return await _whole(request, instance, payload, "application/octet-stream")
 
     return await with_fresh(request, study, series, uid, use)
+
+
+def _steps(path: str) -> list[int]:
+    """Read a path: tags are hexadecimal, the Item numbers between them are not."""
+    return [int(step, 10 if i % 2 else 16) for i, step in enumerate(path.split("/"))]
 
 
 def _value(instance: Instance, path: Sequence[int]) -> list[Stored] | None:
@@ -79,7 +92,7 @@ async def _whole(request: Request, instance: Instance, payload: Sequence[Part], 
     content_type = form.media_type
     if form.multipart:
         rope, boundary = multipart([(form.media_type, payload)], identity=identity)
-        content_type = f'multipart/related; type="{form.media_type}"; boundary={boundary}'
+        content_type = multipart_type(form.media_type, boundary)
     else:
         rope = Rope(payload, identity=identity)
     return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
@@ -175,7 +188,7 @@ async def _frames(request: Request, instance: Instance, index: FrameIndex) -> Re
     parts = _Parts(index, b"\r\n" + head, identity)
     # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
     rope = Rope([_Behind(parts, 2), f"\r\n--{boundary}--\r\n".encode()], identity=identity)
-    headers = {"content-type": f'multipart/related; type="{choice.media_type}"; boundary={boundary}'}
+    headers = {"content-type": multipart_type(choice.media_type, boundary)}
     return await body_answer(request, Body([Section(rope, instance)]), headers)
 
 
@@ -217,19 +230,18 @@ async def _all(request: Request, *, pixels_only: bool) -> Response:
     if not choose_octets(parse_accept(accept_of(request)), alone=False).multipart:
         raise NotAcceptable("many values are given as multipart/related")
     states, gone = await settled(request)
-    settings: Settings = request.app.state.settings
     facts = (__version__, pixels_only, states, gone, base_url(request))
     digest = sha256(repr(facts).encode()).hexdigest()[:32]
     boundary = f"multiframe-{digest}"
     headers = {
         "etag": f'"{digest}"',
-        "cache-control": ASK if gone or settings.revalidate else FOREVER,
+        "cache-control": ASK if gone else lasting(request),
         "vary": "Accept",
     }
     if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(None, HTTPStatus.NOT_MODIFIED, headers)
     status = partly(headers, gone)
-    headers["content-type"] = f'multipart/related; type="application/octet-stream"; boundary={boundary}'
+    headers["content-type"] = multipart_type("application/octet-stream", boundary)
     pieces = _sent(request, states, boundary, pixels_only=pixels_only)
     return stream_answer(request, pieces, headers, status=status)
 
@@ -293,7 +305,7 @@ def _named(instance: Instance) -> list[tuple[str, list[Stored]]]:
     found = []
     for text in paths:
         if text != own:
-            payload = _value(instance, [int(step, 10 if i % 2 else 16) for i, step in enumerate(text.split("/"))])
+            payload = _value(instance, _steps(text))
             if payload is not None:
                 found.append((text, payload))
     return found

@@ -20,11 +20,19 @@ from multiframe.rope import Made, Part, Rope
 from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
-from multiframe.transcode import decoded_spec, fingerprint, targets, transcode
+from multiframe.transcode import making, targets
 from multiframe.web.again import Way
-from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
+from multiframe.web.answers import Body, Section, body_answer, lasting, stream_answer
 from multiframe.web.lookup import COUNTED, BadRequest, accept_of, current, uids, with_fresh
-from multiframe.web.media import Choice, MixedAccept, choose_frames, etag_matches, multipart, parse_accept
+from multiframe.web.media import (
+    Choice,
+    MixedAccept,
+    choose_frames,
+    etag_matches,
+    multipart,
+    multipart_type,
+    parse_accept,
+)
 from multiframe.web.workers import on_worker
 
 __all__ = ["ROUTES", "frames", "indices_of"]
@@ -128,11 +136,7 @@ def _laid(payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance
     if not choice.multipart:
         return Rope(payloads[0], identity=f"{identity} {content_type}"), content_type
     rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
-    return rope, _multipart(choice, boundary)
-
-
-def _multipart(choice: Choice, boundary: str) -> str:
-    return f'multipart/related; type="{choice.media_type}"; boundary={boundary}'
+    return rope, multipart_type(choice.media_type, boundary)
 
 
 def _choice(request: Request, instance: Instance, count: int) -> Choice:
@@ -178,13 +182,8 @@ class _Other:
     ) -> None:
         self._request, self._instance, self._choice = request, instance, choice
         self._identity = repr(instance.stat.identity)
-        spec, source, target = instance.spec, instance.frame_syntax, choice.syntax
-        size = (decoded_spec(spec, source).frame_bits + 7) // 8
-        key = f"{fingerprint(source, target)} {spec!r}"
-        self._made = [
-            Made(index.parts(i), size, partial(transcode, spec=spec, source=source, target=target, index=i), key)
-            for i in indices
-        ]
+        made = making(instance.spec, instance.frame_syntax, choice.syntax)
+        self._made = [made(index.parts(i), i) for i in indices]
 
     async def answer(self) -> Response:
         if self._choice.syntax.uid == EXPLICIT_LE:
@@ -232,8 +231,7 @@ class _Other:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=self._headers(etag))
 
     def _headers(self, etag: str) -> dict[str, str]:
-        settings: Settings = self._request.app.state.settings
-        return {"etag": etag, "cache-control": ASK if settings.revalidate else FOREVER, "vary": "Accept"}
+        return {"etag": etag, "cache-control": lasting(self._request), "vary": "Accept"}
 
     async def _stream(self, made: list[Made]) -> Response:
         """Make one frame after the other while they are sent; the first before that, or its error had no status."""
@@ -261,7 +259,7 @@ class _Other:
                 yield (head if k else head[2:]) + frame
             yield f"\r\n--{boundary}--\r\n".encode()
 
-        headers = {"content-type": _multipart(self._choice, boundary)} | self._headers(etag)
+        headers = {"content-type": multipart_type(self._choice.media_type, boundary)} | self._headers(etag)
         return stream_answer(request, pieces(), headers, held=cost)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "content_range",
     "etag_matches",
     "multipart",
+    "multipart_type",
     "parse_accept",
     "parse_range",
 ]
@@ -490,6 +491,17 @@ def choose_octets(accept: Sequence[MediaRange], own: str = OCTETS, *, alone: boo
     forms = " or ".join(dict.fromkeys((own, OCTETS)))
     whole = f"{forms}, or " if alone else ""
     raise NotAcceptable(f"bulk data are given as {whole}multipart/related of it; not what Accept names")
+
+
+def multipart_type(media_type: str, boundary: str) -> str:
+    """Write the Content-Type of a body in parts (PS3.18 8.7.3.5.1).
+
+    Examples
+    --------
+    >>> multipart_type("image/jpeg", "b")
+    'multipart/related; type="image/jpeg"; boundary=b'
+    """
+    return f'multipart/related; type="{media_type}"; boundary={boundary}'
 
 
 def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> tuple[Rope, str]:

@@ -24,10 +24,10 @@ from multiframe.picture import revision
 from multiframe.render import Facts, draw, representative
 from multiframe.rope import Rope
 from multiframe.settings import Settings
-from multiframe.web.answers import ASK, FOREVER, Body, Section, body_answer, stream_answer
+from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
-from multiframe.web.media import etag_matches, parse_accept
+from multiframe.web.media import etag_matches, multipart_type, parse_accept
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
 from multiframe.web.workers import Workers
 from multiframe.web.workers import gone as client_gone
@@ -204,7 +204,7 @@ def _standing(request: Request, wanted: Wanted, form: Form) -> Callable[[Instanc
 def _headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
     headers = {"vary": "Accept", "content-type": form.media_type}
     if form.multipart:
-        headers["content-type"] = f'multipart/related; type="{form.media_type}"; boundary={boundary}'
+        headers["content-type"] = multipart_type(form.media_type, boundary)
     if wanted.warnings:
         headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in wanted.warnings)
     return headers
@@ -259,10 +259,9 @@ async def _several(
     """Answer with frames of an instance in parts, each made when the one before has left."""
     key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
     etag, boundary = f'"{key}"', f"multiframe-{key}"
-    settings: Settings = request.app.state.settings
     headers = _headers(wanted, form, boundary) | {
         "etag": etag,
-        "cache-control": ASK if settings.revalidate else FOREVER,
+        "cache-control": lasting(request),
     }
     if etag_matches(request.headers.get("if-none-match"), etag):
         await current(instance)

@@ -20,14 +20,14 @@ from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.part10 import Decoding, Singles, can_hold, decoded, derived_uid, legacy, stored, syntax_given
-from multiframe.rope import Made, Rope
+from multiframe.rope import Rope
 from multiframe.settings import Settings
 from multiframe.source import run
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
-from multiframe.transcode import decoded_spec, fingerprint, targets, transcode
+from multiframe.transcode import decoded_spec, making, targets
 from multiframe.web.answers import Body, Later, Section, body_answer
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
-from multiframe.web.media import PART10, choose_files, parse_accept
+from multiframe.web.media import PART10, choose_files, multipart_type, parse_accept
 
 __all__ = ["LAYOUTS", "ROUTES", "File", "Files", "file_answer", "layout_of"]
 
@@ -230,15 +230,9 @@ def _all(instance: Instance) -> FrameIndex:
 
 def _decoding(instance: Instance) -> Decoding:
     """Say how the frames of an instance are decoded."""
-    spec, source, target = instance.spec, instance.frame_syntax, syntax_of(EXPLICIT_LE)
-    after, index = decoded_spec(spec, source), instance.index
-    key = f"{fingerprint(source, target)} {spec!r}"
-
-    def frame(i: int) -> Made:
-        make = partial(transcode, spec=spec, source=source, target=target, index=i)
-        return Made(index.parts(i), after.frame_bits // 8, make, key)
-
-    return Decoding(after, frame)
+    spec, source, index = instance.spec, instance.frame_syntax, instance.index
+    made = making(spec, source, syntax_of(EXPLICIT_LE))
+    return Decoding(decoded_spec(spec, source), lambda i: made(index.parts(i), i))
 
 
 async def retrieve(request: Request) -> Response:
@@ -301,7 +295,7 @@ async def _in_parts(request: Request, files: Sequence[File]) -> Response:
         head = f"{'\r\n' if sections else ''}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n"
         sections += [_literal(head), file.section]
     sections.append(_literal(f"\r\n--{boundary}--\r\n"))
-    content_type = f'multipart/related; type="{PART10}"; boundary={boundary}'
+    content_type = multipart_type(PART10, boundary)
     body = Body(sections, held=_HELD * len(files))
     return await body_answer(request, body, {"content-type": content_type})
 

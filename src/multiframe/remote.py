@@ -11,9 +11,13 @@ error of obstore's, which would show it, is chained to ours.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import random
 import re
+import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -341,7 +345,23 @@ def _environment() -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=1)
 def _first_process() -> int:
     """Remember who read first: obstore's threads do not survive a fork, and requests would wait for them."""
+    atexit.register(_let_go)
     return os.getpid()
+
+
+def _let_go() -> None:
+    """Wait, as the interpreter ends, until obstore's threads have left it.
+
+    One that has handed on a reply may still be inside ``call_soon_threadsafe``, and one whose request was given up may
+    be about to look at it. An interpreter that is ending ends such a thread in the midst of Rust, which then aborts the
+    whole process (Python before 3.14). They need microseconds, and nothing but to be let run.
+    """
+    patience = time.monotonic() + 1
+    while True:
+        time.sleep(0.002)
+        known = {thread.ident for thread in threading.enumerate()}
+        if known.issuperset(sys._current_frames()) or time.monotonic() > patience:
+            return
 
 
 @lru_cache(maxsize=64)

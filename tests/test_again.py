@@ -16,6 +16,7 @@ from multiframe.settings import Settings
 from multiframe.testing import Layout, cine
 from multiframe.web.again import Again
 from multiframe.web.app import create_app
+from multiframe.web.doors import ACTION
 
 ACCEPTS = ["multipart/related; type=application/octet-stream; transfer-syntax=*", "*/*"]
 FRAMES = 7
@@ -201,5 +202,24 @@ def test_bytes_that_must_be_turned_go_the_long_way(tmp_path: Path) -> None:
         answers = [(await app.get(1)).content for _ in range(3)]
         assert len(set(answers)) == 1
         assert app.long == 3
+
+    using(path, tmp_path, use)
+
+
+def test_the_action_is_known_by_either_way(path: Path, tmp_path: Path) -> None:
+    seen = []
+
+    async def use(app: App) -> None:
+        inner = app.app.middleware_stack
+        assert inner is not None
+
+        async def listening(scope: Any, receive: Any, send: Any) -> None:
+            await inner(scope, receive, send)
+            seen.append(scope[ACTION])
+
+        app.app.middleware_stack = listening
+        for frame in (1, 2):
+            assert (await app.get(frame)).status_code == 200
+        assert (app.long, seen) == (1, ["read", "read"])
 
     using(path, tmp_path, use)

@@ -144,7 +144,7 @@ def test_every_route(tmp_path: Path) -> None:
         if isinstance(route, Route | Mount) and not route.path.startswith("/dicom-web") and route.path.strip("/")
     }
     catalog.close()
-    assert said == {path.replace(":path}", "}") for path, _ in app.ROUTES} | own
+    assert said == {row.path.replace(":path}", "}") for row in app.ROUTES} | own
 
 
 def test_every_status() -> None:

@@ -17,7 +17,7 @@ from multiframe.web.app import DICOMWEB, ROUTES, create_app
 from multiframe.web.openapi import description
 from tests.serving import Server, serving
 
-TOLD = description([DICOMWEB], [path for path, _ in ROUTES], ["/wado", "/wado/"])
+TOLD = description([DICOMWEB], [row.path for row in ROUTES], ["/wado", "/wado/"])
 
 
 @pytest.fixture(scope="module")

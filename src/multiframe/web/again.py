@@ -22,6 +22,7 @@ from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import ByteRange
 from multiframe.rope import Rope, Stored
 from multiframe.source import FileSource
+from multiframe.web.doors import ACTION
 
 __all__ = ["Again", "Way"]
 
@@ -67,6 +68,7 @@ class _Kept(NamedTuple):
     uid: str
     make: Callable[[Instance, int], tuple[Rope, str]]
     headers: list[tuple[bytes, bytes]]
+    action: str
 
 
 type _Kind = tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]
@@ -107,6 +109,7 @@ class Again:
             await self._app(scope, receive, self._learning(kind, scope, send))
             return
         self._ways.move_to_end(kind)
+        scope[ACTION] = way.action  # what is counted and written down is the same by either way
         headers, body, lease = ready
         with lease:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -145,7 +148,8 @@ class Again:
             way: Way | None = scope.get(_KEY)
             if message["type"] == "http.response.start" and message["status"] == 200 and way is not None:
                 headers = [(n, v) for n, v in message["headers"] if n not in _OF_ONE_FRAME]
-                self._ways[kind] = _Kept(ref(way.instance), way.instance.header.sop_instance_uid, way.make, headers)
+                uid = way.instance.header.sop_instance_uid
+                self._ways[kind] = _Kept(ref(way.instance), uid, way.make, headers, scope[ACTION])
                 if len(self._ways) > _KEPT:
                     self._ways.popitem(last=False)
             await send(message)

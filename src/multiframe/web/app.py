@@ -19,7 +19,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe import errors
@@ -29,6 +28,7 @@ from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
 from multiframe.web import bulkdata, frames, lookup, metadata, openapi, own, pages, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
+from multiframe.web.doors import guarded
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
@@ -206,10 +206,9 @@ def create_app(
     settings = settings or Settings()
     budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
-    web = [Route(root + path, endpoint, methods=["GET"]) for root in (DICOMWEB, COUNTED) for path, endpoint in ROUTES]
+    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(ROUTES, root=root)]
     beside = [*own.ROUTES, *wado_uri.ROUTES]
-    ours = [Route(path, endpoint, methods=["GET"]) for path, endpoint in beside]
-    ours.append(openapi.route([DICOMWEB, COUNTED], [path for path, _ in ROUTES], [path for path, _ in beside]))
+    ours = [*guarded(beside), openapi.route([DICOMWEB, COUNTED], [r.path for r in ROUTES], [r.path for r in beside])]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

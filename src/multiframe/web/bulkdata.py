@@ -29,6 +29,7 @@ from multiframe.rope import Part, Rope, Stored
 from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, uids, with_fresh
 from multiframe.web.media import (
     MixedAccept,
@@ -316,11 +317,11 @@ _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 
 ROUTES = [
-    (_INSTANCE + "/bulkdata/{path:path}", bulkdata),
-    (_INSTANCE + "/bulkdata", all_bulkdata),
-    (_INSTANCE + "/pixeldata", pixeldata),
-    (_SERIES + "/bulkdata", all_bulkdata),
-    (_SERIES + "/pixeldata", all_pixeldata),
-    (_STUDY + "/bulkdata", all_bulkdata),
-    (_STUDY + "/pixeldata", all_pixeldata),
+    Row(_INSTANCE + "/bulkdata/{path:path}", bulkdata, "read"),
+    Row(_INSTANCE + "/bulkdata", all_bulkdata, "read"),
+    Row(_INSTANCE + "/pixeldata", pixeldata, "read"),
+    Row(_SERIES + "/bulkdata", all_bulkdata, "read"),
+    Row(_SERIES + "/pixeldata", all_pixeldata, "read"),
+    Row(_STUDY + "/bulkdata", all_bulkdata, "read"),
+    Row(_STUDY + "/pixeldata", all_pixeldata, "read"),
 ]

@@ -23,6 +23,7 @@ from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 from multiframe.transcode import making, targets
 from multiframe.web.again import Way
 from multiframe.web.answers import Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.doors import Row
 from multiframe.web.lookup import COUNTED, BadRequest, accept_of, current, uids, with_fresh
 from multiframe.web.media import (
     Choice,
@@ -263,4 +264,4 @@ class _Other:
         return stream_answer(request, pieces(), headers, held=cost)
 
 
-ROUTES = [("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", frames)]
+ROUTES = [Row("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", frames, "read")]

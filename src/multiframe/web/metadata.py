@@ -22,6 +22,7 @@ from multiframe.instance import Instance
 from multiframe.source import Identity
 from multiframe.web.answers import ASK, stream_answer
 from multiframe.web.coding import coded
+from multiframe.web.doors import Row
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, with_fresh
 from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
@@ -178,7 +179,7 @@ def _together(pieces: Iterator[bytes]) -> Iterator[bytes]:
 _SERIES = "/studies/{study}/series/{series}"
 
 ROUTES = [
-    (_SERIES + "/instances/{instance}/metadata", metadata_of),
-    (_SERIES + "/metadata", metadata_of),
-    ("/studies/{study}/metadata", metadata_of),
+    Row(_SERIES + "/instances/{instance}/metadata", metadata_of, "read"),
+    Row(_SERIES + "/metadata", metadata_of, "read"),
+    Row("/studies/{study}/metadata", metadata_of, "read"),
 ]

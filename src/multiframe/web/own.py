@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from multiframe.catalog import ScanStatus
+from multiframe.web.doors import Row
 from multiframe.web.lookup import find
 
 __all__ = ["ROUTES", "facts", "status"]
@@ -46,4 +47,4 @@ async def status(request: Request) -> Response:
     )  # fmt: skip
 
 
-ROUTES = [("/api/status", status), ("/api/instances/{instance}", facts)]
+ROUTES = [Row("/api/status", status, "search"), Row("/api/instances/{instance}", facts, "read")]

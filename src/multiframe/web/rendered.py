@@ -25,6 +25,7 @@ from multiframe.render import Facts, draw, representative
 from multiframe.rope import Rope
 from multiframe.settings import Settings
 from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
 from multiframe.web.media import etag_matches, multipart_type, parse_accept
@@ -355,12 +356,12 @@ _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 
 ROUTES = [
-    (f"{_INSTANCE}/frames/{{frames}}/rendered", frames_rendered),
-    (f"{_INSTANCE}/frames/{{frames}}/thumbnail", frames_rendered),
-    (f"{_INSTANCE}/rendered", instance_rendered),
-    (f"{_INSTANCE}/thumbnail", instance_rendered),
-    (f"{_SERIES}/rendered", series_rendered),
-    (f"{_SERIES}/thumbnail", series_thumbnail),
-    (f"{_STUDY}/rendered", series_rendered),
-    (f"{_STUDY}/thumbnail", series_thumbnail),
+    Row(f"{_INSTANCE}/frames/{{frames}}/rendered", frames_rendered, "render"),
+    Row(f"{_INSTANCE}/frames/{{frames}}/thumbnail", frames_rendered, "render"),
+    Row(f"{_INSTANCE}/rendered", instance_rendered, "render"),
+    Row(f"{_INSTANCE}/thumbnail", instance_rendered, "render"),
+    Row(f"{_SERIES}/rendered", series_rendered, "render"),
+    Row(f"{_SERIES}/thumbnail", series_thumbnail, "render"),
+    Row(f"{_STUDY}/rendered", series_rendered, "render"),
+    Row(f"{_STUDY}/thumbnail", series_thumbnail, "render"),
 ]

@@ -26,6 +26,7 @@ from multiframe.source import run
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
 from multiframe.transcode import decoded_spec, making, targets
 from multiframe.web.answers import Body, Later, Section, body_answer
+from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
 from multiframe.web.media import PART10, choose_files, multipart_type, parse_accept
 
@@ -311,8 +312,8 @@ def _literal(text: str) -> Section:
 _SERIES = "/studies/{study}/series/{series}"
 
 ROUTES = [
-    (_SERIES + "/instances/{instance}/frames/{number}.dcm", frame_file),
-    (_SERIES + "/instances/{instance}", retrieve),
-    (_SERIES, retrieve),
-    ("/studies/{study}", retrieve),
+    Row(_SERIES + "/instances/{instance}/frames/{number}.dcm", frame_file, "read"),
+    Row(_SERIES + "/instances/{instance}", retrieve, "read"),
+    Row(_SERIES, retrieve, "read"),
+    Row("/studies/{study}", retrieve, "read"),
 ]

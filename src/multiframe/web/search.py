@@ -21,6 +21,7 @@ from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
 from multiframe.web.coding import Coder
+from multiframe.web.doors import Row
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
 from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
@@ -329,11 +330,11 @@ async def search_instances(request: Request) -> Response:
 
 
 ROUTES = [
-    ("/studies", search_studies),
-    ("/studies/{study}/series", search_series),
-    ("/studies/{study}/series/{series}/instances", search_instances),
-    ("/studies/{study}/instances", search_instances),
-    ("/series", search_series),
-    ("/instances", search_instances),
+    Row("/studies", search_studies, "search"),
+    Row("/studies/{study}/series", search_series, "search"),
+    Row("/studies/{study}/series/{series}/instances", search_instances, "search"),
+    Row("/studies/{study}/instances", search_instances, "search"),
+    Row("/series", search_series, "search"),
+    Row("/instances", search_instances, "search"),
 ]
 """Below ``/dicom-web``."""

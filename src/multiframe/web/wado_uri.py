@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.settings import Settings
+from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, accept_of
 from multiframe.web.media import PART10, parse_accept
 from multiframe.web.rendered import wado_uri_picture
@@ -61,4 +62,4 @@ def _preferred(request: Request, default: str) -> str:
     return PART10 if default == "dicom" else "image/jpeg"
 
 
-ROUTES = [("/wado", wado), ("/wado/", wado)]
+ROUTES = [Row("/wado", wado, "read"), Row("/wado/", wado, "read")]

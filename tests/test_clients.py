@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 from dicomweb_client import DICOMwebClient
 from playwright.sync_api import Page
+from wsidicom import WsiDicom, WsiDicomWebClient
 
 import multiframe
 from multiframe.codec import PixelSpec, encoder_for
 from multiframe.syntaxes import syntax_of
-from multiframe.testing import cine, part10
+from multiframe.testing import JPEG_BASELINE, cine, part10
 from tests.chromium import page_of
 from tests.serving import Server, serving
+from tests.slides import slide
 
 HERE = Path(__file__).parent / "clients"
 BUILT = (HERE / "dist" / "cornerstone3d.html").is_file()
@@ -33,6 +35,8 @@ GREY = PixelSpec(ROWS, COLUMNS, 1, "MONOCHROME2", 16, 12)
 SYNTAXES = {"native": "1.2.840.10008.1.2.1", "rle": "1.2.840.10008.1.2.5", "jls": "1.2.840.10008.1.2.4.80",
             "j2k": "1.2.840.10008.1.2.4.90", "ht": "1.2.840.10008.1.2.4.201", "htr": "1.2.840.10008.1.2.4.202",
             "ljpeg": "1.2.840.10008.1.2.4.70"}  # fmt: skip
+
+SLIDES = {"tiles": JPEG_BASELINE, "sparse": JPEG_BASELINE, "tiles-jls": SYNTAXES["jls"], "tiles-j2k": SYNTAXES["j2k"]}
 
 needs_npm = pytest.mark.skipif(not BUILT, reason="the clients are not built: make clients")
 
@@ -69,8 +73,21 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Thing]:
 
 
 @pytest.fixture(scope="module")
-def server(things: dict[str, Thing], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([things["jpeg"].path.parent], cache=tmp_path_factory.mktemp("cache")) as server:
+def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str, str]]:
+    """Whole slide images: the folder of each, and the UIDs of its study and series."""
+    folder = tmp_path_factory.mktemp("slides")
+    return {
+        name: (folder / name, *slide(folder / name, syntax=uid, sparse=name == "sparse"))
+        for name, uid in SLIDES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def server(
+    things: dict[str, Thing], slides: dict[str, tuple[Path, str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folders = [things["jpeg"].path.parent, slides["tiles"][0].parent]
+    with serving(folders, cache=tmp_path_factory.mktemp("cache")) as server:
         yield server
 
 
@@ -208,3 +225,29 @@ def test_dicomweb_client_of_python(name: str, server: Server, things: dict[str, 
     [study] = client.search_for_studies(search_filters={"StudyInstanceUID": thing.names[0]})
     assert study["0020000D"]["Value"] == [thing.names[0]]
     assert client.retrieve_instance_metadata(*thing.names)["00280008"]["Value"] == [3]
+
+
+@pytest.mark.filterwarnings("ignore:No bulk data URI handler:UserWarning")  # it does not follow the one of Pixel Data
+@pytest.mark.parametrize("name", list(SLIDES))
+def test_wsidicom_opens_a_slide_as_from_its_files(
+    name: str, server: Server, slides: dict[str, tuple[Path, str, str]]
+) -> None:
+    folder, study, series = slides[name]
+    client = WsiDicomWebClient.create_client(f"{server.url}dicom-web")
+    with WsiDicom.open(folder) as near, WsiDicom.open_web(client, study, series) as far:
+        assert [level.size for level in far.levels] == [level.size for level in near.levels]
+        assert far.levels[0].default_instance.image_data.transfer_syntax == SLIDES[name]
+        for show in (
+            lambda slide: slide.read_thumbnail((100, 100)),
+            lambda slide: slide.read_region((0, 0), 0, (610, 450)),  # all tiles, in one request
+            lambda slide: slide.read_region((37, 90), 1, (200, 101), threads=4),
+            lambda slide: slide.read_region_mm((0.01, 0.01), 1, (0.1, 0.05)),
+            lambda slide: slide.read_tile(0, (4, 3)),  # cut by the edge
+            lambda slide: slide.read_label(),
+            lambda slide: slide.read_overview(),
+        ):
+            wanted = np.asarray(show(near))
+            assert wanted.std() > 10
+            assert np.array_equal(np.asarray(show(far)), wanted)
+        for x, y in ((0, 0), (2, 1), (4, 3)):
+            assert far.read_encoded_tile(0, (x, y)) == near.read_encoded_tile(0, (x, y))

@@ -28,6 +28,7 @@ from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
 from multiframe.testing import cine
 from multiframe.web import app
 from multiframe.web.app import STATUS, create_app
+from tests import configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -79,7 +80,16 @@ def test_every_verb_and_option_of_the_command(verb: str) -> None:
         else:
             assert (parameter.metavar or parameter.name.upper()) in text
     wanted -= {"--help", "-h"}
+    if verb == "serve":
+        told |= {option for one in configuration.options() for option in one.opts if option.startswith("--")}
     assert told == wanted
+
+
+def test_every_option_of_the_server_by_its_three_names() -> None:
+    head, _, table = configuration.PAGE.read_text().partition(configuration.MARK)
+    assert table == configuration.table(), "tools/configuration writes it anew"
+    assert head
+    assert {field.name for field in dataclasses.fields(Settings)} <= {one.name for one in configuration.options()}
 
 
 def test_the_options_of_all_verbs() -> None:

@@ -12,18 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
+import typer.core
 
 from multiframe import errors
 
 if TYPE_CHECKING:
+    from multiframe.config import Kind
     from multiframe.instance import Instance
     from multiframe.picture import MediaType
+    from multiframe.settings import Settings
     from multiframe.web.over_tls import Certificate
 
 __all__ = ["main"]
@@ -86,27 +89,154 @@ def _size(text: str) -> int:
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A DICOM file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-Host = Annotated[
-    str, typer.Option(help="Address to bind. Anything but loopback lets others in: there are no locks yet.")
+WHERE, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
+    "Where",
+    "Memory and processes",
+    "Who may ask, and how clients reach it",
+    "TLS",
+    "What clients are given",
+    "Viewers",
+    "Fine tuning",
+)
+"""Under which headings the options of `serve` stand in its help."""
+
+
+class _Configured(typer.core.TyperCommand):
+    """A command whose options may stand in the environment or in a file, too: see `_configure`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            name = error.param.name if error.param else ""
+            said = ctx.meta.get("said", {}).get(name)
+            if said and getattr(ctx.get_parameter_source(name), "name", "") == "DEFAULT_MAP":
+                error.param_hint = said.where
+            raise
+
+    def names(self) -> dict[str, "Kind"]:
+        """Give the options that may be written down, and what each takes."""
+        return {
+            one.name: "list" if one.nargs == -1 or getattr(one, "multiple", False)
+            else "switch" if getattr(one, "is_flag", False) else "value"
+            for one in self.params if one.name not in ("config", "help")
+        }  # fmt: skip
+
+
+def _configure(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Fill in what the command line does not say: from the environment, then from the file."""
+    from multiframe.config import from_environment, from_file
+
+    command: Any = ctx.command
+    known = command.names()
+    try:
+        said = {**(from_file(file, known) if file else {}), **from_environment(os.environ, known)}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    ctx.meta["said"] = said
+    ctx.default_map = {name: one.value for name, one in said.items()}
+    return file
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="MULTIFRAME_CONFIG",
+        show_envvar=False,
+        is_eager=True,
+        callback=_configure,
+        help="A TOML file of options: `port = 8081`. A flag, and MULTIFRAME_PORT in the environment, go before it.",
+        rich_help_panel=WHERE,
+    ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0: any that is free.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Address to bind. Anything but loopback lets others in: there are no locks yet.", rich_help_panel=WHERE
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0: any that is free.", rich_help_panel=WHERE)]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where headers and indexes are kept. Default: the user's cache folder.",
+        rich_help_panel=WHERE,
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.", rich_help_panel=MEMORY)]
+Decoders = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=64,
+        help="Processes beside each of them that decode, encode and render; 0: one a core, shared out.",
+        rich_help_panel=MEMORY,
+    ),
+]
 Memory = Annotated[
     int,
     typer.Option(
-        parser=_size, metavar="SIZE", help="Most memory held for requests, all workers together, as in 64MiB."
+        parser=_size,
+        metavar="SIZE",
+        help="Most memory held for requests, all workers together, as in 64MiB.",
+        rich_help_panel=MEMORY,
     ),
 ]
-Cache = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where headers and indexes are kept. Default: the user's cache folder."),
+MemoryWait = Annotated[
+    float, typer.Option(min=0, help="Seconds a request waits for memory before it is refused.", rich_help_panel=MEMORY)
 ]
+CacheShare = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="The part of the memory that headers and indexes kept for later may take.",
+        rich_help_panel=TUNING,
+    ),
+]  # fmt: skip
+Piece = Annotated[
+    int,
+    typer.Option(
+        parser=_size, metavar="SIZE", help="Bytes read and sent at a time; a larger frame leaves in pieces.",
+        rich_help_panel=TUNING,
+    ),
+]  # fmt: skip
+FirstRead = Annotated[
+    int,
+    typer.Option(
+        parser=_size, metavar="SIZE", help="Bytes of the first read of a header.", rich_help_panel=TUNING
+    ),
+]  # fmt: skip
+MaxHeader = Annotated[
+    int,
+    typer.Option(
+        parser=_size, metavar="SIZE", help="A longer header is refused as hostile.", rich_help_panel=TUNING
+    ),
+]  # fmt: skip
 Origins = Annotated[
     list[str] | None,
-    typer.Option("--allow-origin", metavar="ORIGIN", help="An origin whose pages may read from here; may be repeated."),
+    typer.Option(
+        "--allow-origin",
+        metavar="ORIGIN",
+        help="An origin whose pages may read from here; may be repeated.",
+        rich_help_panel=CLIENTS,
+    ),
+]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="A name by which clients may ask, besides localhost and that of the public URL; may be repeated.",
+        rich_help_panel=CLIENTS,
+    ),
 ]
 PublicUrl = Annotated[
-    str | None, typer.Option("--public-url", metavar="URL", help="How clients reach this server, behind a proxy.")
+    str | None,
+    typer.Option(
+        "--public-url", metavar="URL", help="How clients reach this server, behind a proxy.", rich_help_panel=CLIENTS
+    ),
 ]
 Proxies = Annotated[
     list[str] | None,
@@ -114,6 +244,7 @@ Proxies = Annotated[
         "--trusted-proxy",
         metavar="ADDRESS[/BITS]",
         help="A proxy whose Forwarded and X-Forwarded headers are believed; may be repeated.",
+        rich_help_panel=CLIENTS,
     ),
 ]
 
@@ -137,18 +268,32 @@ LayoutRs = Annotated[
     Wrapping,
     typer.Option(
         help="How WADO-RS wraps files: stored, as they lie; legacy, one fragment a frame, no table; single, each frame "
-        "an instance of its own."
+        "an instance of its own.",
+        rich_help_panel=WRAPPING,
     ),
 ]
-LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.")]
+LayoutUri = Annotated[Wrapping, typer.Option(help="How WADO-URI wraps files.", rich_help_panel=WRAPPING)]
 WadoUriDefault = Annotated[
-    Default, typer.Option(help="What WADO-URI gives a client that names no contentType; the standard says jpeg.")
+    Default,
+    typer.Option(
+        help="What WADO-URI gives a client that names no contentType; the standard says jpeg.",
+        rich_help_panel=WRAPPING,
+    ),
 ]
+StrictAccept = Annotated[
+    bool,
+    typer.Option(
+        help="Refuse requests for frames without an Accept header, as PS3.18 8.7.5 has it.", rich_help_panel=WRAPPING
+    ),
+]
+PageLimit = Annotated[
+    int, typer.Option(min=1, help="Most results one search answers with.", rich_help_panel=WRAPPING)
+]  # fmt: skip
 VirtualSeries = Annotated[
     bool,
     typer.Option(
-        "--virtual-series",
         help="List a multi-frame instance as a series of instances of one frame, for viewers that know no others.",
+        rich_help_panel=WRAPPING,
     ),
 ]
 MaxDecode = Annotated[
@@ -158,23 +303,41 @@ MaxDecode = Annotated[
         parser=_size,
         metavar="SIZE",
         help="Most bytes of decoded frames in one answer; beyond, they are given as stored where the client allows.",
+        rich_help_panel=WRAPPING,
     ),
 ]
 TlsCert = Annotated[
     Path | None,
-    typer.Option("--tls-cert", metavar="FILE", help="A certificate (PEM): HTTP/2 and HTTP/1.1 are spoken over TLS."),
+    typer.Option(
+        "--tls-cert",
+        metavar="FILE",
+        help="A certificate (PEM): HTTP/2 and HTTP/1.1 are spoken over TLS.",
+        rich_help_panel=LOCKS,
+    ),
 ]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM, PKCS #8).")]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM, PKCS #8).", rich_help_panel=LOCKS),
+]
 TlsSelfSigned = Annotated[
-    bool, typer.Option("--tls-self-signed", help="Make a certificate nobody vouches for: to try HTTP/2 with.")
+    bool,
+    typer.Option(help="Make a certificate nobody vouches for: to try HTTP/2 with.", rich_help_panel=LOCKS),
 ]
-Ohif = Annotated[bool, typer.Option("--ohif", help="Serve OHIF too, at /ohif, configured to read from here.")]
+Ohif = Annotated[
+    bool, typer.Option(help="Serve OHIF too, at /ohif, configured to read from here.", rich_help_panel=VIEWERS)
+]
 OhifDir = Annotated[
     Path | None,
-    typer.Option("--ohif-dir", metavar="DIR", help="A built OHIF to serve. Default: ohif in the user's cache folder."),
+    typer.Option(
+        "--ohif-dir",
+        metavar="DIR",
+        help="A built OHIF to serve. Default: ohif in the user's cache folder.",
+        rich_help_panel=VIEWERS,
+    ),
 ]
 Revalidate = Annotated[
-    bool, typer.Option("--revalidate", help="Have clients ask whether frames they kept are still the same.")
+    bool,
+    typer.Option(help="Have clients ask whether frames they kept are still the same.", rich_help_panel=WRAPPING),
 ]
 
 
@@ -194,23 +357,30 @@ def _root(
 ) -> None: ...
 
 
-@app.command()
+@app.command(cls=_Configured)
 def serve(
+    ctx: typer.Context,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Files and folders to serve.", show_default=False)
     ],
+    config: Config = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
-    workers: Workers = 1,
-    memory: Memory = "64MiB",  # type: ignore[assignment]  # typer parses it
     cache: Cache = None,
-    allow_origin: Origins = None,
+    workers: Workers = 1,
+    decoders: Decoders = 0,
+    memory: Memory = "64MiB",  # type: ignore[assignment]  # typer parses it, and all sizes
+    memory_wait: MemoryWait = 10.0,
+    allow_origins: Origins = None,
+    hosts: Hosts = None,
     public_url: PublicUrl = None,
-    trusted_proxy: Proxies = None,
-    max_decode: MaxDecode = "512MB",  # type: ignore[assignment]  # typer parses it
+    trusted_proxies: Proxies = None,
+    max_decode: MaxDecode = "512MB",  # type: ignore[assignment]
     layout_rs: LayoutRs = Wrapping.stored,
     layout_uri: LayoutUri = Wrapping.legacy,
     wado_uri_default: WadoUriDefault = Default.dicom,
+    strict_accept: StrictAccept = False,
+    page_limit: PageLimit = 1000,
     virtual_series: VirtualSeries = False,
     revalidate: Revalidate = False,
     tls_cert: TlsCert = None,
@@ -218,6 +388,10 @@ def serve(
     tls_self_signed: TlsSelfSigned = False,
     ohif: Ohif = False,
     ohif_dir: OhifDir = None,
+    cache_share: CacheShare = 0.5,
+    piece: Piece = "256KiB",  # type: ignore[assignment]
+    first_read: FirstRead = "64KiB",  # type: ignore[assignment]
+    max_header: MaxHeader = "64MiB",  # type: ignore[assignment]
 ) -> None:
     """Serve files and folders by DICOMweb, with a viewer.
 
@@ -225,6 +399,9 @@ def serve(
     unchanged at the next start is not opened. Prints one line, `Serving http://HOST:PORT/`, when it answers.
 
         multiframe serve ~/cines --port 8080
+
+    Each option may stand in a TOML file and in the environment, too: `--public-url` is `public_url` there and
+    `MULTIFRAME_PUBLIC_URL`. A flag goes before the environment, that before the file.
     """
     for path in paths:
         if not path.exists():
@@ -234,10 +411,33 @@ def serve(
             "give --tls-cert and --tls-key together, or --tls-self-signed", param_hint="--tls-cert"
         )
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
-    _serve(paths, host, port, workers, memory, cache, allow_origin, public_url, trusted_proxy, tls=tls,
-           max_decode=max_decode, layout_rs=layout_rs.value, layout_uri=layout_uri.value,
-           wado_uri_default=wado_uri_default.value, virtual_series=virtual_series, revalidate=revalidate,
-           ohif=_ohif(ohif_dir) if ohif or ohif_dir else None)  # fmt: skip
+    _serve(paths, host, port, workers, cache, tls=tls, settings=_settings(ctx.params))
+
+
+def _settings(params: Mapping[str, Any]) -> "Settings":
+    """Make settings of options: each field has the name of its option, and this is all that is to be known of it.
+
+    What is different, or is to be looked at first, stands here.
+    """
+    from multiframe.settings import Settings
+
+    origins = tuple(origin.rstrip("/") for origin in params["allow_origins"] or ())
+    _check_urls([origin for origin in origins if origin != "*"], "--allow-origin")
+    url, named = params["public_url"], params["ohif_dir"]
+    _check_urls([url] if url else [], "--public-url")
+    made: dict[str, Any] = {
+        "allow_origins": origins,
+        "hosts": (*Settings().hosts, *(params["hosts"] or ())),
+        "public_url": url.rstrip("/") if url else None,
+        "trusted_proxies": _addresses(params["trusted_proxies"] or [], "--trusted-proxy"),
+        "ohif": _ohif(named) if params["ohif"] or named else None,
+    }
+    # An enumeration leaves as the plain text it is: settings are handed on as JSON.
+    given = {f.name: params[f.name] for f in fields(Settings) if f.name in params}
+    plain: dict[str, Any] = {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()
+    }
+    return Settings(**{**plain, **made})
 
 
 def _ohif(named: Path | None) -> str:
@@ -254,19 +454,14 @@ def _ohif(named: Path | None) -> str:
 
 
 def _serve(
-    paths: list[Path], host: str, port: int, workers: int, memory: int, cache: Path | None,
-    allow_origin: list[str] | None, public_url: str | None,
-    trusted_proxy: list[str] | None = None, *, tls: tuple[Path, Path] | bool = False, **knobs: Any,
+    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, *,
+    settings: "Settings", tls: tuple[Path, Path] | bool = False,
 ) -> NoReturn:  # fmt: skip
-    from multiframe.settings import LEAST_MEMORY, Settings, cache_folder
+    from multiframe.settings import LEAST_MEMORY, cache_folder
     from multiframe.web.serve import Served
     from multiframe.web.serve import serve as run
 
-    origins = tuple(o.rstrip("/") for o in allow_origin or ())
-    _check_urls([o for o in origins if o != "*"], "--allow-origin")
-    _check_urls([public_url] if public_url else [], "--public-url")
-    proxies = _addresses(trusted_proxy or [], "--trusted-proxy")
-    if "*" in origins:
+    if "*" in settings.allow_origins:
         _warn("--allow-origin '*': any page a user opens may read everything that is served")
     if host not in ("127.0.0.1", "::1", "localhost"):
         _warn(f"bound to {host}: whoever reaches this machine can read everything; there is no authentication yet")
@@ -277,12 +472,10 @@ def _serve(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
     if cache is None:
         folder.chmod(0o700)
-    if memory < LEAST_MEMORY * workers:
+    if settings.memory < LEAST_MEMORY * workers:
         raise typer.BadParameter(
-            f"{memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
+            f"{settings.memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
-    base = public_url.rstrip("/") if public_url else None
-    settings = Settings(memory=memory, allow_origins=origins, public_url=base, trusted_proxies=proxies, **knobs)
     certificate = _certificate(tls, folder, (*settings.hosts, host)) if tls else None
     served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
@@ -340,7 +533,7 @@ def demo(
     from rich.progress import Progress
 
     from multiframe.demo import default_directory, prepare
-    from multiframe.settings import format_size
+    from multiframe.settings import Settings, format_size
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -352,7 +545,7 @@ def demo(
             size,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    _serve(files, host, port, workers, memory, None, None, None)
+    _serve(files, host, port, workers, settings=Settings(memory=memory))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
-from multiframe import schema, searching
+from multiframe import database, registering, schema, searching
 from multiframe.catalog import Catalog, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
@@ -71,13 +71,22 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
+only_sqlite = pytest.mark.parametrize("kind", ["sqlite"], indirect=True, scope="session")
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Catalog]]:
+def place(tmp_path: Path, new_database: Callable[[Path], Path | str]) -> Path | str:
+    """The test's database."""
+    return new_database(tmp_path / "cache")
+
+
+@pytest.fixture
+def make(place: Path | str) -> Iterator[Callable[..., Catalog]]:
     """Opens the test's catalog, any number of times."""
     opened: list[Catalog] = []
 
     def opener(**options) -> Catalog:
-        opened.append(Catalog(tmp_path / "cache" / "catalog.sqlite", **options))
+        opened.append(Catalog(place, **options))
         return opened[-1]
 
     yield opener
@@ -109,7 +118,7 @@ def uids(catalog: Catalog) -> list[str]:
 
 
 def problems(catalog: Catalog) -> dict[str, str]:
-    with catalog._engine.connect() as connection:
+    with catalog._database._engine.connect() as connection:
         rows = connection.execute(sa.select(schema.objects.c.path, schema.objects.c.problem)).all()
     return {os.path.basename(os.fsdecode(path)): problem for path, problem in rows if problem}
 
@@ -267,7 +276,7 @@ def test_a_fault_of_ours_costs_one_file(catalog: Catalog, files: Path, monkeypat
             raise ZeroDivisionError("with a patient's name in it")
         return really(header)
 
-    monkeypatch.setattr(room, "attributes", faulty)
+    monkeypatch.setattr(registering, "attributes", faulty)
     assert counts(catalog.scan([files])) == {"found": 3, "registered": 2, "failed": 1}
     assert problems(catalog) == {"1": "internal error: ZeroDivisionError"}
 
@@ -319,13 +328,13 @@ def progress(status):
     print(status.registered, flush=True)
     time.sleep(float(sys.argv[3]))
 
-Catalog(Path(sys.argv[1])).scan([Path(sys.argv[2])], progress=progress)
+Catalog(sys.argv[1]).scan([Path(sys.argv[2])], progress=progress)
 """
 
 
 @contextmanager
-def scanner(tmp_path: Path, files: Path, pause: float) -> Iterator[subprocess.Popen[str]]:
-    arguments = [str(tmp_path / "cache" / "catalog.sqlite"), str(files), str(pause)]
+def scanner(place: Path | str, files: Path, pause: float) -> Iterator[subprocess.Popen[str]]:
+    arguments = [str(place), str(files), str(pause)]
     process = subprocess.Popen([sys.executable, "-c", SCANNER, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield process
@@ -335,11 +344,11 @@ def scanner(tmp_path: Path, files: Path, pause: float) -> Iterator[subprocess.Po
 
 
 def test_a_killed_scan_is_taken_up(
-    make: Callable[..., Catalog], files: Path, tmp_path: Path, opened: list[str]
+    make: Callable[..., Catalog], files: Path, place: Path | str, opened: list[str]
 ) -> None:
     for i in range(500):
         (files / f"{i:04}").write_bytes(dicom(f"1.2.3.{i}"))
-    with scanner(tmp_path, files, 60) as process:
+    with scanner(place, files, 60) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGKILL)
@@ -371,13 +380,13 @@ def test_a_scan_that_says_nothing_is_taken_for_dead(
 
 
 def test_one_process_scans_while_another_reads_and_writes_indexes(
-    make: Callable[..., Catalog], files: Path, tmp_path: Path
+    make: Callable[..., Catalog], files: Path, place: Path | str
 ) -> None:
     for i in range(450):
         (files / f"{i:04}").write_bytes(dicom(f"1.2.3.{i}"))
     catalog = make()
     done: set[str] = set()
-    with scanner(tmp_path, files, 0.05) as process:
+    with scanner(place, files, 0.05) as process:
         while process.poll() is None:
             for uid in uids(catalog)[:40]:
                 instance = catalog.instance(uid)
@@ -403,13 +412,14 @@ def test_an_instance_is_one_and_found_without_a_database(catalog: Catalog, files
     with ThreadPoolExecutor(8) as pool:
         given_out = set(pool.map(lambda _: id(catalog.instance("1.2.3.4")), range(40)))
     assert len(given_out) == 1
-    catalog._engine = catalog._writer = None  # type: ignore[assignment]
+    kept = catalog._database
+    catalog._database = None  # type: ignore[assignment]
     instance = catalog.cached("1.2.3.4", study="1.2.3", series="1.2.3.1")
     assert instance is not None
     assert catalog.cached("1.2.3.4", study="1.2.4") is None
     assert catalog.cached("1.2.3.4", series="1.2.4") is None
     assert opened == []
-    catalog._engine = sa.create_engine("sqlite://")
+    catalog._database = kept
 
 
 @pytest.mark.parametrize(
@@ -456,7 +466,7 @@ def test_an_index_is_kept_with_the_file_it_is_of(make: Callable[..., Catalog], f
 def test_an_index_of_another_version_is_no_index(catalog: Catalog, files: Path) -> None:
     (files / "a").write_bytes(dicom())
     catalog.scan([files])
-    with catalog._transaction(write=True) as connection:
+    with catalog._database.transaction(write=True) as connection:
         connection.execute(sa.update(schema.instances).values(frame_index=b"rubbish"))
     assert catalog.instance("1.2.3.4").known is None
 
@@ -502,7 +512,9 @@ def test_a_long_header_stays_in_its_file(make: Callable[..., Catalog], files: Pa
     (files / "b").write_bytes(dicom("1.2.3.5", blob=bytes(5 * MIB)))
     catalog = make()
     catalog.scan([files])
-    assert os.path.getsize(files.parent / "cache" / "catalog.sqlite") < MIB
+    with catalog._database.transaction() as connection:
+        kept = sa.func.sum(sa.func.coalesce(sa.func.length(schema.instances.c.header), 0))
+        assert connection.execute(sa.select(kept)).scalar_one() < MIB
     header, read = catalog.instance("1.2.3.4").header, run(read_header(), FileSource(files / "a"))
     assert noise in header.raw
     assert header.held < 10_000
@@ -547,7 +559,7 @@ def test_series_instances_come_in_order(catalog: Catalog, files: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def hospital(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], Path | str]) -> Iterator[Catalog]:
     folder = tmp_path_factory.mktemp("hospital")
     studies = [
         {"StudyInstanceUID": "1.1", "StudyDate": "20260105", "StudyTime": "093000", "PatientName": "Müller^Anna^^",
@@ -566,7 +578,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
         values |= {"Modality": modality, "SeriesInstanceUID": f"{study}.{number}", "SeriesNumber": str(number)}
         values |= {"InstanceNumber": str(n % 3 + 1), "NumberOfFrames": str(n % 3 * 10 + 10)}
         (folder / f"{n:03}").write_bytes(dicom(f"9.{n + 1}", b"", SpecificCharacterSet="ISO_IR 192", **values))
-    with_database = Catalog(tmp_path_factory.mktemp("cache") / "catalog.sqlite")
+    with_database = Catalog(new_database(tmp_path_factory.mktemp("cache")))
     with_database.scan([folder])
     yield with_database
     with_database.close()
@@ -676,7 +688,7 @@ def fnmatches(pattern: str, text: str) -> bool:
 @given(st.text(alphabet="aA*?%_![]\\é", min_size=1, max_size=6), st.text(alphabet="aA%_![]\\é", max_size=6))
 def test_wildcards_mean_what_they_say(pattern: str, text: str) -> None:
     engine = sa.create_engine("sqlite://")
-    sa.event.listen(engine, "connect", room._on_connect)
+    sa.event.listen(engine, "connect", database.on_connect)
     with engine.connect() as connection:
         column = sa.literal(text)
         found = connection.execute(sa.select(searching._is(column, Like((pattern,))))).scalar()
@@ -688,6 +700,7 @@ def test_wildcards_mean_what_they_say(pattern: str, text: str) -> None:
 # The database
 
 
+@only_sqlite
 def test_nobody_else_may_read_it(catalog: Catalog, files: Path, tmp_path: Path) -> None:
     (files / "a").write_bytes(dicom())
     catalog.scan([files])
@@ -695,6 +708,7 @@ def test_nobody_else_may_read_it(catalog: Catalog, files: Path, tmp_path: Path) 
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+@only_sqlite
 def test_a_damaged_database_says_so(make: Callable[..., Catalog], tmp_path: Path, files: Path) -> None:
     (tmp_path / "cache").mkdir()
     path = tmp_path / "cache" / "catalog.sqlite"
@@ -714,10 +728,11 @@ def test_a_damaged_database_says_so(make: Callable[..., Catalog], tmp_path: Path
     assert "Somebody" not in str(caught.value)
 
 
+@only_sqlite
 def test_a_newer_or_foreign_database_is_left_alone(make: Callable[..., Catalog], tmp_path: Path) -> None:
     catalog = make()
-    with catalog._transaction(write=True) as connection:
-        connection.execute(sa.update(room._version).values(version_num="9999"))
+    with catalog._database.transaction(write=True) as connection:
+        connection.execute(sa.update(database._version).values(version_num="9999"))
     catalog.close()
     with pytest.raises(SourceError, match="newer version"):
         make()
@@ -742,14 +757,14 @@ def test_a_url_names_a_database_too(tmp_path: Path, files: Path) -> None:
 def test_a_busy_database_is_waited_for(
     make: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch, files: Path
 ) -> None:
-    monkeypatch.setattr(room, "_BUSY", 0.2)
+    monkeypatch.setattr(database, "BUSY", 0.2)
     (files / "a").write_bytes(dicom())
     one, other = make(), make()
     one.scan([files])
     instance = other.instance("1.2.3.4")
     instance.grow(None)
     begun = threading.Event()
-    with one._transaction(write=True):
+    with one._database.transaction(write=True):
         assert one.status().registered == 1  # readers do not wait
         with pytest.raises(SourceError, match="busy"):
             other.keep_index(instance)
@@ -765,14 +780,15 @@ def test_a_busy_database_is_waited_for(
     assert make().instance("1.2.3.4").known is not None
 
 
-def test_the_migrations_lead_to_the_tables_declared(tmp_path: Path) -> None:
+def test_the_migrations_lead_to_the_tables_declared(tmp_path: Path, new_database: Callable[[Path], Path | str]) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     from multiframe.migrations.upgrade import configured, downgrade, upgrade
 
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/catalog.sqlite")
+    place = new_database(tmp_path)
+    engine = bare(place)
     with engine.begin() as connection:
         scripts = ScriptDirectory.from_config(configured(connection))
         assert tuple(step.revision for step in reversed(list(scripts.walk_revisions()))) == REVISIONS
@@ -787,12 +803,18 @@ def test_the_migrations_lead_to_the_tables_declared(tmp_path: Path) -> None:
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]
         upgrade(connection)
     engine.dispose()
-    catalog = Catalog(tmp_path / "catalog.sqlite")
-    fresh = Catalog(tmp_path / "fresh.sqlite")
-    with catalog._engine.connect() as one, fresh._engine.connect() as other:
+    catalog = Catalog(place)
+    fresh = Catalog(new_database(tmp_path / "fresh"))
+    with catalog._database._engine.connect() as one, fresh._database._engine.connect() as other:
         assert shape(one) == shape(other) == migrated
     catalog.close()
     fresh.close()
+
+
+def bare(place: Path | str) -> sa.Engine:
+    """The database without anything of ours around it."""
+    url = str(place).replace("postgresql:", "postgresql+psycopg:") if isinstance(place, str) else f"sqlite:///{place}"
+    return sa.create_engine(url)
 
 
 def shape(connection: sa.Connection) -> dict[str, object]:
@@ -809,11 +831,9 @@ def shape(connection: sa.Connection) -> dict[str, object]:
     }
 
 
-def test_an_older_database_is_brought_up_to_date(
-    make: Callable[..., Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_database_is_brought_up_to_date(make: Callable[..., Catalog], monkeypatch: pytest.MonkeyPatch) -> None:
     make().close()
-    monkeypatch.setattr(room, "REVISIONS", (*REVISIONS, "next"))
+    monkeypatch.setattr(database, "REVISIONS", (*REVISIONS, "next"))
     called: list[str] = []
     monkeypatch.setattr("multiframe.migrations.upgrade.upgrade", lambda connection: called.append("upgrade"))
     make()
@@ -821,7 +841,7 @@ def test_an_older_database_is_brought_up_to_date(
 
 
 def test_a_catalog_of_the_first_schema_is_taken_over(
-    make: Callable[..., Catalog], files: Path, tmp_path: Path, opened: list[str]
+    make: Callable[..., Catalog], files: Path, place: Path | str, opened: list[str]
 ) -> None:
     from multiframe.migrations.upgrade import downgrade
 
@@ -829,7 +849,7 @@ def test_a_catalog_of_the_first_schema_is_taken_over(
         named = {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "Modality": "US"}
         (files / str(n)).write_bytes(dicom(f"1.2.3.{n}", b"", **named))
     make().scan([files])
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/cache/catalog.sqlite")
+    engine = bare(place)
     with engine.begin() as connection:
         downgrade(connection, "0001")
     engine.dispose()
@@ -855,13 +875,13 @@ def test_alembic_is_not_imported_for_nothing(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "catalog.sqlite")], check=True)
 
 
-def test_two_processes_may_open_it_at_once(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from multiframe.catalog import Catalog; Catalog(pathlib.Path(sys.argv[1])).status()"
-    command = [sys.executable, "-c", code, str(tmp_path / "new" / "catalog.sqlite")]
+def test_two_processes_may_open_it_at_once(place: Path | str) -> None:
+    code = "import sys; from multiframe.catalog import Catalog; Catalog(sys.argv[1]).status()"
+    command = [sys.executable, "-c", code, str(place)]
     started = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
 
 
 def test_every_error_is_ours(catalog: Catalog) -> None:
-    with pytest.raises(MultiframeError), catalog._transaction() as connection:
+    with pytest.raises(MultiframeError), catalog._database.transaction() as connection:
         connection.execute(sa.text("SELECT nothing FROM nowhere"))

@@ -538,7 +538,7 @@ def test_what_the_catalog_kept_itself_comes_first(served):
     instance = catalog.instance(uid_of(catalog))
     whole = instance.index
     catalog.keep_index(instance)
-    with catalog._transaction() as connection:
+    with catalog._database.transaction() as connection:
         (blob,) = connection.execute(sa.select(schema.instances.c.frame_index)).one()
     assert load(blob)[1] is None
     path.with_name(path.name + SUFFIX).write_bytes(b"rubbish")

@@ -5,7 +5,7 @@ import json
 import random
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,10 @@ SERIES = {
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], Path | str]) -> Iterator[Catalog]:
     folder = tmp_path_factory.mktemp("hospital")
     write(folder)
-    made = Catalog(tmp_path_factory.mktemp("cache") / "catalog.sqlite")
+    made = Catalog(new_database(tmp_path_factory.mktemp("cache")))
     assert made.scan([folder]).registered == len(HOSPITAL)
     yield made
     made.close()

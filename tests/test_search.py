@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -19,7 +19,7 @@ ROOT = "/dicom-web"
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], Path | str]) -> Iterator[Catalog]:
     folder = tmp_path_factory.mktemp("files")
     for n in range(6):
         values = {"StudyInstanceUID": f"1.{n // 3}", "SeriesInstanceUID": f"1.{n // 3}.7", "InstanceNumber": str(n + 1)}
@@ -27,7 +27,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
         values |= {"SpecificCharacterSet": "ISO_IR 192", "Modality": "US", "StudyDate": f"2026010{n // 3 + 1}"}
         values |= {"StudyDescription": "Echo", "NumberOfFrames": "1", "SeriesDescription": "4 chambers"}
         (folder / str(n)).write_bytes(dicom(f"1.9.{n}", b"", **values))
-    made = Catalog(tmp_path_factory.mktemp("cache") / "catalog.sqlite")
+    made = Catalog(new_database(tmp_path_factory.mktemp("cache")))
     made.scan([folder])
     yield made
     made.close()

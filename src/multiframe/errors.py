@@ -4,6 +4,7 @@
 
     MultiframeError
     ├─ SourceError       the bytes cannot be had
+    │  ├─ CatalogUnavailable  the catalog's database is away, busy, full or damaged
     │  ├─ SourceNotFound (FileNotFoundError)
     │  └─ SourceChanged  identity differs from the index's
     ├─ FormatError       the bytes are not what PS3.5 / PS3.10 says; .offset
@@ -24,6 +25,7 @@ What it must not know: HTTP statuses (``web/app.py`` has the one table) and exit
 """
 
 __all__ = [
+    "CatalogUnavailable",
     "CodecError",
     "CodecMissing",
     "DecodeError",
@@ -64,6 +66,10 @@ class MultiframeError(Exception):
 
 class SourceError(MultiframeError):
     """The bytes cannot be had."""
+
+
+class CatalogUnavailable(SourceError):
+    """The database of the catalog is away, busy, full or damaged, or is none of ours."""
 
 
 class SourceNotFound(SourceError, FileNotFoundError):

@@ -143,9 +143,14 @@ def requests_of(told: Attributes) -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------- tables
 
 
+TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Text that compares byte by byte, whatever the database thinks of languages: orders are total, and ranges of it and
+patterns that begin with letters are answered by an index."""
+
+
 def _columns(level: Level) -> list[sa.Column[Any]]:
-    columns = [sa.Column(k.column, sa.BigInteger if k.kind == "number" else sa.Text) for k in _KEPT[level]]
-    return columns + [sa.Column(WORDS[k.column], sa.Text) for k in _KEPT[level] if k.column in WORDS]
+    columns = [sa.Column(k.column, sa.BigInteger if k.kind == "number" else TEXT) for k in _KEPT[level]]
+    return columns + [sa.Column(WORDS[k.column], TEXT) for k in _KEPT[level] if k.column in WORDS]
 
 
 schema = sa.MetaData()
@@ -154,17 +159,17 @@ objects = sa.Table(
     schema,
     sa.Column("path", sa.LargeBinary(4096), primary_key=True),  # as the operating system has it: any bytes
     sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("identity", sa.Text, nullable=False),  # JSON of `source.Identity`
-    sa.Column("problem", sa.Text),  # why it is no instance
-    sa.Column("duplicate_of", sa.Text),  # the instance another file had first
+    sa.Column("identity", TEXT, nullable=False),  # JSON of `source.Identity`
+    sa.Column("problem", TEXT),  # why it is no instance
+    sa.Column("duplicate_of", TEXT),  # the instance another file had first
     sa.Column("seen", sa.Integer, nullable=False),  # the last scan that met it
     sa.Index("duplicates", "duplicate_of"),
 )
 studies = sa.Table(
     "studies",
     schema,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("attributes", sa.Text, nullable=False),
+    sa.Column("study", TEXT, primary_key=True),
+    sa.Column("attributes", TEXT, nullable=False),
     *_columns("study"),
     sa.Index("studies_by_date", "study_date", "study_time", "study"),
     sa.Index("studies_by_patient", "patient_id"),
@@ -173,9 +178,9 @@ studies = sa.Table(
 series = sa.Table(
     "series",
     schema,
-    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), primary_key=True),
-    sa.Column("series", sa.Text, primary_key=True),
-    sa.Column("attributes", sa.Text, nullable=False),
+    sa.Column("study", TEXT, sa.ForeignKey("studies.study"), primary_key=True),
+    sa.Column("series", TEXT, primary_key=True),
+    sa.Column("attributes", TEXT, nullable=False),
     *_columns("series"),
     sa.Column("instances", sa.Integer, nullable=False, server_default="0"),  # how many it has
     sa.Index("series_by_uid", "series"),
@@ -184,11 +189,11 @@ series = sa.Table(
 requests = sa.Table(
     "requests",
     schema,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("series", sa.Text, primary_key=True),
+    sa.Column("study", TEXT, primary_key=True),
+    sa.Column("series", TEXT, primary_key=True),
     sa.Column("item", sa.Integer, primary_key=True),  # of the Request Attributes Sequence, from 0
-    sa.Column("step_id", sa.Text, nullable=False),
-    sa.Column("procedure_id", sa.Text, nullable=False),
+    sa.Column("step_id", TEXT, nullable=False),
+    sa.Column("procedure_id", TEXT, nullable=False),
     sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"], ondelete="CASCADE"),
     sa.Index("requests_by_step", "step_id"),
     sa.Index("requests_by_procedure", "procedure_id"),
@@ -196,15 +201,15 @@ requests = sa.Table(
 instances = sa.Table(
     "instances",
     schema,
-    sa.Column("instance", sa.Text, primary_key=True),
-    sa.Column("study", sa.Text, nullable=False),
-    sa.Column("series", sa.Text, nullable=False),
+    sa.Column("instance", TEXT, primary_key=True),
+    sa.Column("study", TEXT, nullable=False),
+    sa.Column("series", TEXT, nullable=False),
     sa.Column(
         "path", sa.LargeBinary(4096), sa.ForeignKey("objects.path", ondelete="CASCADE"), nullable=False, unique=True
     ),
-    sa.Column("syntax", sa.Text, nullable=False),
-    sa.Column("attributes", sa.Text, nullable=False),
-    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("syntax", TEXT, nullable=False),
+    sa.Column("attributes", TEXT, nullable=False),
+    sa.Column("facts", TEXT, nullable=False),
     sa.Column("header_size", sa.BigInteger, nullable=False),
     sa.Column("header", sa.LargeBinary),  # NULL: so long that it is read from the file again
     sa.Column("frame_index", sa.LargeBinary),
@@ -219,6 +224,6 @@ scans = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("running", sa.Boolean, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
-    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("counts", TEXT, nullable=False),
 )
 TABLES: Final[Mapping[Level, sa.Table]] = {"study": studies, "series": series, "instance": instances}

@@ -56,6 +56,7 @@ STATUS: dict[type[Exception], int] = {
     errors.FormatError: 500,
     errors.CodecError: 500,
     errors.SourceError: 502,
+    errors.CatalogUnavailable: 503,
     errors.SourceChanged: 503,
     errors.OverBudget: 503,
     errors.MultiframeError: 500,
@@ -65,6 +66,7 @@ STATUS: dict[type[Exception], int] = {
 _UNSAID: dict[type[Exception], str] = {
     errors.SourceNotFound: "the file of this instance is gone",
     errors.SourceChanged: "the file of this instance keeps changing: ask again when it is at rest",
+    errors.CatalogUnavailable: "the catalog's database does not answer: ask again; the server's log says why",
     errors.SourceError: "the file of this instance cannot be read",
 }
 """What is said in place of a message that names a path: a path can hold a patient's name."""
@@ -81,6 +83,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), str(error))
     if status >= 500:
         log.warning("%s %s: %s", status, type(error).__name__, request.path_params.get("instance", "-"))
+    if isinstance(error, errors.CatalogUnavailable):  # it names the database, and neither a file nor a password
+        log.warning("%s", error)
     headers = {"retry-after": "2"} if status == 503 else None
     return JSONResponse({"error": type(error).__name__, "message": message}, status, headers)
 

@@ -6,39 +6,41 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     op.create_table(
         "objects",
         sa.Column("path", sa.LargeBinary(4096), primary_key=True),
         sa.Column("size", sa.BigInteger, nullable=False),
-        sa.Column("identity", sa.Text, nullable=False),
-        sa.Column("problem", sa.Text),
-        sa.Column("duplicate_of", sa.Text),
+        sa.Column("identity", TEXT, nullable=False),
+        sa.Column("problem", TEXT),
+        sa.Column("duplicate_of", TEXT),
         sa.Column("seen", sa.Integer, nullable=False),
     )
     op.create_table(
         "studies",
-        sa.Column("study", sa.Text, primary_key=True),
-        sa.Column("attributes", sa.Text, nullable=False),
-        *(sa.Column(name, sa.Text) for name in ("study_date", "study_time", "accession_number")),
-        *(sa.Column(name, sa.Text) for name in ("referring_physician_name", "patient_name", "patient_id")),
-        *(sa.Column(name, sa.Text) for name in ("patient_birth_date", "study_id", "study_description")),
+        sa.Column("study", TEXT, primary_key=True),
+        sa.Column("attributes", TEXT, nullable=False),
+        *(sa.Column(name, TEXT) for name in ("study_date", "study_time", "accession_number")),
+        *(sa.Column(name, TEXT) for name in ("referring_physician_name", "patient_name", "patient_id")),
+        *(sa.Column(name, TEXT) for name in ("patient_birth_date", "study_id", "study_description")),
     )
     op.create_table(
         "series",
-        sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), primary_key=True),
-        sa.Column("series", sa.Text, primary_key=True),
-        sa.Column("attributes", sa.Text, nullable=False),
-        sa.Column("modality", sa.Text),
+        sa.Column("study", TEXT, sa.ForeignKey("studies.study"), primary_key=True),
+        sa.Column("series", TEXT, primary_key=True),
+        sa.Column("attributes", TEXT, nullable=False),
+        sa.Column("modality", TEXT),
         sa.Column("series_number", sa.BigInteger),
-        sa.Column("series_description", sa.Text),
+        sa.Column("series_description", TEXT),
     )
     op.create_table(
         "instances",
-        sa.Column("instance", sa.Text, primary_key=True),
-        sa.Column("study", sa.Text, nullable=False),
-        sa.Column("series", sa.Text, nullable=False),
+        sa.Column("instance", TEXT, primary_key=True),
+        sa.Column("study", TEXT, nullable=False),
+        sa.Column("series", TEXT, nullable=False),
         sa.Column(
             "path",
             sa.LargeBinary(4096),
@@ -46,13 +48,13 @@ def upgrade() -> None:
             nullable=False,
             unique=True,
         ),
-        sa.Column("syntax", sa.Text, nullable=False),
-        sa.Column("attributes", sa.Text, nullable=False),
-        sa.Column("facts", sa.Text, nullable=False),
+        sa.Column("syntax", TEXT, nullable=False),
+        sa.Column("attributes", TEXT, nullable=False),
+        sa.Column("facts", TEXT, nullable=False),
         sa.Column("header_size", sa.BigInteger, nullable=False),
         sa.Column("header", sa.LargeBinary),
         sa.Column("frame_index", sa.LargeBinary),
-        sa.Column("sop_class_uid", sa.Text),
+        sa.Column("sop_class_uid", TEXT),
         *(sa.Column(name, sa.BigInteger) for name in ("instance_number", "rows", "columns", "number_of_frames")),
         sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"]),
     )
@@ -61,7 +63,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("running", sa.Boolean, nullable=False),
         sa.Column("updated", sa.Double, nullable=False),
-        sa.Column("counts", sa.Text, nullable=False),
+        sa.Column("counts", TEXT, nullable=False),
     )
     op.create_index("duplicates", "objects", ["duplicate_of"])
     op.create_index("studies_by_date", "studies", ["study_date", "study_time", "study"])

@@ -10,20 +10,22 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     for name in ("referring_physician_name_words", "patient_name_words"):
-        op.add_column("studies", sa.Column(name, sa.Text))
+        op.add_column("studies", sa.Column(name, TEXT))
     for name in ("performed_date", "performed_time"):
-        op.add_column("series", sa.Column(name, sa.Text))
+        op.add_column("series", sa.Column(name, TEXT))
     op.add_column("series", sa.Column("instances", sa.Integer, nullable=False, server_default="0"))
     op.create_table(
         "requests",
-        sa.Column("study", sa.Text, primary_key=True),
-        sa.Column("series", sa.Text, primary_key=True),
+        sa.Column("study", TEXT, primary_key=True),
+        sa.Column("series", TEXT, primary_key=True),
         sa.Column("item", sa.Integer, primary_key=True),
-        sa.Column("step_id", sa.Text, nullable=False),
-        sa.Column("procedure_id", sa.Text, nullable=False),
+        sa.Column("step_id", TEXT, nullable=False),
+        sa.Column("procedure_id", TEXT, nullable=False),
         sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"], ondelete="CASCADE"),
     )
     op.create_index("requests_by_step", "requests", ["step_id"])

@@ -1,0 +1,228 @@
+"""The database under the catalog: SQLite in a file of its own, or PostgreSQL, which many servers share.
+
+It opens it, brings its tables up to date, runs transactions and says in our words what went wrong. One writer writes at
+a time, on however many machines: SQLite has it so, and in PostgreSQL a lock of the database sees to it, so that what is
+right with one is right with the other. A reader sees one state from beginning to end. It must not know what the tables
+hold; no value, and no password, gets out.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from multiframe.errors import CatalogUnavailable
+from multiframe.migrations import REVISIONS
+from multiframe.schema import schema
+
+__all__ = ["BUSY", "Database", "is_url"]
+
+BUSY = 10.0
+"""Seconds a writer waits for another, and anybody for a connection."""
+
+_LOCK = 0x6D756C7469667261  # of the one writer: "multifra"
+_version = sa.table("alembic_version", sa.column("version_num", sa.String))  # Alembic's own
+
+
+def is_url(database: Path | str) -> bool:
+    """Whether a database is named by a URL, not by a path."""
+    return isinstance(database, str) and "://" in database
+
+
+class Database:
+    """A database, opened and up to date.
+
+    Parameters
+    ----------
+    place : path or str
+        A file of its own, made if it is not there; or, with ``://`` in it, a URL: ``postgresql://USER@HOST/NAME``, or
+        ``sqlite:///PATH``.
+
+    Attributes
+    ----------
+    name : str
+        What it is called in messages: no password is in it.
+    shared : bool
+        Whether other machines may use it too.
+
+    Raises
+    ------
+    CatalogUnavailable
+        It cannot be reached, is damaged, was written by a newer version, or is none of ours.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        if is_url(place):
+            url = _url(str(place))
+            self.name = url.render_as_string(hide_password=True).partition("?")[0]
+        else:
+            url = sa.URL.create("sqlite", database=str(place))
+            self.name = str(place)
+            _make_private(Path(place))
+        self.shared = url.get_backend_name() == "postgresql"
+        # Parameters of statements are patients' data: they must not come out in an error.
+        if self.shared:
+            self._engine = self._postgresql(url)
+        else:
+            self._engine = sa.create_engine(url, hide_parameters=True)
+            event.listen(self._engine, "connect", on_connect)
+            event.listen(self._engine, "begin", _on_begin)
+        if self.shared:
+            # A reader sees one state. A writer sees what was there when its turn came, not when it began to wait for it.
+            self._writer = self._engine.execution_options(isolation_level="READ COMMITTED", writes=True)
+            self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        else:
+            self._writer = self._engine.execution_options(writes=True)
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _postgresql(self, url: sa.URL) -> sa.Engine:
+        try:
+            import psycopg  # noqa: F401
+        except ImportError:
+            raise CatalogUnavailable(f"{self.name}: install its driver: pip install 'multiframe[postgresql]'") from None
+        defaults = {
+            "application_name": "multiframe",
+            "connect_timeout": "5",
+            # A machine that is gone is noticed, here and there: its lock must not outlive it for long.
+            "tcp_user_timeout": "15000",
+            "keepalives_idle": "15",
+        }
+        engine = sa.create_engine(
+            url.set(query={**defaults, **url.query}),
+            hide_parameters=True,
+            pool_pre_ping=True,  # a database that was away is met again without an error
+            pool_timeout=BUSY,
+            max_overflow=30,
+        )
+        event.listen(engine, "begin", _on_begin_postgresql)
+        return engine
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
+        """Run a transaction; whatever the database has to say leaves as an error of ours, without any value.
+
+        Raises
+        ------
+        CatalogUnavailable
+            It is away, busy, full, or damaged.
+        """
+        try:
+            with (self._writer if write else self._engine).begin() as connection:
+                yield connection
+        except sa.exc.TimeoutError:
+            raise CatalogUnavailable(f"{self.name}: no connection came free for {BUSY:g} s; try again") from None
+        except sa.exc.DBAPIError as error:
+            raise CatalogUnavailable(f"{self.name}: {self._advice(error)}") from None
+
+    def _advice(self, error: sa.exc.DBAPIError) -> str:
+        busy = f"another process kept it busy for {BUSY:g} s; try again"
+        if self.shared:
+            state = getattr(error.orig, "sqlstate", None)
+            if state == "55P03":  # lock_not_available
+                return busy
+            if isinstance(error, sa.exc.OperationalError) or state is None:
+                return f"the database does not answer ({_first_line(error)}); it is asked again with the next request"
+            # The server's own words can hold values: its five letters say which error it is.
+            return f"the database refused a statement (SQLSTATE {state}): is it a catalog of multiframe?"
+        said = str(error.orig)
+        if "locked" in said or "busy" in said:
+            return busy
+        if isinstance(error, sa.exc.OperationalError) and "no such" not in said:
+            return said  # the disk is full, the file is not ours to write, ...
+        return f"the catalog is damaged ({said}): it is only a cache, delete the file and start again"
+
+    def _prepare(self) -> None:
+        """Make the tables, or bring them up to date; Alembic is imported only for the latter."""
+        with self.transaction(write=True) as connection:
+            tables = sa.inspect(connection).get_table_names()
+            if not tables:
+                schema.create_all(connection)
+                connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+                connection.execute(sa.insert(_version).values(version_num=REVISIONS[-1]))
+                return
+            revision = None
+            if "alembic_version" in tables:
+                revision = connection.execute(sa.select(_version.c.version_num)).scalar()
+            if revision == REVISIONS[-1]:
+                return
+            if revision not in REVISIONS:
+                newer = "was written by a newer version of multiframe" if revision else "is not a catalog of multiframe"
+                raise CatalogUnavailable(
+                    f"{self.name} {newer}: name another one, or delete it (a catalog is only a cache)"
+                )
+            from multiframe.migrations.upgrade import upgrade
+
+            upgrade(connection)
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    """Say why there is no connection: what libpq says of that holds host and user, and no values."""
+    if error.connection_invalidated:
+        return "the connection was lost"
+    return (str(error.orig).strip().splitlines() or ["no reason given"])[0]
+
+
+def _url(text: str) -> sa.URL:
+    """Read a URL; what is wrong is said without it, for it may hold a password."""
+    scheme = text.partition("://")[0]
+    try:
+        url = sa.make_url(text)
+        backend = url.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):
+        raise CatalogUnavailable(f"{scheme}://…: not a URL: write postgresql://USER@HOST/NAME") from None
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise CatalogUnavailable(f"{scheme}: no database the catalog can lie in; write postgresql://USER@HOST/NAME")
+    return url
+
+
+# ---------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+def _on_begin_postgresql(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get("writes"):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * BUSY)}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+
+# ---------------------------------------------------------------------------------------------------- SQLite
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise CatalogUnavailable(f"{path}: the catalog cannot be kept here: {error.strerror}") from None
+
+
+def on_connect(connection: Any, _: object) -> None:
+    """Have a connection of SQLite behave as ours do."""
+    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
+    for pragma in (
+        f"busy_timeout = {int(1000 * BUSY)}",
+        "journal_mode = WAL",  # readers never wait for the writer
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+        "case_sensitive_like = ON",  # as everywhere else (PS3.4 C.2.2.2.4)
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    # A writer takes its turn at once: one that read first could find that it read too early, and no waiting helps it.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,282 @@
+"""From a file's header to rows, and rows into the tables: what reading one file brought, and how it takes its place.
+
+It knows which of two files of an instance counts, and keeps series and studies right while instances come and go. What
+it writes it writes in the transaction it is given, and waits for no file meanwhile. It must not know how files are
+found, nor HTTP.
+"""
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import batched
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from multiframe.database import Database
+from multiframe.dicomjson import attributes
+from multiframe.errors import FormatError, NotDicom, SourceError, SourceNotFound, UnknownSyntax
+from multiframe.header import Header
+from multiframe.instance import header_of
+from multiframe.memory import MemoryBudget
+from multiframe.schema import columns_of, instances, objects, requests, requests_of, series, shared_out, studies
+from multiframe.settings import MIB, Settings
+from multiframe.source import FileSource, Identity, ObjectStat
+
+__all__ = ["LOOKUP", "UID", "Record", "as_text", "gone", "identity_of", "read_record", "register", "remove"]
+
+LOOKUP = 500
+"""Paths asked for in one query."""
+
+UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+"""Looser than PS3.5 9.1, and harmless in a URL or a header."""
+
+_BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
+_NOT_DICOM = "not a DICOM file"
+_NO_UIDS = "names no study, series and instance that could be asked for"  # such as a DICOMDIR
+
+type Holder = tuple[bytes, str]
+"""A file and its identity, as the database has them."""
+
+
+class Record(NamedTuple):
+    """What reading one file brought: rows to be, of each level."""
+
+    path: bytes
+    stat: ObjectStat
+    problem: str | None = None
+    duplicate_of: str | None = None
+    study: dict[str, Any] | None = None
+    series: dict[str, Any] | None = None
+    requests: Sequence[dict[str, Any]] = ()
+    instance: dict[str, Any] | None = None
+
+    @property
+    def uid(self) -> str | None:
+        """SOP Instance UID of the instance that it is."""
+        return None if self.instance is None else self.instance["instance"]
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes."""
+        return 1024 if self.instance is None else 8192 + len(self.instance["header"] or b"")
+
+    @property
+    def harmless(self) -> bool:
+        """Whether nobody need worry that it is no instance."""
+        return self.problem in (_NOT_DICOM, _NO_UIDS) or self.duplicate_of is not None
+
+
+def read_record(path: bytes, stat: ObjectStat, settings: Settings, budget: MemoryBudget) -> Record:
+    """Read a file's header into rows; what is no instance is remembered as that, so as not to be opened again.
+
+    Raises
+    ------
+    SourceError, OverBudget
+        It cannot be read now: that is no property of the file, and not remembered.
+    """
+    source = FileSource(os.fsdecode(path))
+    limits = {"first_read": settings.first_read, "max_header": settings.max_header}
+    try:
+        _, header = header_of(source, stat.identity, budget, **limits)
+        return _record_of(path, stat, header)
+    except (FormatError, UnknownSyntax) as error:
+        return Record(path, stat, _NOT_DICOM if isinstance(error, NotDicom) else str(error))
+
+
+def _record_of(path: bytes, stat: ObjectStat, header: Header) -> Record:
+    uids = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
+    if not all(map(UID.fullmatch, uids)):
+        return Record(path, stat, _NO_UIDS)
+    study, series, instance = uids
+    levels = shared_out(attributes(header))
+    facts = {"dataset_at": header.dataset_at, "pixel_data": header.pixel_data, "values": dict(header.values)}
+    compressed = zlib.compress(header.raw, 1) if len(header.raw) <= _BIG_HEADER else None
+    if compressed is not None and len(compressed) > _BIG_COMPRESSED:
+        compressed = None
+    rows = {level: columns_of(level, told) for level, told in levels.items()}
+    return Record(
+        path,
+        stat,
+        study={"study": study, **rows["study"]},
+        series={"study": study, "series": series, **rows["series"]},
+        requests=[{"study": study, "series": series, **row} for row in requests_of(levels["series"])],
+        instance={
+            "study": study,
+            "series": series,
+            "instance": instance,
+            "path": path,
+            "syntax": header.syntax.uid,
+            "facts": json.dumps(facts),
+            "header_size": len(header.raw),
+            "header": compressed,
+            "frame_index": None,
+            **rows["instance"],
+        },
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- who holds it
+
+
+def gone(database: Database, records: Iterable[Record]) -> set[Holder]:
+    """Give which files that hold the records' instances are not there any more, or are others.
+
+    It is asked before the transaction that writes: looking at files takes its time, and the writer has none. Whoever
+    becomes the holder meanwhile was there a moment ago.
+    """
+    uids = {record.uid for record in records if record.uid is not None}
+    query = sa.select(objects.c.path, objects.c.identity).join_from(instances, objects)
+    held: list[Holder] = []
+    for some in batched(sorted(uids), LOOKUP):
+        with database.transaction() as connection:
+            held += [
+                (row.path, row.identity) for row in connection.execute(query.where(instances.c.instance.in_(some)))
+            ]
+    return {(path, identity) for path, identity in held if not _there(path, identity)}
+
+
+def _there(path: bytes, identity: str) -> bool:
+    try:
+        return FileSource(os.fsdecode(path)).stat().identity == identity_of(identity)
+    except SourceNotFound:
+        return False
+    except SourceError:
+        return True  # nobody knows: it keeps what it has
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def register(
+    connection: sa.Connection, records: Iterable[Record], generation: int, gone: Collection[Holder]
+) -> list[Record]:
+    """Write records in place of whatever their paths held; give them as they were written.
+
+    The first file of an instance keeps it: another one is a duplicate, unless the first is not there any more. What
+    another process wrote meanwhile of the same state of a file is left as it is, and not given.
+
+    Parameters
+    ----------
+    connection : Connection
+        In the transaction of the one writer.
+    generation : int
+        The scan that met them.
+    gone : collection of Holder
+        As `gone` gives it.
+    """
+    written = {record.path: record for record in records}
+    for path in _same(connection, written):
+        del written[path]
+    if not written:
+        return []
+    for paths in batched(written, LOOKUP):
+        remove(connection, paths)
+    taken = _holders(connection, {record.uid for record in written.values() if record.uid is not None}, gone)
+    for path, record in written.items():
+        if (uid := record.uid) is None:
+            continue
+        if uid in taken:
+            written[path] = Record(path, record.stat, f"a second file of instance {uid}", uid)
+        taken.add(uid)
+    final = list(written.values())
+    connection.execute(
+        sa.insert(objects),
+        [
+            {
+                "path": r.path,
+                "size": r.stat.size,
+                "identity": as_text(r.stat.identity),
+                "problem": r.problem,
+                "duplicate_of": r.duplicate_of,
+                "seen": generation,
+            }
+            for r in final
+        ],
+    )
+    good = [r for r in final if r.instance is not None]
+    _insert_new(connection, studies, {r.study["study"]: r.study for r in reversed(good) if r.study})
+    of_series = {(r.series["study"], r.series["series"]): r for r in reversed(good) if r.series}
+    new = _insert_new(connection, series, {key: r.series for key, r in of_series.items() if r.series})
+    asked_for = [row for key in new for row in of_series[key].requests]
+    if asked_for:
+        connection.execute(sa.insert(requests), asked_for)
+    if good:
+        connection.execute(sa.insert(instances), [r.instance for r in good if r.instance])
+        _count(connection, of_series)
+    return final
+
+
+def _same(connection: sa.Connection, records: Mapping[bytes, Record]) -> list[bytes]:
+    """Give which files the database knows as they are: as an instance, or as none."""
+    o = objects.c
+    known = []
+    for some in batched(records, LOOKUP):
+        rows = connection.execute(sa.select(o.path, o.identity).where(o.path.in_(some), o.duplicate_of.is_(None)))
+        known += [row.path for row in rows if row.identity == as_text(records[row.path].stat.identity)]
+    return known
+
+
+def _holders(connection: sa.Connection, uids: Collection[str], gone: Collection[Holder]) -> set[str]:
+    """Give which of the instances another file holds; a file that is gone, or changed, holds nothing."""
+    query = sa.select(instances.c.instance, objects.c.path, objects.c.identity).join_from(instances, objects)
+    held: set[str] = set()
+    for some in batched(sorted(uids), LOOKUP):
+        for uid, path, identity in connection.execute(query.where(instances.c.instance.in_(some))).all():
+            if (path, identity) in gone:
+                remove(connection, [path])
+            else:
+                held.add(uid)
+    return held
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, dict[str, Any]]) -> list[Any]:
+    """Insert those rows that are not there, and give their keys.
+
+    The first instance of a study or series speaks for it.
+    """
+    keys = list(table.primary_key.columns)
+    there: set[Any] = set()
+    for some in batched({row["study"] for row in rows.values()}, LOOKUP):
+        found = connection.execute(sa.select(*keys).where(table.c.study.in_(some))).all()
+        there.update(row[0] if len(keys) == 1 else tuple(row) for row in found)
+    new = [key for key in rows if key not in there]
+    if new:
+        connection.execute(sa.insert(table), [rows[key] for key in new])
+    return new
+
+
+def _count(connection: sa.Connection, of_series: Iterable[tuple[str, str]]) -> None:
+    """Count the instances of series anew."""
+    s, i = series.c, instances.c
+    n = sa.select(sa.func.count()).select_from(instances).where(i.study == s.study, i.series == s.series)
+    for some in batched(sorted(of_series), LOOKUP):
+        # The study is said twice: SQLite looks no pair up in an index.
+        these = sa.and_(s.study.in_({study for study, _ in some}), sa.tuple_(s.study, s.series).in_(some))
+        connection.execute(sa.update(series).where(these).values(instances=n.scalar_subquery()))
+
+
+def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
+    """Forget files, with their instances, and the series and studies that are left empty; give the instances."""
+    s, i = series.c, instances.c
+    lost = connection.execute(sa.select(i.instance, i.study, i.series).where(i.path.in_(paths))).all()
+    connection.execute(sa.delete(objects).where(objects.c.path.in_(paths)))
+    _count(connection, {(row.study, row.series) for row in lost})
+    for some in batched({row.study for row in lost}, LOOKUP):
+        of_series = sa.select(i.instance).where(i.study == s.study, i.series == s.series)
+        connection.execute(sa.delete(series).where(s.study.in_(some), ~of_series.exists()))
+        of_study = sa.select(s.series).where(s.study == studies.c.study)
+        connection.execute(sa.delete(studies).where(studies.c.study.in_(some), ~of_study.exists()))
+    return [row.instance for row in lost]
+
+
+def as_text(identity: Identity) -> str:
+    """Give an identity as the database keeps it."""
+    return json.dumps(identity, separators=(",", ":"))
+
+
+def identity_of(text: str) -> Identity:
+    """Give an identity that `as_text` wrote."""
+    return tuple(json.loads(text))

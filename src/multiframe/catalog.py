@@ -11,10 +11,11 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import batched
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
@@ -28,7 +29,7 @@ from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.ranges import ByteRange
-from multiframe.registering import UID, Record, as_text, gone, identity_of, read_record, register, remove
+from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
 from multiframe.scanning import Scan, ScanStatus
 from multiframe.schema import KEYS, LEVELS, Key, Level
 from multiframe.schema import instances as _instances
@@ -40,28 +41,10 @@ from multiframe.settings import Settings
 from multiframe.source import FileSource, Identity, ObjectStat
 from multiframe.syntaxes import syntax_of
 
-__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "Registered", "ScanStatus", "Search", "kind_of_path"]
+__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path"]
 
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _DEFAULTS = Settings()
-
-
-class Registered(NamedTuple):
-    """What became of a file that was to be registered.
-
-    Attributes
-    ----------
-    uid : str or None
-        The SOP Instance UID under which it can be had from now on.
-    duplicate_of : str or None
-        Or the one of which another file was first: that one stays.
-    problem : str or None
-        Why it is not to be had.
-    """
-
-    uid: str | None
-    duplicate_of: str | None = None
-    problem: str | None = None
 
 
 class Catalog:
@@ -143,6 +126,10 @@ class Catalog:
         """
         return Scan(self._database, roots, self._read, self._forget, progress).run(stop)
 
+    def claim(self, roots: Iterable[str]) -> AbstractContextManager[bool]:
+        """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""
+        return self._database.claim("scan\0" + "\0".join(sorted(roots)))
+
     def status(self) -> ScanStatus:
         """Tell how far the last scan came, whichever process runs it."""
         with self._database.transaction() as connection:
@@ -155,41 +142,40 @@ class Catalog:
     def _read(self, path: bytes, stat: ObjectStat) -> Record:
         return read_record(path, stat, self.settings, self.budget)
 
-    def register(self, *places: str | os.PathLike[str]) -> list[Registered]:
-        """Put files into the catalog that are there, and at rest: all in one transaction, done when this returns.
+    def add(self, files: Mapping[Path, FrameIndex | None]) -> list[str | None]:
+        """Enter files that have just come and are at rest, in one transaction, with what is known of their frames.
 
         Parameters
         ----------
-        places : path-like
+        files : mapping of Path to FrameIndex or None
             Absolute paths; whether they lie below any root is the caller's business.
 
         Returns
         -------
-        list of Registered
-            What became of each.
+        list of str or None
+            Of each why it gives no instance: it is not one, or another file has it; None: it does.
 
         Raises
         ------
-        SourceNotFound, SourceError, OverBudget
-            One of them cannot be read: none is registered.
-        CatalogUnavailable
-            The database cannot be had.
+        SourceError
+            One cannot be read, or the database cannot be written to: none is entered.
         """
         records = []
-        for place in places:
-            path = os.fsencode(os.path.abspath(place))
-            records.append(self._read(path, FileSource(place).stat()))
+        for path, index in files.items():
+            record = self._read(os.fsencode(path), FileSource(path).stat())
+            if record.instance is not None and index is not None and index.complete and index.proof == "whole":
+                record.instance["frame_index"] = dump(index)
+            records.append(record)
         written = {record.path: record for record in self._register(records)}
-        told = (written.get(record.path, record) for record in records)
-        return [Registered(record.uid, record.duplicate_of, record.problem) for record in told]
+        return [written.get(record.path, record).problem for record in records]
 
-    def unregister(self, *places: str | os.PathLike[str]) -> list[str]:
-        """Take files out of the catalog, whether they are there or not; give the instances that can no more be had."""
-        with self._database.transaction(write=True) as connection:
-            lost = remove(connection, [os.fsencode(os.path.abspath(place)) for place in places])
-        for uid in lost:
-            self._forget(uid)
-        return lost
+    def remove(self, files: Iterable[Path]) -> None:
+        """Forget files, with what they hold; they are not touched themselves."""
+        for some in batched(map(os.fsencode, files), LOOKUP):
+            with self._database.transaction(write=True) as connection:
+                lost = remove(connection, some)
+            for uid in lost:
+                self._forget(uid)
 
     def _register(self, records: Sequence[Record]) -> list[Record]:
         not_there = gone(self._database, records)

@@ -166,6 +166,16 @@ Cache = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+CatalogDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="A database for the catalog that servers on many machines share, as in postgresql://USER@HOST/NAME. "
+        "Default: a file of SQLite for these paths, in the cache folder.",
+        rich_help_panel=WHERE,
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.", rich_help_panel=MEMORY)]
 Decoders = Annotated[
     int,
@@ -367,6 +377,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     cache: Cache = None,
+    database: CatalogDatabase = None,
     workers: Workers = 1,
     decoders: Decoders = 0,
     memory: Memory = "64MiB",  # type: ignore[assignment]  # typer parses it, and all sizes
@@ -411,7 +422,7 @@ def serve(
             "give --tls-cert and --tls-key together, or --tls-self-signed", param_hint="--tls-cert"
         )
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
-    _serve(paths, host, port, workers, cache, tls=tls, settings=_settings(ctx.params))
+    _serve(paths, host, port, workers, cache, database, tls=tls, settings=_settings(ctx.params))
 
 
 def _settings(params: Mapping[str, Any]) -> "Settings":
@@ -454,7 +465,7 @@ def _ohif(named: Path | None) -> str:
 
 
 def _serve(
-    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, *,
+    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, database: str | None = None, *,
     settings: "Settings", tls: tuple[Path, Path] | bool = False,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY, cache_folder
@@ -477,7 +488,7 @@ def _serve(
             f"{settings.memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
     certificate = _certificate(tls, folder, (*settings.hosts, host)) if tls else None
-    served = Served(roots, folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
+    served = Served(roots, database or folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
 

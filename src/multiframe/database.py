@@ -6,9 +6,11 @@ right with one is right with the other. A reader sees one state from beginning t
 hold; no value, and no password, gets out.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ class Database:
             event.listen(self._engine, "connect", on_connect)
             event.listen(self._engine, "begin", _on_begin)
         if self.shared:
-            # A reader sees one state. A writer sees what was there when its turn came, not when it began to wait for it.
+            # A reader sees one state. A writer sees what there is when its turn comes, not when it began to wait.
             self._writer = self._engine.execution_options(isolation_level="READ COMMITTED", writes=True)
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         else:
@@ -125,6 +127,33 @@ class Database:
             raise CatalogUnavailable(f"{self.name}: no connection came free for {BUSY:g} s; try again") from None
         except sa.exc.DBAPIError as error:
             raise CatalogUnavailable(f"{self.name}: {self._advice(error)}") from None
+
+    @contextmanager
+    def claim(self, what: str) -> Iterator[bool]:
+        """Claim to be the only one who does something, until the block ends or the process dies; gives whether it is.
+
+        What is claimed is spared, not made safe: a server that lost its connection has lost its claim, too.
+        """
+        digest = sha256(what.encode("utf-8", "surrogateescape")).digest()
+        if not self.shared:
+            with open(f"{self._engine.url.database}.{digest[:4].hex()}.lock", "w", opener=_private) as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    yield False
+                else:
+                    yield True
+            return
+        key = int.from_bytes(digest[:8], signed=True)
+        with ExitStack() as held:
+            try:
+                connection = held.enter_context(self._engine.connect())
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                got = connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({key})").scalar_one()
+                held.callback(connection.invalidate)  # the lock goes with the connection
+            except sa.exc.DBAPIError as error:
+                raise CatalogUnavailable(f"{self.name}: {self._advice(error)}") from None
+            yield bool(got)
 
     def _advice(self, error: sa.exc.DBAPIError) -> str:
         busy = f"another process kept it busy for {BUSY:g} s; try again"
@@ -199,6 +228,10 @@ def _on_begin_postgresql(connection: sa.Connection) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- SQLite
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _make_private(path: Path) -> None:

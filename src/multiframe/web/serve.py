@@ -1,7 +1,7 @@
 """Running it: one process that watches over the others, workers that answer, one that scans.
 
 The parent binds the port, starts the children and restarts a worker that dies; it reads nothing. Children are this
-module run again with their orders as JSON, and they end when the parent's end of their standard input closes, however
+module run again, with their orders as JSON on their standard input; they end when the parent's end of it closes, however
 the parent ended. It must not know what is served.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -59,8 +58,8 @@ class Served:
     ----------
     roots : sequence of Path
         Files and folders.
-    database : Path
-        Where headers and indexes are kept.
+    database : Path or str
+        Where headers and indexes are kept: a file, or a URL.
     host, port
         What to bind; port 0 is any that is free.
     workers : int
@@ -70,7 +69,7 @@ class Served:
     """
 
     roots: Sequence[Path]
-    database: Path
+    database: Path | str
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
@@ -210,9 +209,8 @@ class _Parent:
             raise RuntimeError("workers die as soon as they are started: see what they said above")
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
-        orders = json.dumps({**self._orders, "ready": self._ready_w})
-        return subprocess.Popen(
-            [sys.executable, "-m", "multiframe.web.serve", role, orders],
+        child = subprocess.Popen(
+            [sys.executable, "-m", "multiframe.web.serve", role],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={**_ENVIRONMENT, **os.environ},
@@ -220,6 +218,12 @@ class _Parent:
             # A Ctrl-C is ours to pass on: children end in order, not each on its own.
             start_new_session=True,
         )
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead already: seen where children are waited for
+            # Not as an argument, which everybody on this machine may read: there are secrets in it.
+            child.stdin.write(json.dumps({**self._orders, "ready": self._ready_w}).encode() + b"\n")
+            child.stdin.flush()
+        return child
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -258,7 +262,7 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
 
     budget = MemoryBudget(settings.memory)
     kind = VirtualCatalog if settings.virtual_series else Catalog
-    catalog = kind(Path(orders["database"]), settings=settings, budget=budget)
+    catalog = kind(orders["database"], settings=settings, budget=budget)
     app = create_app(catalog, settings, budget=budget, started=orders["started"])
     listener = socket.socket(fileno=orders["listener"])
 
@@ -334,11 +338,9 @@ def _scan(orders: dict[str, Any], settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     _when_orphaned(stopped.set)
     os.nice(5)  # who waits for a picture goes before who makes the list longer
-    database = Path(orders["database"])
-    with open(f"{database}.scan", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    catalog = Catalog(orders["database"], settings=settings)
+    with contextlib.closing(catalog), catalog.claim(orders["roots"]) as claimed:
+        if not claimed:
             return  # another server scans the same folders into the same database
         tty = sys.stderr.isatty()
         begun = shown = time.monotonic()
@@ -350,11 +352,7 @@ def _scan(orders: dict[str, Any], settings: Settings) -> None:
                 shown = now
                 _say(f"reading headers: {status.found:,} files, {status.registered:,} instances", live=tty)
 
-        catalog = Catalog(database, settings=settings)
-        try:
-            status = catalog.scan([Path(r) for r in orders["roots"]], progress=progress, stop=stopped.is_set)
-        finally:
-            catalog.close()
+        status = catalog.scan([Path(r) for r in orders["roots"]], progress=progress, stop=stopped.is_set)
         if not stopped.is_set():
             _say(_told(status, time.monotonic() - begun), live=tty)
 
@@ -383,9 +381,10 @@ def _settings(facts: dict[str, Any]) -> Settings:
 
 
 def main() -> None:
-    """Be a child: the role and the orders are the arguments."""
-    role, text = sys.argv[1:3]
-    orders = json.loads(text)
+    """Be a child: the role is the argument, the orders are the first line of the input."""
+    role = sys.argv[1]
+    with open(0, "rb", buffering=0, closefd=False) as told:  # no byte more: what comes behind is the parent's end
+        orders = json.loads(told.readline())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         {"worker": _work, "scan": _scan}[role](orders, _settings(orders["settings"]))

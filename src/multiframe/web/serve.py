@@ -1,7 +1,7 @@
 """Running it: one process that watches over the others, workers that answer, one that scans.
 
 The parent binds the port, starts the children and restarts a worker that dies; it reads nothing. Children are this
-module run again, with their orders as JSON on their standard input; they end when the parent's end of it closes, however
+module run again, with their orders as JSON on their standard input; they end when its other end closes, however
 the parent ended. It must not know what is served.
 """
 

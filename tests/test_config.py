@@ -28,6 +28,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
     def serve(paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, **rest: Any) -> None:
         given.update(paths=[str(path) for path in paths], host=host, port=port, workers=workers, cache=cache)
+        given.update(database=rest["database"])
         given.update(dataclasses.asdict(rest["settings"]))
 
     monkeypatch.setattr(cli, "_serve", serve)

@@ -422,7 +422,8 @@ def serve(
             "give --tls-cert and --tls-key together, or --tls-self-signed", param_hint="--tls-cert"
         )
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
-    _serve(paths, host, port, workers, cache, database, tls=tls, settings=_settings(ctx.params))
+    settings = _settings(ctx.params)
+    _serve(paths, host, port, workers, cache, database=database, tls=tls, settings=settings)
 
 
 def _settings(params: Mapping[str, Any]) -> "Settings":
@@ -465,8 +466,8 @@ def _ohif(named: Path | None) -> str:
 
 
 def _serve(
-    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, database: str | None = None, *,
-    settings: "Settings", tls: tuple[Path, Path] | bool = False,
+    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, *,
+    settings: "Settings", database: str | None = None, tls: tuple[Path, Path] | bool = False,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY, cache_folder
     from multiframe.web.serve import Served

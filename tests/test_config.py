@@ -69,6 +69,7 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "max_header": (1 << 20, "1MiB", 1 << 20),
     "cache_share": (0.25, ".25", 0.25),
     "memory_wait": (7, "7", 7.0),
+    "shutdown_timeout": (7, "7", 7.0),
     "page_limit": (7, "7", 7),
     "decoders": (7, "7", 7),
     "layout_rs": ("legacy", "legacy", "legacy"),

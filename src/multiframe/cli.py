@@ -198,6 +198,14 @@ Memory = Annotated[
 MemoryWait = Annotated[
     float, typer.Option(min=0, help="Seconds a request waits for memory before it is refused.", rich_help_panel=MEMORY)
 ]
+ShutdownTimeout = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds that answers under way have to be finished when the server is told to end.",
+        rich_help_panel=MEMORY,
+    ),
+]
 CacheShare = Annotated[
     float,
     typer.Option(
@@ -382,6 +390,7 @@ def serve(
     decoders: Decoders = 0,
     memory: Memory = "64MiB",  # type: ignore[assignment]  # typer parses it, and all sizes
     memory_wait: MemoryWait = 10.0,
+    shutdown_timeout: ShutdownTimeout = 30.0,
     allow_origins: Origins = None,
     hosts: Hosts = None,
     public_url: PublicUrl = None,

@@ -44,6 +44,8 @@ class Settings:
         Host names answered besides localhost and `public_url`'s; anything else is refused (DNS rebinding).
     trusted_proxies : tuple of str
         Addresses and networks, such as ``10.0.0.0/8``, whose Forwarded and X-Forwarded headers are believed.
+    shutdown_timeout : float
+        Seconds that answers under way have to be finished when the server is told to end.
     page_limit : int
         Most results one search answers with.
     decoders : int
@@ -81,6 +83,7 @@ class Settings:
     public_url: str | None = None
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     trusted_proxies: tuple[str, ...] = ()
+    shutdown_timeout: float = 30.0
     page_limit: int = 1000
     decoders: int = 0
     max_decode: int = 512_000_000

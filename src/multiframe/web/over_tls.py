@@ -29,6 +29,10 @@ _STREAMS = 128
 """Answers at once on one connection: what a viewer asks for beyond waits at the client, not in our memory."""
 
 
+_LAST_WORD = 0.5
+"""Seconds for who was let in last to say what they want: at its end granian drops those it still shakes hands with."""
+
+
 class Certificate(NamedTuple):
     """Two PEM files: a certificate, with those above it, and its private key."""
 
@@ -159,8 +163,27 @@ async def serve_tls(
         loop.call_soon(ready)
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        _let_nobody_in(listener)
+        await asyncio.sleep(_LAST_WORD)
         server.stop()  # type: ignore[no-untyped-call]
         await serving
+
+
+def _let_nobody_in(listener: socket.socket) -> None:
+    """Put a socket that nobody knows in the place of ours, wherever this process has it.
+
+    granian closes its copies when the last answer has been sent, and until then clients would be let in that nobody
+    answers. Other processes go on with the socket as it is.
+    """
+    known = os.fstat(listener.fileno())
+    with socket.socket(socket.AF_UNIX) as nobody, suppress(OSError):  # without /proc it is as granian has it
+        nobody.bind("")  # the system finds a name
+        nobody.listen()
+        nobody.setblocking(False)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(number), known):
+                    os.dup2(nobody.fileno(), number, inheritable=False)
 
 
 def _as_granian_needs_it(app: ASGIApp) -> ASGIApp:

@@ -1,8 +1,8 @@
 """Running it: one process that watches over the others, workers that answer, one that scans.
 
-The parent binds the port, starts the children and restarts a worker that dies; it reads nothing. Children are this
-module run again, with their orders as JSON on their standard input; they end when its other end closes, however
-the parent ended. It must not know what is served.
+The parent binds the port, starts the children, restarts a worker that dies, and passes signals on; it reads nothing.
+Children are this module run again, with their orders as JSON on their standard input; they end when its other end
+closes, however the parent ended. It must not know what is served.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ __all__ = ["Served", "serve"]
 
 log = logging.getLogger("multiframe.serve")
 
+_Child = subprocess.Popen[bytes]
+
 _RESTARTS = 5
 """A worker that dies more often than this within a minute is not started again."""
 
@@ -45,6 +47,12 @@ _UNUSABLE = 78
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
 """Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
 after: that costs more than reading and sending it (decision 0012)."""
+
+_AFTERWARDS = 5.0
+"""Seconds a child has, beyond those in which answers may be finished, to close what it holds."""
+
+_LAST_WORD = 0.2
+"""Seconds for who was let in last to say what they want: uvicorn hangs up at its end on who has not."""
 
 _SHORT_SCAN = 0.3
 """Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
@@ -91,7 +99,8 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     Returns
     -------
     int
-        The signal that ended it.
+        The signal that ended it. Answers under way were finished first, within `settings.shutdown_timeout` seconds; a
+        second signal ends them. SIGHUP has other workers take the place of these: certificates are read anew.
 
     Raises
     ------
@@ -151,7 +160,9 @@ class _Parent:
         self._orders = orders
         self._listener = listener
         self._wanted = workers
+        self._ends = 0
         self._ended = 0
+        self._renew = False
         self._deaths: list[float] = []
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
@@ -159,48 +170,85 @@ class _Parent:
         os.set_inheritable(self._ready_w, True)
 
     def run(self, ready: Callable[[], None]) -> int:
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         # Any child's end wakes us too.
         handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         waker = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-        children: list[subprocess.Popen[bytes]] = []
-        scanner: subprocess.Popen[bytes] | None = None
+        workers: list[_Child] = []
+        coming: list[_Child] = []  # are to take their places, once all can
+        leaving: list[_Child] = []  # still finish what they have begun
+        scanner: _Child | None = None
         try:
-            children += [self._start("worker") for _ in range(self._wanted)]
+            workers += [self._start("worker") for _ in range(self._wanted)]
             scanner = self._start("scan")
-            announced = False
+            waiting, announced = self._wanted, False
             answering = 0.0
             while not self._ended:
                 wait = max(0.0, answering + _SHORT_SCAN - time.monotonic()) if answering and not announced else None
-                readable, _, _ = select.select([self._wake_r, self._ready_r][: 1 if answering else 2], [], [], wait)
-                if self._ready_r in readable:
-                    answering = time.monotonic()
+                readable, _, _ = select.select([self._wake_r, self._ready_r], [], [], wait)
                 if self._wake_r in readable:
                     os.read(self._wake_r, 512)
+                if self._ready_r in readable:
+                    waiting -= len(os.read(self._ready_r, 512))
+                    answering = answering or time.monotonic()
                 scanned = scanner.poll() is not None
                 if scanned and scanner.stdin:
                     scanner.stdin.close()
                 if answering and not announced and (scanned or time.monotonic() >= answering + _SHORT_SCAN):
                     announced = True
                     ready()
-                for dead in [c for c in children if c.poll() is not None and not self._ended]:
-                    children.remove(dead)
-                    if dead.returncode == _UNUSABLE:
+                    _notify("READY=1")
+                if coming and waiting <= 0:
+                    _terminate(workers)
+                    leaving, workers, coming = leaving + workers, coming, []
+                elif coming and not all(c.poll() is None for c in coming):
+                    log.warning("not reloaded: workers that could take over do not start")
+                    _terminate(coming)
+                    leaving, coming, waiting = leaving + coming, [], 0
+                if self._renew and waiting <= 0:
+                    self._renew = False
+                    coming, waiting = [self._start("worker") for _ in range(self._wanted)], self._wanted
+                    scanner = self._start("scan") if scanned else scanner
+                _reap(leaving)
+                for dead in [c for c in workers if c.poll() is not None and not self._ended]:
+                    workers.remove(dead)
+                    if dead.returncode == _UNUSABLE and not announced:
                         raise SourceError("not started, for the reason above")
                     self._count_death()
                     log.warning("a worker ended with %s: starting another", dead.returncode)
-                    children.append(self._start("worker"))
+                    workers.append(self._start("worker"))
             return self._ended
         finally:
+            _notify("STOPPING=1")
+            self._listener.close()  # it is the children's alone now: when they close it, nobody else is let in
+            self._stop([*workers, *coming, *leaving, *([scanner] if scanner else [])])
             signal.set_wakeup_fd(waker)
-            _stop([*children, scanner] if scanner else children)
             for s, handler in handlers.items():
                 signal.signal(s, handler)
             for fd in (self._wake_r, self._wake_w, self._ready_r, self._ready_w):
                 os.close(fd)
 
     def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            self._renew = True
+            return
         self._ended = number
+        self._ends += 1
+
+    def _stop(self, children: Sequence[_Child]) -> None:
+        """Have children finish what they have begun, as long as that may take; a second signal ends it."""
+        _terminate(children)
+        left = list(children)
+        deadline = time.monotonic() + self._orders["settings"]["shutdown_timeout"] + _AFTERWARDS
+        while _reap(left) and self._ends < 2 and (wait := deadline - time.monotonic()) > 0:
+            if select.select([self._wake_r], [], [], wait)[0]:
+                os.read(self._wake_r, 512)
+        if left:
+            log.warning("stopped before all answers had been sent")
+        for child in left:
+            child.kill()
+            child.wait()
+        _reap(left)
 
     def _count_death(self) -> None:
         now = time.monotonic()
@@ -208,13 +256,14 @@ class _Parent:
         if len(self._deaths) > _RESTARTS:
             raise RuntimeError("workers die as soon as they are started: see what they said above")
 
-    def _start(self, role: str) -> subprocess.Popen[bytes]:
+    def _start(self, role: str) -> _Child:
+        inherited = [self._listener.fileno(), self._ready_w] if role == "worker" else []
         child = subprocess.Popen(
             [sys.executable, "-m", "multiframe.web.serve", role],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={**_ENVIRONMENT, **os.environ},
-            pass_fds=[self._listener.fileno(), self._ready_w],
+            pass_fds=inherited,
             # A Ctrl-C is ours to pass on: children end in order, not each on its own.
             start_new_session=True,
         )
@@ -226,19 +275,28 @@ class _Parent:
         return child
 
 
-def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+def _terminate(children: Sequence[_Child]) -> None:
     for child in children:
         if child.poll() is None:
             child.terminate()
-    deadline = time.monotonic() + 10
-    for child in children:
-        try:
-            child.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+
+
+def _reap(children: list[_Child]) -> bool:
+    """Let go of those that have ended; says whether there are others."""
+    for child in [c for c in children if c.poll() is not None]:
+        children.remove(child)
         if child.stdin:
             child.stdin.close()
+    return bool(children)
+
+
+def _notify(state: str) -> None:
+    """Tell a service manager, where there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+            told.connect("\0" + address[1:] if address.startswith("@") else address)
+            told.sendall(state.encode())
 
 
 def _when_orphaned(then: Callable[[], None]) -> None:
@@ -275,12 +333,12 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
         if orders["certificate"]:
             _work_tls(app, listener, orders["certificate"], ready)
         else:
-            _work_plain(app, listener, ready)
+            _work_plain(app, listener, ready, settings.shutdown_timeout)
     finally:
         catalog.close()
 
 
-def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> None:
+def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None], patience: float) -> None:
     import asyncio
 
     import uvicorn
@@ -292,7 +350,7 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
         access_log=False,
         server_header=False,
         timeout_keep_alive=65,
-        timeout_graceful_shutdown=8,
+        timeout_graceful_shutdown=max(1, round(patience)),
         ws="none",
     )
 
@@ -301,12 +359,20 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
             await super().startup(sockets)
             ready()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for taken in (*self.servers, *(sockets or ())):
+                taken.close()
+            await asyncio.sleep(_LAST_WORD)
+            await super().shutdown(sockets)
+
     server = Server(config)
 
-    def orphaned() -> None:
+    def end() -> None:
         server.should_exit = True
 
-    _when_orphaned(orphaned)
+    # uvicorn raises the signal that ended it once more behind its end: then, too, there is something to be closed.
+    signal.signal(signal.SIGTERM, lambda *_: end())
+    _when_orphaned(end)
     asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
 
 
@@ -315,7 +381,10 @@ def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str
 
     import uvloop
 
-    from multiframe.web.over_tls import Certificate, serve_tls
+    from multiframe.web.over_tls import Certificate, check, serve_tls
+
+    files = Certificate(*map(Path, certificate))
+    check(files)
 
     async def work() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -325,8 +394,7 @@ def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str
                 loop.call_soon_threadsafe(stop.set)
 
         _when_orphaned(orphaned)
-        cert, key = map(Path, certificate)
-        await serve_tls(app, listener, Certificate(cert, key), ready=ready, stop=stop)
+        await serve_tls(app, listener, files, ready=ready, stop=stop)
 
     asyncio.run(work(), loop_factory=uvloop.new_event_loop)
 
@@ -392,6 +460,8 @@ def main() -> None:
         if role == "worker":  # the scan meets the same, and once is enough
             sys.stderr.write(f"multiframe: {error}\n")
         sys.exit(_UNUSABLE)
+    sys.stderr.flush()
+    os._exit(0)  # a thread that completes an index could go on for long: it is begun anew another time
 
 
 if __name__ == "__main__":

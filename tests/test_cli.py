@@ -140,7 +140,7 @@ def test_real_frames_are_displayed() -> None:
         (["serve", "{file}", "--memory", "lots"], 2, "not a size"),
         (["serve", "{file}", "--allow-origin", "localhost"], 2, "allow-origin"),
         (["serve", "{file}", "--trusted-proxy", "proxy.example.org"], 2, "trusted-proxy"),
-        (["serve", "{file}", "--host", "203.0.113.7"], 3, "203.0.113.7"),
+        (["serve", "{file}", "--host", "203.0.113.7", "--anonymous"], 3, "203.0.113.7"),
         (["serve", "{file}", "--memory", "1KiB"], 2, "too few"),
         (["serve", "{file}", "--port", "0", "--cache", "{damaged}"], 3, "delete the file"),
         (["frame", "{file}", "1", "-o", "{file}"], 2, "lost"),

@@ -78,6 +78,12 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "strict_accept": (True, "1", True),
     "virtual_series": (True, "true", True),
     "revalidate": (True, "yes", True),
+    "tokens": ("/etc/tokens", "/etc/tokens", "/etc/tokens"),
+    "oidc_issuer": ("https://id.example.org", "https://id.example.org", "https://id.example.org"),
+    "oidc_audience": ("images", "images", "images"),
+    "oidc_keys": ("https://id.example.org/keys", "https://id.example.org/keys", "https://id.example.org/keys"),
+    "oidc_leeway": (5, "5", 5.0),
+    "anonymous": (True, "on", True),
 }  # fmt: skip
 """Of fields of Settings; one that is missing here is looked for by the test, too."""
 

@@ -41,7 +41,7 @@ from multiframe.settings import Settings
 from multiframe.source import FileSource, Identity, ObjectStat
 from multiframe.syntaxes import syntax_of
 
-__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path"]
+__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
 
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _DEFAULTS = Settings()
@@ -222,7 +222,7 @@ class Catalog:
                     instance = self._load(sop_instance_uid)
         header = instance.header
         if study not in (None, header.study_instance_uid) or series not in (None, header.series_instance_uid):
-            raise InstanceNotFound(f"instance {sop_instance_uid} is not of the study and series asked for")
+            raise InstanceNotFound(no_such(sop_instance_uid))  # to whoever may see this study alone it is not there
         return instance
 
     def _load(self, uid: str) -> Instance:
@@ -233,7 +233,7 @@ class Catalog:
         with self._database.transaction() as connection:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
         if row is None:
-            raise InstanceNotFound(_no_such(uid))
+            raise InstanceNotFound(no_such(uid))
         source: FileSource | Inflated = FileSource(os.fsdecode(row.path))
         stat = ObjectStat(row.size, identity_of(row.identity))
         if syntax_of(row.syntax).deflated:
@@ -304,7 +304,7 @@ class Catalog:
                 row = connection.execute(query).one_or_none()
             self._forget(sop_instance_uid)
             if row is None:
-                raise InstanceNotFound(_no_such(sop_instance_uid))
+                raise InstanceNotFound(no_such(sop_instance_uid))
             try:
                 stat = FileSource(os.fsdecode(row.path)).stat()
             except SourceNotFound:
@@ -384,6 +384,7 @@ def _index(dumped: bytes | None) -> FrameIndex | None:
         return None  # of another version: found anew, and written over
 
 
-def _no_such(uid: str) -> str:
+def no_such(uid: str) -> str:
+    """Say that there is no such instance, at least not where it was looked for."""
     shown = uid if UID.fullmatch(uid) else "of that UID"
-    return f"the catalog has no instance {shown}"
+    return f"the catalog has no instance {shown}, or has it in another study or series"

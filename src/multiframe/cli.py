@@ -93,7 +93,7 @@ WHERE, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
     "Where",
     "Memory and processes",
     "Who may ask, and how clients reach it",
-    "TLS",
+    "Locks: tokens and TLS",
     "What clients are given",
     "Viewers",
     "Fine tuning",
@@ -154,7 +154,8 @@ Config = Annotated[
 Host = Annotated[
     str,
     typer.Option(
-        help="Address to bind. Anything but loopback lets others in: there are no locks yet.", rich_help_panel=WHERE
+        help="Address to bind. Anything but loopback lets others in: with a token, or by --anonymous.",
+        rich_help_panel=WHERE,
     ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0: any that is free.", rich_help_panel=WHERE)]
@@ -341,6 +342,42 @@ TlsSelfSigned = Annotated[
     bool,
     typer.Option(help="Make a certificate nobody vouches for: to try HTTP/2 with.", rich_help_panel=LOCKS),
 ]
+Tokens = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Let in who shows a token of this file; `multiframe token` writes it.",
+        rich_help_panel=LOCKS,
+    ),
+]
+OidcIssuer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Let in who shows a JWT of this OpenID provider, for --oidc-audience.",
+        rich_help_panel=LOCKS,
+    ),
+]
+OidcAudience = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What the claim aud of its tokens must name.", rich_help_panel=LOCKS),
+]
+OidcKeys = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Its JWK Set, over https. Default: where its configuration says.",
+        rich_help_panel=LOCKS,
+    ),
+]
+OidcLeeway = Annotated[
+    float,
+    typer.Option(min=0, max=300, help="Seconds by which its clock and ours may differ.", rich_help_panel=TUNING),
+]
+Anonymous = Annotated[
+    bool,
+    typer.Option(help="Let anybody search, read and render who shows no token.", rich_help_panel=LOCKS),
+]
 Ohif = Annotated[
     bool, typer.Option(help="Serve OHIF too, at /ohif, configured to read from here.", rich_help_panel=VIEWERS)
 ]
@@ -406,8 +443,14 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_self_signed: TlsSelfSigned = False,
+    tokens: Tokens = None,
+    oidc_issuer: OidcIssuer = None,
+    oidc_audience: OidcAudience = None,
+    oidc_keys: OidcKeys = None,
+    anonymous: Anonymous = False,
     ohif: Ohif = False,
     ohif_dir: OhifDir = None,
+    oidc_leeway: OidcLeeway = 30.0,
     cache_share: CacheShare = 0.5,
     piece: Piece = "256KiB",  # type: ignore[assignment]
     first_read: FirstRead = "64KiB",  # type: ignore[assignment]
@@ -452,6 +495,7 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
         "public_url": url.rstrip("/") if url else None,
         "trusted_proxies": _addresses(params["trusted_proxies"] or [], "--trusted-proxy"),
         "ohif": _ohif(named) if params["ohif"] or named else None,
+        "tokens": str(params["tokens"].resolve()) if params["tokens"] else None,
     }
     # An enumeration leaves as the plain text it is: settings are handed on as JSON.
     given = {f.name: params[f.name] for f in fields(Settings) if f.name in params}
@@ -484,8 +528,7 @@ def _serve(
 
     if "*" in settings.allow_origins:
         _warn("--allow-origin '*': any page a user opens may read everything that is served")
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        _warn(f"bound to {host}: whoever reaches this machine can read everything; there is no authentication yet")
+    _check_doors(settings, host)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     roots = [path.resolve() for path in paths]
     name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -501,6 +544,34 @@ def _serve(
     served = Served(roots, database or folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
+
+
+def _check_doors(settings: "Settings", host: str) -> None:
+    """See to it that nobody is let in by mistake."""
+    from multiframe.web.doors import Keys
+
+    try:
+        keys = Keys(settings)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--oidc-issuer") from None
+    keys.close()
+    if settings.anonymous:
+        _warn("--anonymous: whoever reaches this server can read everything")
+    elif not keys.locked and not _is_here(host):
+        raise typer.BadParameter(
+            f"{host} is not this machine alone: say who may come in (--tokens, --oidc-issuer), or --anonymous if "
+            "anybody may read everything",
+            param_hint="--host",
+        )
+
+
+def _is_here(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _certificate(tls: tuple[Path, Path] | bool, folder: Path, names: tuple[str, ...]) -> "Certificate":
@@ -566,7 +637,47 @@ def demo(
             size,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    _serve(files, host, port, workers, settings=Settings(memory=memory))
+    # It is nobody's data: let it be shown.
+    _serve(files, host, port, workers, settings=Settings(memory=memory, anonymous=not _is_here(host)))
+
+
+@app.command()
+def token(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where its hash is kept; made if it is not there.", show_default=False),
+    ],
+    who: Annotated[str, typer.Argument(metavar="WHO", help="Whose it is, in one word.", show_default=False)],
+    allow: Annotated[
+        str, typer.Option(metavar="ACTIONS", help="Some of search, read, render, store, delete, metrics, with commas.")
+    ] = "search,read,render",
+    study: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="A study it is for; may be repeated. Default: all.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="How long it is good. Default: forever.")] = None,
+) -> None:
+    """Make a token for `serve --tokens FILE`: it is printed, once; kept is its hash alone.
+
+    Each line of FILE is a token. Take a line out, and its token is good no more; nothing needs to be restarted.
+
+        multiframe token /etc/multiframe/tokens ward-7 --allow search,read,render --days 90
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from multiframe.saving import write_whole
+    from multiframe.web.tokens import line_of, new_token
+
+    made = new_token()
+    until = datetime.now(UTC).date() + timedelta(days=days) if days else None
+    try:
+        line = line_of(made, who, allow.split(","), study or ["*"], until)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    head = b"# SHA-256 of a token, whose, actions, studies, until when\n"
+    file.touch(0o600)
+    before = file.read_bytes() or head
+    write_whole(file, before + b"\n" * (not before.endswith(b"\n")) + line.encode())
+    print(made)
 
 
 @app.command()

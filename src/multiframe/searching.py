@@ -86,6 +86,8 @@ class Search:
         What is looked for: ``study``, ``series`` or ``instance``.
     study, series : str or None
         Only below these.
+    only : frozenset of str or None
+        Only these studies, whatever else is asked for; None: all.
     conditions : mapping of str to str
         What values must match, as DICOM writes it (PS3.4 C.2.2.2): a value, ``*`` and ``?`` in text, ``from-to`` in
         dates and times, a list of UIDs or codes, ``""`` for none. By keyword of `KEYS`, or by tag in eight hexadecimal
@@ -103,6 +105,7 @@ class Search:
     level: Level
     study: str | None = None
     series: str | None = None
+    only: frozenset[str] | None = None
     conditions: Mapping[str, str] = field(default_factory=dict)
     fuzzy: bool = False
     classes: bool = False
@@ -323,6 +326,8 @@ def _statement(query: Search, asked: _Asked, *columns: sa.ColumnElement[Any]) ->
     chosen = sa.select(*columns).select_from(source).where(*asked.clauses)
     if query.study is not None:
         chosen = chosen.where(*(t.c.study == query.study for t in tables))
+    if query.only is not None:
+        chosen = chosen.where(*(t.c.study.in_(sorted(query.only)) for t in tables))
     if query.series is not None:
         chosen = chosen.where(*(t.c.series == query.series for t in tables[1:]))
     return chosen

@@ -66,6 +66,18 @@ class Settings:
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
     ohif : str or None
         Folder of a built OHIF, served at ``/ohif``.
+    tokens : str or None
+        File of the tokens that are let in, as ``multiframe token`` writes it.
+    oidc_issuer : str or None
+        OpenID provider whose JWTs are let in, as their claim ``iss`` has it.
+    oidc_audience : str or None
+        What their claim ``aud`` must name.
+    oidc_keys : str or None
+        Address of the provider's JWK Set; None: what its configuration says.
+    oidc_leeway : float
+        Seconds by which its clock and ours may differ.
+    anonymous : bool
+        Whether whoever shows no token may search, read and render all the same.
 
     Examples
     --------
@@ -94,6 +106,12 @@ class Settings:
     virtual_series: bool = False
     revalidate: bool = False
     ohif: str | None = None
+    tokens: str | None = None
+    oidc_issuer: str | None = None
+    oidc_audience: str | None = None
+    oidc_keys: str | None = None
+    oidc_leeway: float = 30.0
+    anonymous: bool = False
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
-from multiframe.catalog import Catalog, Found, Search
+from multiframe.catalog import Catalog, Found, Search, no_such
 from multiframe.errors import FrameNotFound, InstanceNotFound, SourceChanged
 from multiframe.instance import Instance, open_instance
 from multiframe.part10 import Singles, derived_uid, frame_number
@@ -101,7 +101,7 @@ class VirtualCatalog(Catalog):
                 raise
         instance = self._frame(super().instance(origin, study=study), number)
         if series not in (None, instance.header.series_instance_uid):
-            raise InstanceNotFound(f"instance {sop_instance_uid} is not of the study and series asked for")
+            raise InstanceNotFound(no_such(sop_instance_uid))
         self._keep(sop_instance_uid, instance)
         return instance
 

@@ -1,9 +1,11 @@
 """The short way of one frame: what was decided once for an instance and a kind of request holds for its next frame.
 
-A viewer asks for one frame after the other, each time with the same headers. Who may ask, what Accept chooses and which
-headers an answer has need not be found out each time. `Again` stands before the whole application: it remembers the way
-that a frame's answer took, and goes it again while the file is the same, which every read proves anew. Whatever is not
-plain (a range, a condition, bytes that are not in the page cache, no memory free at once) goes the long way.
+A viewer asks for one frame after the other, each time with the same headers. What Accept chooses and which headers an
+answer has need not be found out each time. `Again` stands before the application: it remembers the way that a frame's
+answer took, and goes it again while the file is the same, which every read proves anew. Whatever is not plain (a range,
+a condition, bytes that are not in the page cache, no memory free at once) goes the long way.
+
+The doors stand before it: who asks is found out each time, and a way is for those alone who may do just the same.
 
 It knows paths and headers as ASGI has them. It must not know what frames are, nor decide anything itself.
 """
@@ -22,12 +24,12 @@ from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import ByteRange
 from multiframe.rope import Rope, Stored
 from multiframe.source import FileSource
-from multiframe.web.doors import ACTION
+from multiframe.web.doors import ACCESS, ACTION
 
 __all__ = ["Again", "Way"]
 
-_DECIDING = frozenset((b"accept", b"authorization", b"host", b"origin"))
-"""Headers on which the answer depends."""
+_DECIDING = frozenset((b"accept", b"host", b"origin"))
+"""Headers on which the answer depends; it depends on who asks as well."""
 
 _NOT_PLAIN = frozenset((b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since"))
 """Headers that ask for something else than the whole frame."""
@@ -71,7 +73,7 @@ class _Kept(NamedTuple):
     action: str
 
 
-type _Kind = tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]
+type _Kind = tuple[str, bytes, tuple[tuple[bytes, bytes], ...], object]
 
 
 class Again:
@@ -170,7 +172,7 @@ def _asked(scope: Scope) -> tuple[_Kind, int] | None:
             deciding.append(header)
         elif header[0] in _NOT_PLAIN:
             return None
-    return (path, scope["query_string"], tuple(deciding)), int(number)
+    return (path, scope["query_string"], tuple(deciding), scope[ACCESS]), int(number)
 
 
 def _read(rope: Rope, source: FileSource, instance: Instance) -> bytearray | None:

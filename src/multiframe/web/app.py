@@ -28,7 +28,7 @@ from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
 from multiframe.web import bulkdata, frames, lookup, metadata, openapi, own, pages, rendered, retrieve, search, wado_uri
 from multiframe.web.again import Again
-from multiframe.web.doors import guarded
+from multiframe.web.doors import Doors, Forbidden, Keys, Unauthenticated, Unverifiable, guarded
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.workers import ClientGone, Workers
@@ -42,6 +42,8 @@ ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, 
 
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
     errors.FrameNotFound: 404,
@@ -59,6 +61,7 @@ STATUS: dict[type[Exception], int] = {
     errors.CatalogUnavailable: 503,
     errors.SourceChanged: 503,
     errors.OverBudget: 503,
+    Unverifiable: 503,
     errors.MultiframeError: 500,
 }
 """The nearest class counts."""
@@ -74,7 +77,9 @@ _UNSAID: dict[type[Exception], str] = {
 _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
-_EXPOSED = ["Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning"]
+_EXPOSED = [
+    "Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning", "WWW-Authenticate",
+]  # fmt: skip
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -85,7 +90,7 @@ async def _refused(request: Request, error: Exception) -> Response:
         log.warning("%s %s: %s", status, type(error).__name__, request.path_params.get("instance", "-"))
     if isinstance(error, errors.CatalogUnavailable):  # it names the database, and neither a file nor a password
         log.warning("%s", error)
-    headers = {"retry-after": "2"} if status == 503 else None
+    headers = {"retry-after": "2"} if status == 503 else getattr(error, "headers", None)
     return JSONResponse({"error": type(error).__name__, "message": message}, status, headers)
 
 
@@ -204,15 +209,17 @@ def create_app(
 
     Raises
     ------
-    ValueError
-        One of the trusted proxies is no address.
+    MultiframeError, ValueError
+        One of the trusted proxies is no address; the file of tokens or the identity provider cannot be used.
     """
     settings = settings or Settings()
     budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
-    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(ROUTES, root=root)]
+    keys = Keys(settings)
+    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(ROUTES, root=root, locked=keys.locked)]
     beside = [*own.ROUTES, *wado_uri.ROUTES]
-    ours = [*guarded(beside), openapi.route([DICOMWEB, COUNTED], [r.path for r in ROUTES], [r.path for r in beside])]
+    told = openapi.route([DICOMWEB, COUNTED], [row.path for row in ROUTES], [row.path for row in beside])
+    ours = [*guarded(beside, locked=keys.locked), told]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -221,6 +228,7 @@ def create_app(
         yield
         app.state.indexer.close()
         app.state.workers.close()
+        keys.close()
 
     everybody = "*" in settings.allow_origins
     app = Starlette(
@@ -231,11 +239,15 @@ def create_app(
             lookup.BadRequest: _refused,
             lookup.NotThere: _refused,
             lookup.TooMuch: _refused,
+            Unauthenticated: _refused,
+            Forbidden: _refused,
+            Unverifiable: _refused,
             ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,
         },
         middleware=[
+            Middleware(Doors, keys=keys),
             Middleware(Again, catalog=catalog, budget=budget, most=settings.piece),
             Middleware(_HostCheck, settings=settings),
             Middleware(

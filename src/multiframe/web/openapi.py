@@ -42,7 +42,7 @@ class _Told:
     ranges: bool = False
 
 
-_ERRORS: Final = (400, 404, 406, 421, 500, 502, 503)
+_ERRORS: Final = (400, 401, 403, 404, 406, 421, 500, 502, 503)
 """Any address below a root may answer so."""
 
 _RENDERED = ("viewport", "window", "quality", "iccprofile", "annotation", "accept")
@@ -241,7 +241,11 @@ def description(roots: Sequence[str], below: Iterable[str], beside: Iterable[str
             "description": "DICOMweb over files as they lie, frame by frame.",
         },
         "paths": paths,
-        "components": {"schemas": {"Error": error}},
+        "security": [{}, {"token": []}],
+        "components": {
+            "schemas": {"Error": error},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 

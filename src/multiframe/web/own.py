@@ -8,8 +8,9 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from multiframe.catalog import ScanStatus
-from multiframe.web.doors import Row
+from multiframe.catalog import ScanStatus, no_such
+from multiframe.errors import InstanceNotFound
+from multiframe.web.doors import Row, access_of
 from multiframe.web.lookup import find
 
 __all__ = ["ROUTES", "facts", "status"]
@@ -18,6 +19,8 @@ __all__ = ["ROUTES", "facts", "status"]
 async def facts(request: Request) -> Response:
     """``/api/instances/{instance}``: what the viewer shows beside the picture."""
     instance = await find(request.app.state.catalog, None, None, request.path_params["instance"])
+    if not access_of(request).sees(instance.header.study_instance_uid):
+        raise InstanceNotFound(no_such(instance.header.sop_instance_uid))
     index = instance.known
     return JSONResponse(
         {
@@ -40,11 +43,10 @@ async def status(request: Request) -> Response:
     status = await asyncio.to_thread(request.app.state.catalog.status)
     if status.updated < request.app.state.started:
         status = ScanStatus(running=True)  # that was the scan before: this start's has yet to say something
-    return JSONResponse(
-        {"scanning": status.running, "found": status.found, "registered": status.registered, "failed": status.failed,
-         "version": __version__},
-        headers={"cache-control": "no-store"},
-    )  # fmt: skip
+    told: dict[str, object] = {"scanning": status.running, "version": __version__}
+    if access_of(request).studies is None:  # how much there is besides some studies is nobody's business
+        told |= {"found": status.found, "registered": status.registered, "failed": status.failed}
+    return JSONResponse(told, headers={"cache-control": "no-store"})
 
 
-ROUTES = [Row("/api/status", status, "search"), Row("/api/instances/{instance}", facts, "read")]
+ROUTES = [Row("/api/status", status, "search", minds=True), Row("/api/instances/{instance}", facts, "read", minds=True)]

@@ -21,7 +21,7 @@ from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
 from multiframe.web.coding import Coder
-from multiframe.web.doors import Row
+from multiframe.web.doors import Row, access_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
 from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
@@ -193,6 +193,7 @@ async def _search(level: Level, request: Request) -> Response:
         series=request.path_params.get("series"),
         conditions=asked.conditions,
         fuzzy=asked.fuzzy,
+        only=access_of(request).studies,
         classes=not {_ALL, _CLASSES}.isdisjoint(asked.fields),
         limit=most + 1 if most else 0,  # one more tells whether there are more
         offset=asked.offset,
@@ -330,11 +331,11 @@ async def search_instances(request: Request) -> Response:
 
 
 ROUTES = [
-    Row("/studies", search_studies, "search"),
+    Row("/studies", search_studies, "search", minds=True),
     Row("/studies/{study}/series", search_series, "search"),
     Row("/studies/{study}/series/{series}/instances", search_instances, "search"),
     Row("/studies/{study}/instances", search_instances, "search"),
-    Row("/series", search_series, "search"),
-    Row("/instances", search_instances, "search"),
+    Row("/series", search_series, "search", minds=True),
+    Row("/instances", search_instances, "search", minds=True),
 ]
 """Below ``/dicom-web``."""

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.settings import Settings
-from multiframe.web.doors import Row
+from multiframe.web.doors import Forbidden, Row, access_of
 from multiframe.web.lookup import BadRequest, accept_of
 from multiframe.web.media import PART10, parse_accept
 from multiframe.web.rendered import wado_uri_picture
@@ -27,6 +27,8 @@ async def wado(request: Request) -> Response:
     if missing:
         raise BadRequest(f"{', '.join(missing)} is missing")
     study, series, uid = uids.values()
+    if not access_of(request).sees(study):
+        raise Forbidden("this token is not for that study", "read")
     if _one(request, "anonymize") not in ("", "no"):
         raise BadRequest("anonymize cannot be done here: leave it out to be given the object as it is")
     wanted = _one(request, "contentType") or _preferred(request, settings.wado_uri_default)
@@ -62,4 +64,4 @@ def _preferred(request: Request, default: str) -> str:
     return PART10 if default == "dicom" else "image/jpeg"
 
 
-ROUTES = [Row("/wado", wado, "read"), Row("/wado/", wado, "read")]
+ROUTES = [Row("/wado", wado, "read", minds=True), Row("/wado/", wado, "read", minds=True)]

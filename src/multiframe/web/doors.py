@@ -169,7 +169,7 @@ class Doors:
     """
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self._app = app
+        self.app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,7 +177,7 @@ class Doors:
         if scope["type"] == "http":
             shown = [value for name, value in scope["headers"] if name == b"authorization"]
             scope[ACCESS] = await self._keys.who(shown)
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def access_of(request: Request) -> Access:

@@ -24,6 +24,7 @@ from multiframe import errors
 
 if TYPE_CHECKING:
     from multiframe.config import Kind
+    from multiframe.doctor import Installation
     from multiframe.instance import Instance
     from multiframe.picture import MediaType
     from multiframe.settings import Settings
@@ -522,7 +523,7 @@ def _serve(
     paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, *,
     settings: "Settings", database: str | None = None, tls: tuple[Path, Path] | bool = False,
 ) -> NoReturn:  # fmt: skip
-    from multiframe.settings import LEAST_MEMORY, cache_folder
+    from multiframe.settings import LEAST_MEMORY
     from multiframe.web.serve import Served
     from multiframe.web.serve import serve as run
 
@@ -531,8 +532,7 @@ def _serve(
     _check_doors(settings, host)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     roots = [path.resolve() for path in paths]
-    name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    folder = cache or cache_folder(os.environ)
+    folder, catalog = _kept(roots, cache)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
     if cache is None:
         folder.chmod(0o700)
@@ -541,7 +541,7 @@ def _serve(
             f"{settings.memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
     certificate = _certificate(tls, folder, (*settings.hosts, host)) if tls else None
-    served = Served(roots, database or folder / f"catalog-{name}.sqlite", host, port, workers, certificate)
+    served = Served(roots, database or catalog, host, port, workers, certificate)
     ended = run(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
     raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
 
@@ -574,6 +574,15 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
+def _kept(roots: list[Path], cache: Path | None) -> tuple[Path, Path]:
+    """Name the folder of what is kept, and the catalog in it that is of these roots."""
+    from multiframe.settings import cache_folder
+
+    name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    folder = cache or cache_folder(os.environ)
+    return folder, folder / f"catalog-{name}.sqlite"
+
+
 def _certificate(tls: tuple[Path, Path] | bool, folder: Path, names: tuple[str, ...]) -> "Certificate":
     from multiframe.web.over_tls import Certificate, check, self_signed
 
@@ -601,6 +610,70 @@ def _addresses(named: list[str], option: str) -> tuple[str, ...]:
         except ValueError:
             raise typer.BadParameter(f"{one!r} is not like 127.0.0.1 or 10.0.0.0/8", param_hint=option) from None
     return tuple(named)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and finding, for machines.")] = False,
+) -> None:
+    """Find what is wrong with an installation: what a server needs is looked at, and nothing is changed.
+
+    Takes what `serve` takes, and looks at the same variables and file: paths, disks, database, port, certificate,
+    codecs, clock and limits. Exit codes: 0 nothing is bad, 2 the configuration is, 3 something else.
+
+        multiframe doctor --config /etc/multiframe.toml
+    """
+    from multiframe.doctor import examine
+
+    worst = 0
+    for finding in examine(_installation(ctx.args)):
+        if finding.state == "bad":
+            worst = max(worst, CALL if finding.check == "configuration" else SURROUNDINGS)
+        if as_json:
+            print(json.dumps(finding._asdict()), flush=True)
+            continue
+        colour = {"good": "green", "warning": "yellow", "bad": "red"}[finding.state]
+        told = f"{finding.check:14}{_shown(finding.message)}"
+        print(f"{typer.style(f'{finding.state:9}', fg=colour) if sys.stdout.isatty() else f'{finding.state:9}'}{told}")
+        if finding.remedy:
+            print(f"{'':23}-> {_shown(finding.remedy)}")
+    raise typer.Exit(worst)
+
+
+def _installation(args: list[str]) -> "Installation":
+    """Find out what a server would be given that is called like this."""
+    from multiframe.doctor import Installation
+    from multiframe.settings import Settings
+
+    command: Any = typer.main.get_command(app)
+    serve = command.commands["serve"]
+    problem, nowhere = "", ["--", os.devnull]
+
+    def parsed(arguments: list[str]) -> dict[str, Any]:
+        try:
+            params: dict[str, Any] = serve.make_context("serve", list(arguments)).params
+        except typer.BadParameter as error:
+            if error.param is None or error.param.name != "paths" or arguments[-2:] == nowhere:
+                raise
+            params = {**parsed([*arguments, *nowhere]), "paths": []}  # a doctor comes without paths, too
+        return params
+
+    settings = Settings()
+    try:
+        params = parsed(args)
+        settings = _settings(params)
+    except (typer.TyperException, errors.SourceError) as error:
+        problem = str(getattr(error, "format_message", error.__str__)())
+        params = serve.make_context("serve", [*nowhere], default_map={}, resilient_parsing=True).params
+        params["paths"] = []
+    folder, catalog = _kept([path.resolve() for path in params["paths"]], params["cache"])
+    cert, key = params["tls_cert"], params["tls_key"]
+    return Installation(
+        [str(path) for path in params["paths"]], folder, params["database"] or catalog, params["host"], params["port"],
+        params["workers"], (cert, key) if cert and key else None,
+        [str(params[name]) for name in ("store", "spool") if params.get(name)], settings, problem,
+    )  # fmt: skip
 
 
 @app.command()

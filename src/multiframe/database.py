@@ -8,11 +8,13 @@ hold; no value, and no password, gets out.
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -21,7 +23,7 @@ from multiframe.errors import CatalogUnavailable
 from multiframe.migrations import REVISIONS
 from multiframe.schema import schema
 
-__all__ = ["BUSY", "Database", "is_url"]
+__all__ = ["BUSY", "Database", "is_url", "look"]
 
 BUSY = 10.0
 """Seconds a writer waits for another, and anybody for a connection."""
@@ -194,6 +196,41 @@ class Database:
             from multiframe.migrations.upgrade import upgrade
 
             upgrade(connection)
+
+
+def look(place: Path | str) -> tuple[str, str | None]:
+    """Look at a database and change nothing: its name without a password, and which version its tables are of.
+
+    Returns
+    -------
+    tuple of str and str or None
+        None: there are no tables yet. A version that is not in `REVISIONS` is a newer one's, or nothing of ours.
+
+    Raises
+    ------
+    CatalogUnavailable
+        It cannot be reached or read.
+    """
+    url = _url(str(place)) if is_url(place) else sa.URL.create("sqlite", database=str(place))
+    name = url.render_as_string(hide_password=True).partition("?")[0] if is_url(place) else str(place)
+    try:
+        if url.get_backend_name() == "sqlite":
+            path = quote(os.path.abspath(url.database or ""))
+            engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(f"file:{path}?mode=ro", uri=True))
+        else:
+            engine = sa.create_engine(url.set(query={"connect_timeout": "5", **url.query}))
+    except ImportError:
+        raise CatalogUnavailable(f"{name}: install its driver: pip install 'multiframe[postgresql]'") from None
+    try:
+        with engine.connect() as connection:
+            tables = sa.inspect(connection).get_table_names()
+            if not tables:
+                return name, None
+            return name, str(connection.scalar(sa.select(_version.c.version_num)))
+    except sa.exc.DBAPIError as error:
+        raise CatalogUnavailable(f"{name}: {_first_line(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def _first_line(error: sa.exc.DBAPIError) -> str:

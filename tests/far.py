@@ -18,9 +18,10 @@ import os
 import threading
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate, parsedate_to_datetime
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self, cast
@@ -51,6 +52,7 @@ class Fault:
     cut: int | None = None  # the connection, after so many bytes of the body
     cuts: int | None = None  # so often only; None: always
     hang: bool = False  # no answer
+    held_from: int | None = None  # no answer to ranges from there on, before this fault is another one's or lifted
     trickle: float = 0  # seconds for each byte of the body
     gzip: bool = False  # Content-Encoding, of the piece
     etag: str | None = ""  # another ETag; None: no ETag
@@ -163,12 +165,17 @@ class _Connection(asyncio.Protocol):
         headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
         self.answer = server.answer(method, path, headers)
         wait, self.owed = server.rtt + self.owed, 0.0
-        if self.answer is None:
-            return  # it hangs
+        if self.answer is None:  # it hangs, or is held
+            server.held.append((path, partial(self._again, method, path, headers)))
+            return
         if wait:
             server.loop.call_later(wait, self._send)
         else:
             self._send()
+
+    def _again(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        self.answer = self.server.answer(method, path, headers)
+        self._send()
 
     def _send(self) -> None:
         if self.gone or self.answer is None:
@@ -259,6 +266,7 @@ class _Server:
         self.rtt, self.bandwidth, self.handshakes = rtt, bandwidth, handshakes
         self.state = State()
         self.faults: dict[str, tuple[Fault, list[int]]] = {}  # and how many requests it has seen
+        self.held: list[tuple[str, Callable[[], None]]] = []
         self.connected: set[_Connection] = set()
         self.sharing: deque[_Connection] = deque()
         self.shared_at = 0.0
@@ -355,6 +363,8 @@ class _Server:
         start, stop, status = 0, file.size, 200
         if "range" in headers and not fault.ignore_range and file.size >= fault.whole_below:
             start, stop = _range(headers["range"], file.size)
+            if fault.held_from is not None and start >= fault.held_from:
+                return None
             if start >= stop:
                 return _plain(416, f"Content-Range: bytes */{file.size}\r\n")
             status = 206
@@ -585,6 +595,12 @@ class _Inside:
             self.server.faults.pop(path, None)
         else:
             self.server.faults[path] = fault, [0]
+        held, self.server.held = self.server.held, []
+        for of, answer in held:
+            if of == path:
+                answer()
+            else:
+                self.server.held.append((of, answer))
 
     def _file(self, path: str, place: bytes | Path | None) -> None:
         self.server.files.pop(path, _EMPTY)

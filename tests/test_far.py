@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -16,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import multiframe
+from multiframe.encapsulation import encapsulate, follow_items, records
 from multiframe.errors import FrameNotFound, MultiframeError, SourceChanged
-from multiframe.far import Nearby
+from multiframe.far import Nearby, Prefix, steps
+from multiframe.indexing import index_frames
 from multiframe.instance import Instance, open_async, open_instance
-from multiframe.ranges import ByteRange
+from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
+from multiframe.source import run
 from multiframe.testing import Layout, part10
 from tests.far import FarServer, Fault
 from tests.files import JPEG, Memory, any_file, frame_of, made
@@ -336,6 +340,108 @@ def test_a_walk_that_fails_says_so_and_leaves_no_thread() -> None:
             instance.complete()
         del far.faults["/a.dcm"]
         assert len(instance.complete()) == 60
+
+
+# --------------------------------------------------------------------------- while a walk over all Items is under way
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_frames_proven_already_are_given_while_the_walk_goes_on(fragments) -> None:
+    frames = frames_of(60, size=100_000)
+    data = file_of(frames, fragments=fragments)
+    middle = open_instance(Memory(data)).index[40].start
+    with FarServer({"/a.dcm": data}) as far, ThreadPoolExecutor(4) as pool:
+        instance = multiframe.open(far.url("/a.dcm"))
+        far.faults["/a.dcm"] = Fault(held_from=middle)
+        whole = pool.submit(instance.complete)
+        while instance._prefix is None or len(instance._prefix) < 39 * fragments:
+            assert not whole.done()
+            time.sleep(0.005)
+        before = far.requests
+        assert pool.submit(got, instance, [30]).result(20) == [frames[30]]
+        # Of each Item its record, at once; the frame itself, and where the walk began. Of several fragments more than
+        # the number of frames tells is needed: that is found out by trying.
+        assert far.requests - before <= (31 + 5 if fragments == 1 else 4 * 31 * fragments)
+        before = far.requests
+        assert pool.submit(got, instance, [20]).result(20) == [frames[20]]
+        assert far.requests == before + 1, "frames before it are known now"
+        late = pool.submit(got, instance, [50])
+        assert not whole.done()
+        assert not late.done()
+        del far.faults["/a.dcm"]
+        assert late.result(20) == [frames[50]]
+        assert (len(whole.result(20)), instance.index.proof) == (60, "whole")
+
+
+def test_who_waits_for_a_walk_that_fails_walks_for_himself() -> None:
+    frames = frames_of(60, size=100_000)
+    data = file_of(frames)
+    middle = open_instance(Memory(data)).index[40].start
+    with FarServer({"/a.dcm": data}) as far, ThreadPoolExecutor(4) as pool:
+        instance = multiframe.open(far.url("/a.dcm"))
+        far.faults["/a.dcm"] = Fault(held_from=middle)
+        whole = pool.submit(instance.complete)
+        while instance._prefix is None or len(instance._prefix) < 39:
+            time.sleep(0.005)
+        late = pool.submit(got, instance, [50])
+        far.faults["/a.dcm"] = Fault(etag='"another"', times=1)
+        with pytest.raises(SourceChanged):
+            whole.result(20)
+        assert late.result(20) == [frames[50]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 50), max_size=30), cut=st.integers(0, 40), begun=st.integers(0, 3),
+    proven=st.integers(0, 32), need=st.integers(1, 32), head=st.sampled_from((16, 64)),
+)  # fmt: skip
+def test_a_prefix_answers_as_the_file_does_or_not_at_all(sizes, cut, begun, proven, need, head) -> None:
+    data = bytes(8) + encapsulate([b"\0" * size for size in sizes])
+    data = data[: len(data) - cut] if cut < 20 else data
+    chain = ItemChain(8, len(data), 1000, head, need)
+    source = FarMemory(data)
+    right = run(steps(chain), source)
+    items = records(follow_items(lambda data, n, at: data[at : at + n], data, chain), chain)
+    prefix = Prefix(0)
+    prefix.tell([*items.at.tolist(), items.next_at][begun:proven])
+
+    def ask() -> Plan[Buffer]:
+        (answer,) = yield [chain]
+        return answer
+
+    before = source.requests
+    answer = run(prefix.within(ask()), source)
+    assert answer in (None, right)
+    if begun < proven and min(proven, len(sizes) + 1) >= need + 1:
+        assert answer == right
+        assert source.requests - before <= need
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**40), change=st.booleans())
+def test_what_is_given_of_a_prefix_is_the_original_of_that_number(seed, change) -> None:
+    random = Random(seed)
+    file = any_file(random)
+    if change:
+        file = mutated(file, random)
+    try:
+        instance, source = opened(file.data, proof="whole")
+    except MultiframeError:
+        return
+    chain = ItemChain(file.pixels_at, len(file.data), 1 << 20)
+    tags = records(follow_items(lambda data, n, at: data[at : at + n], file.data, chain), chain).at.tolist()
+    prefix = Prefix(0)
+    prefix.tell(tags[random.randrange(3) : random.randrange(len(tags) + 1)])
+    until = random.randrange(len(file.frames) + 1)
+    plan = index_frames(instance.header, len(file.data), until=until, far=True)
+    try:
+        found = run(prefix.within(plan), source)
+    except MultiframeError:
+        return
+    if found is not None and until < len(found) and found.kind == "frames":
+        data = b"".join(file.data[part.start : part.stop] for part in found.parts(until))
+        right = file.frames[until]
+        assert data == right or (change and same_codestream(data, right)), (seed, file.how)
 
 
 # ------------------------------------------------------------------------------------------------------------ nearby

@@ -1,12 +1,14 @@
 """Reading what lies far away, where each request costs a round trip.
 
-It knows what a request is worth: neighbours are read at once, what was read lately is not read again (`Nearby`), and a
-long chain of Items is followed by many walkers (`Crew`). It must not know what the bytes mean, nor how a request is
-made.
+It knows what a request is worth: neighbours are read at once, what was read lately is not read again (`Nearby`), a
+long chain of Items is followed by many walkers (`Crew`), and who needs no more than they have proven need not wait for
+them (`Prefix`). It must not know what the bytes mean, nor how a request is made.
 """
 
 import asyncio
 import threading
+from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -15,10 +17,10 @@ from multiframe.elements import UNDEFINED
 from multiframe.encapsulation import ITEM_WORD
 from multiframe.errors import SourceChanged
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan, coalesce
-from multiframe.source import ByteSource, Identity, ObjectStat, Reply
+from multiframe.source import FEW_STEPS, ByteSource, Identity, ObjectStat, Reply
 from multiframe.walkers import Walkers
 
-__all__ = ["Crew", "Nearby", "Waiting", "steps"]
+__all__ = ["Crew", "Nearby", "Prefix", "Waiting", "steps"]
 
 _GAP = 32 << 10
 _MOST = 16 << 20
@@ -151,23 +153,123 @@ def steps(chain: ItemChain, *, carry: bool = False) -> Plan[bytes]:
             yield [more]  # whoever reads remembers it
         (one,) = yield [wanted]
         one = bytes(one)
-        if len(one) < 16:
-            out.append(one)
+        out.append(one if len(one) < 16 else one.ljust(record, b"\0"))
+        next_at = _behind(one, at)
+        if next_at is None:
             break
-        tag, length = int.from_bytes(one[8:12], "little"), int.from_bytes(one[12:16], "little")
-        out.append(one.ljust(record, b"\0"))
-        if tag != ITEM_WORD or length == UNDEFINED:
-            break
-        at += 8 + length
+        at, length = next_at, next_at - at - 8
     return b"".join(out)
 
 
-class Crew:
-    """The walkers of one plan, and the requests they wait for."""
+def _behind(record: bytes, at: int) -> int | None:
+    """Give where the Item lies that follows the one at `at`, as its record says; None: that is no Item."""
+    tag, length = int.from_bytes(record[8:12], "little"), int.from_bytes(record[12:16], "little")
+    return at + 8 + length if len(record) >= 16 and tag == ITEM_WORD and length != UNDEFINED else None
 
-    def __init__(self, source: ByteSource, identity: Identity | None) -> None:
+
+class Prefix:
+    """The Items that a walk under way has proven so far, for who needs no more than these.
+
+    Only where they lie is told: their records are read anew, but all at once.
+
+    Parameters
+    ----------
+    frames : int
+        How many frames lie before the walk's first Item.
+
+    Examples
+    --------
+    >>> prefix = Prefix(0)
+    >>> prefix.tell([8, 16])
+    >>> prefix.wait(2), len(prefix)
+    (True, 2)
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self._tags = array("Q")
+        self._told = threading.Condition()
+        self._over = False
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    @property
+    def last(self) -> int:
+        """Offset of the last of them."""
+        return self._tags[-1] if self._tags else -1
+
+    def tell(self, tags: Sequence[int]) -> None:
+        """Say where those lie that were proven now."""
+        if tags:
+            with self._told:
+                self._tags.extend(tags)
+                self._told.notify_all()
+
+    def end(self) -> None:
+        """Say that there will be no more."""
+        with self._told:
+            self._over = True
+            self._told.notify_all()
+
+    def wait(self, count: int) -> bool:
+        """Wait until so many are proven, and say whether they are: else there will be no more."""
+        with self._told:
+            self._told.wait_for(lambda: self._over or len(self._tags) >= count)
+            return len(self._tags) >= count
+
+    def within[T](self, plan: Plan[T]) -> Plan[T | None]:
+        """Run a plan on what is proven now; None where it needs more."""
+        answers: list[Buffer] | None = None
+        try:
+            while True:
+                asked = next(plan) if answers is None else plan.send(answers)
+                ranges = [a for a in asked if isinstance(a, ByteRange)]
+                buffers = iter((yield ranges) if ranges else ())
+                answers = []
+                for a in asked:
+                    answer = next(buffers) if isinstance(a, ByteRange) else (yield from self._follow(a))
+                    if answer is None:
+                        return None
+                    answers.append(answer)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        finally:
+            plan.close()
+
+    def _follow(self, chain: ItemChain) -> Plan[bytes | None]:
+        """Answer a chain, no further than to the Items that are needed; None: they are not all proven."""
+        out: list[bytes] = []
+        at: int | None = chain.start
+        while at is not None and len(out) < min(chain.limit, chain.need):
+            with self._told:
+                k = bisect_left(self._tags, at)
+                known = self._tags[k : k + min(chain.limit, chain.need) - len(out)]
+            if known and known[0] == at:
+                if len(out) + len(known) < chain.need and not self._over:
+                    return None
+                wanted = [ByteRange(tag - 8, min(tag - 8 + chain.record, chain.stop)) for tag in known]
+                records = yield wanted
+            elif known and k == 0 and len(out) < FEW_STEPS:  # the walk began behind it
+                records = [(yield from steps(chain._replace(start=at, limit=1)))]
+            else:
+                return None
+            for one in map(bytes, records):
+                out.append(one if len(one) < 16 else one.ljust(chain.record, b"\0"))
+                at = _behind(one, at)
+                if at is None:
+                    break
+        return b"".join(out)
+
+
+class Crew:
+    """The walkers of one plan, and the requests they wait for; `prefix` is told what they have proven."""
+
+    def __init__(self, source: ByteSource, identity: Identity | None, prefix: Prefix | None = None) -> None:
         self._source = source.source if isinstance(source, Nearby) else source
         self._identity = identity
+        self._prefix = prefix
         self._walkers: Walkers | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: asyncio.Queue[tuple[ByteRange, Buffer | BaseException]] = asyncio.Queue()
@@ -187,6 +289,8 @@ class Crew:
             if isinstance(data, BaseException):
                 raise data
             walkers.answer(wanted, data)
+            if self._prefix is not None:
+                self._prefix.tell(walkers.proven(self._prefix.last))
         return walkers.take(chain.limit)
 
     async def _read(self, wanted: ByteRange) -> None:
@@ -218,11 +322,11 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 class Waiting:
     """A `Crew` for who waits for it without an event loop: it has one of its own, on a thread."""
 
-    def __init__(self, source: ByteSource, identity: Identity | None) -> None:
+    def __init__(self, source: ByteSource, identity: Identity | None, prefix: Prefix | None = None) -> None:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="multiframe walkers", daemon=True)
         self._thread.start()
-        self._crew = Crew(source, identity)
+        self._crew = Crew(source, identity, prefix)
 
     def follow(self, chain: ItemChain) -> bytes:
         """Answer a chain."""

@@ -21,7 +21,7 @@ from weakref import ref
 from multiframe.codec import PixelSpec, codec_for
 from multiframe.dicomjson import Items
 from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged
-from multiframe.far import Nearby
+from multiframe.far import Nearby, Prefix
 from multiframe.frameindex import FrameIndex
 from multiframe.header import Deflated, Header, read_header
 from multiframe.indexfile import index_beside, read_index
@@ -46,6 +46,8 @@ __all__ = ["EncodedFrame", "Instance", "header_of", "open_async", "open_instance
 type Proof = Literal["own", "whole"]
 
 _AT_ONCE = 16 << 20  # bytes of neighbouring frames that are one request
+_MEANWHILE = 1 << 9
+"""Most frames told apart by Items of a walk under way: each costs a request, and in the end the walk tells them all."""
 _LATELY: deque[Kept] = deque(maxlen=8)
 """What the first read of the files opened last has brought: their Items are mostly asked for next."""
 
@@ -118,6 +120,8 @@ class Instance:
         self._budget = budget
         self._growing = threading.Lock()
         self._stepping = threading.Lock()
+        self._keeping = threading.Lock()
+        self._prefix: Prefix | None = None  # of the long walk under way
         self._trust: Trust | None = None
         self._first: ref[Kept] | None = None
         if is_far(source) and proof != "whole":
@@ -211,19 +215,59 @@ class Instance:
         found = self._enough(until)
         if found is not None:
             return found
-        # One walk at a time: who waits finds it done. But who needs a few steps does not wait for a long walk.
-        few = until is not None and until - len(self._known or ()) < FEW_STEPS
-        with self._stepping if few and is_far(self.source) else self._growing:
+        # One walk at a time: who waits finds it done. But who needs a few steps does not wait for a long walk, nor does
+        # who needs no more than it has proven.
+        few = is_far(self.source) and until is not None and until - len(self._known or ()) < FEW_STEPS
+        if until is not None and not few:
+            found = self._meanwhile(until)
+            if found is not None:
+                return found
+        with self._stepping if few else self._growing:
             found = self._enough(until)
-            if found is None:
-                far, known = is_far(self.source), self._known
-                plan = index_frames(self.header, self.stat.size, known=known, until=until, far=far)
-                source = self._begun() or self.source
-                found = run(plan, source, identity=self.stat.identity, budget=self._budget, carry=carry)
+            return self._walk(until, carry, few) if found is None else found
+
+    def _walk(self, until: int | None, carry: bool, few: bool) -> FrameIndex:
+        """Follow the Items from where they are known to."""
+        far, known = is_far(self.source), self._known
+        plan = index_frames(self.header, self.stat.size, known=known, until=until, far=far)
+        source = self._begun() or self.source
+        prefix = Prefix(len(known or ())) if far and not few else None
+        if prefix is not None:
+            self._prefix = prefix
+        try:
+            found = run(plan, source, identity=self.stat.identity, budget=self._budget, carry=carry, prefix=prefix)
+            return self._learn(found)
+        finally:
+            if prefix is not None:
+                self._prefix = None
+                prefix.end()
+
+    def _meanwhile(self, until: int) -> FrameIndex | None:
+        """Find frame `until` by the Items that a walk under way has proven, once it has; None: it has ended before."""
+        count = 0
+        while (prefix := self._prefix) is not None and until - len(self._known or ()) < _MEANWHILE:
+            count = max(count, until + 1 - prefix.frames)
+            if not prefix.wait(count):
+                break
+            with self._stepping:
                 if self._enough(until) is None:
-                    self._known = found
-                if found.complete and self._trust is not None:
-                    self._trust.compare(found)
+                    plan = index_frames(self.header, self.stat.size, known=self._known, until=until, far=True)
+                    found = run(prefix.within(plan), self.source, identity=self.stat.identity, budget=self._budget)
+                    if found is not None:
+                        self._learn(found)
+            if (enough := self._enough(until)) is not None:
+                return enough
+            count = 2 * len(prefix)  # frames of several fragments; each try begins anew
+        return None
+
+    def _learn(self, found: FrameIndex) -> FrameIndex:
+        """Keep an index, unless more is known by now."""
+        with self._keeping:
+            known = self._known
+            if known is None or found.complete or (not known.complete and len(known) < len(found)):
+                self._known = found
+        if found.complete and self._trust is not None:
+            self._trust.compare(found)
         return found
 
     def _begun(self) -> Kept | None:

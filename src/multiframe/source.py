@@ -21,7 +21,7 @@ from multiframe.memory import MemoryBudget
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan
 
 if TYPE_CHECKING:
-    from multiframe.far import Crew, Waiting
+    from multiframe.far import Crew, Prefix, Waiting
     from multiframe.keeping import Kept
 
 __all__ = [
@@ -306,7 +306,7 @@ def is_far(source: ByteSource) -> bool:
 
 def run[T](
     plan: Plan[T], source: ByteSource, *, identity: Identity | None = None, budget: MemoryBudget | None = None,
-    carry: bool = False,
+    carry: bool = False, prefix: "Prefix | None" = None,
 ) -> T:  # fmt: skip
     """Run a plan to its end, blocking.
 
@@ -318,6 +318,8 @@ def run[T](
         Where what is read is entered until the plan asks on.
     carry : bool
         Of a far source: read what lies between Items too, for it is wanted next.
+    prefix : Prefix, optional
+        Of a far source: is told which Items are proven while a long chain is followed.
 
     Examples
     --------
@@ -348,7 +350,7 @@ def run[T](
                 elif chain.need <= FEW_STEPS:
                     chains.append(run(_steps(chain, carry), source, identity=identity))
                 else:
-                    crew = crew or _waiting(source, identity)
+                    crew = crew or _waiting(source, identity, prefix)
                     chains.append(crew.follow(chain))
             answers = _merged(asked, buffers, chains)
     except StopIteration as done:
@@ -417,10 +419,10 @@ def _steps(chain: ItemChain, carry: bool) -> Plan[bytes]:
     return steps(chain, carry=carry)
 
 
-def _waiting(source: ByteSource, identity: Identity | None) -> "Waiting":
+def _waiting(source: ByteSource, identity: Identity | None, prefix: "Prefix | None") -> "Waiting":
     from multiframe.far import Waiting
 
-    return Waiting(source, identity)
+    return Waiting(source, identity, prefix)
 
 
 def _crew(source: ByteSource, identity: Identity | None) -> "Crew":

@@ -9,7 +9,7 @@ It knows Item headers, where Items could lie, and what a request is worth. It mu
 it says which bytes it wants (`Walkers.asks`) and is given them in any order (`Walkers.answer`).
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heapreplace
 from itertools import pairwise
@@ -184,6 +184,11 @@ class Walkers:
     def done(self) -> bool:
         """Whether the end of the chain was reached."""
         return self._walkers[0].ended
+
+    def proven(self, behind: int) -> list[int]:
+        """Give where the Items lie, behind an offset, that the chain is proven to lead to and `take` has not given."""
+        tags = self._walkers[0].tags
+        return tags[bisect_right(tags, behind) :]
 
     def ready(self, limit: int) -> bool:
         """Whether `take` would give that many records, or the last."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import multiframe
@@ -248,13 +248,16 @@ def test_each_frame_is_an_original_and_of_that_number_or_an_error(seed, change, 
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**40))
+@example(seed=1980)
 def test_far_and_near_find_the_same(seed) -> None:
     random = Random(seed)
     file = mutated(any_file(random), random)
 
     def told(source: Memory) -> object:
         try:
-            index = open_instance(source).complete()
+            instance = open_instance(source)
+            # By one walk, as far away: near `complete` goes by several, and gives up all where they disagree.
+            index = instance.complete() if isinstance(source, FarMemory) else instance.index
         except MultiframeError as error:
             return type(error)
         damage = index.damage and index.damage.kind

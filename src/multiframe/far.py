@@ -242,7 +242,7 @@ class Prefix:
         """Answer a chain, no further than to the Items that are needed; None: they are not all proven."""
         out: list[bytes] = []
         at: int | None = chain.start
-        while at is not None and len(out) < min(chain.limit, chain.need):
+        while at is not None and at <= chain.stop and len(out) < min(chain.limit, chain.need):
             with self._told:
                 k = bisect_left(self._tags, at)
                 known = self._tags[k : k + min(chain.limit, chain.need) - len(out)]

@@ -58,7 +58,7 @@ def test_each_address_of_ohif_is_its_page(folder: Path, path: str) -> None:
 
 def test_its_configuration_is_ours_and_names_this_server(folder: Path) -> None:
     answer = get(folder, "/app-config.js")
-    config = json.loads(re.fullmatch(r"window\.config = (.*);\n", answer.text, re.S)[1])  # type: ignore[index]
+    config = json.loads(re.match(r"window\.config = (.*?\n});\n", answer.text, re.S)[1])  # type: ignore[index]
     source = config["dataSources"][0]["configuration"]
     assert config["routerBasename"] == "/ohif"
     assert config["maxCacheSize"] == 1 << 30

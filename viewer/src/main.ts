@@ -6,6 +6,9 @@ import { StudiesPage } from './pages/studies';
 import { StudyPage } from './pages/study';
 import { parseRoute } from './route';
 import type { Stage } from './stack/stage';
+import { takeToken } from './token';
+
+takeToken(location, history, sessionStorage);
 
 const options = new URLSearchParams(location.search);
 const client = new Client(options.get('root') ?? 'dicom-web', document.baseURI);
@@ -81,5 +84,8 @@ function expose(stage: Stage): void {
   };
 }
 
-addEventListener('hashchange', () => void follow());
+addEventListener('hashchange', () => {
+  takeToken(location, history, sessionStorage);
+  void follow();
+});
 void follow();

@@ -46,6 +46,26 @@ _CSP = (
 _OHIF_CSP = _CSP.replace("'wasm-unsafe-eval'", "'unsafe-eval' 'wasm-unsafe-eval'")
 
 
+_TOKEN = """
+(() => {
+  const found = /[#&]token=([^&]+)/.exec(location.hash);
+  if (found) {
+    sessionStorage.setItem('multiframe.token', decodeURIComponent(found[1]));
+    history.replaceState(history.state, '', location.pathname + location.search);
+  }
+  const token = sessionStorage.getItem('multiframe.token');
+  if (token) window.config.extensions.push({
+    id: 'multiframe.token',
+    preRegistration: ({ servicesManager }) =>
+      servicesManager.services.userAuthenticationService.setServiceImplementation({
+        getAuthorizationHeader: () => ({ Authorization: `Bearer ${token}` }),
+      }),
+  });
+})();
+"""
+"""Behind the configuration of OHIF: it takes a token as our own viewer does, and shows it by OHIF's own means."""
+
+
 def viewer_folder() -> Path | None:
     """Where the built viewer lies: in the package, or in the checkout it is developed in."""
     here = Path(str(files("multiframe.web")))
@@ -154,7 +174,7 @@ class _OhifPage:
 
 async def _config(request: Request) -> Response:
     """``/app-config.js``: what OHIF reads first."""
-    text = f"window.config = {json.dumps(ohif_config(base_url(request)), indent=2)};\n"
+    text = f"window.config = {json.dumps(ohif_config(base_url(request)), indent=2)};\n{_TOKEN}"
     answer = Response(text, media_type="text/javascript")
     _protect(answer, _CSP)
     return answer

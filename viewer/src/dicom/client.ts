@@ -4,6 +4,7 @@
  */
 
 import type { InstancePlace } from '../route';
+import { authorization } from '../token';
 import { dateKey } from './dates';
 import { unwrapFrame, type FramePart } from './multipart';
 import { TAG, type DicomJson, type Keyword } from './json';
@@ -42,9 +43,10 @@ export interface InstanceFacts {
 
 export interface ServerStatus {
   scanning: boolean;
-  found: number;
-  registered: number;
-  failed: number;
+  /** Who may see some studies alone is not told how many files there are. */
+  found?: number;
+  registered?: number;
+  failed?: number;
   version: string;
 }
 
@@ -174,7 +176,8 @@ function wildcard(value: string): string {
 async function request(url: string, accept: string, signal: AbortSignal): Promise<Response> {
   let answer: Response;
   try {
-    answer = await fetch(url, { headers: { Accept: accept }, signal });
+    const headers = { Accept: accept, ...authorization(url, location.origin, sessionStorage) };
+    answer = await fetch(url, { headers, signal });
   } catch (cause) {
     if (signal.aborted) throw cause;
     throw new ServerError(0, 'No answer', 'The server cannot be reached.', undefined);

@@ -234,15 +234,17 @@ function row(study: DicomJson): HTMLTableRowElement {
 
 function emptiness(status: ServerStatus | undefined): [title: string, hint: string] {
   const asked = Object.values(kept.query).some((value) => value !== '');
-  if (status?.scanning) return ['Still reading files', `${status.found} found so far. The list fills by itself.`];
+  const found = status?.found === undefined ? '' : `${status.found} found so far. `;
+  if (status?.scanning) return ['Still reading files', `${found}The list fills by itself.`];
   if (asked) return ['No study matches', 'Try fewer letters of the name, or a wider span of dates.'];
   return ['No studies here', 'The server has found no DICOM files in its folders.'];
 }
 
 function serverLine({ scanning, found, failed, version }: ServerStatus): string {
+  const files = `${found} ${found === 1 ? 'file' : 'files'}`;
   const parts = [
-    scanning ? `reading files: ${found} so far` : `${found} ${found === 1 ? 'file' : 'files'}`,
-    failed > 0 ? `${failed} unreadable` : '',
+    found === undefined ? '' : scanning ? `reading files: ${found} so far` : files,
+    failed ? `${failed} unreadable` : '',
     version,
   ];
   return parts.filter(Boolean).join('  ·  ');

@@ -84,11 +84,12 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "oidc_keys": ("https://id.example.org/keys", "https://id.example.org/keys", "https://id.example.org/keys"),
     "oidc_leeway": (5, "5", 5.0),
     "anonymous": (True, "on", True),
+    "max_upload": ("1GB", "1000000000", 10**9),
 }  # fmt: skip
 """Of fields of Settings; one that is missing here is looked for by the test, too."""
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings) if f.name != "ohif"])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings) if f.name not in ("ohif", "store")])
 def test_every_setting_by_file_and_by_environment(start: Start, tmp_path: Path, name: str) -> None:
     if name not in EXAMPLES:
         pytest.fail(f"give an example of {name} in EXAMPLES")
@@ -110,6 +111,19 @@ def test_a_switch_can_be_taken_back(start: Start, tmp_path: Path) -> None:
     assert start(tmp_path, "--config", file, "--no-revalidate")[2]["revalidate"] is False
     assert start(tmp_path, "--config", file, MULTIFRAME_REVALIDATE="0")[2]["revalidate"] is False
     assert start(tmp_path, "--config", file, MULTIFRAME_REVALIDATE="")[2]["revalidate"] is True
+
+
+def test_a_store_is_served_too_and_paths_are_not_needed_then(start: Start, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    for code, said, given in (
+        start("--config", toml(tmp_path, f"store = {json.dumps(store)}")),
+        start(MULTIFRAME_STORE=store),
+        start("--store", store),
+    ):
+        assert code == 0, said
+        assert given["store"] == store
+        assert given["paths"] == []
+    assert "--store" in start()[1]
 
 
 def test_paths_with_spaces_in_the_environment(start: Start, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_every_route(tmp_path: Path) -> None:
     }
     catalog.close()
     assert said == {row.path.replace(":path}", "}") for row in app.ROUTES} | own
+    changed = set(re.findall(r"^    (POST|DELETE) (\S+)$", reference("dicomweb"), re.M))
+    assert changed == {(method, row.path) for row in app.CHANGING for method in row.methods}
 
 
 def test_every_status() -> None:

@@ -75,7 +75,7 @@ def test_the_standard_library_reads_the_same_parts(texts):
     message = email.message_from_bytes(
         b"Content-Type: multipart/related; boundary=frontier\r\n\r\n" + body, policy=email.policy.HTTP
     )
-    theirs = [part.get_payload(decode=True).replace(b"\r\n", b"\n") for part in message.iter_parts()]
+    theirs = [bytes(part.get_payload(decode=True)).replace(b"\r\n", b"\n") for part in message.iter_parts()]
     assert [data.replace(b"\r\n", b"\n") for _, data in read(body, "frontier")] == theirs
 
 
@@ -130,7 +130,10 @@ def test_what_is_no_boundary(boundary):
 
 
 def test_folded_headers_and_none():
-    assert read(b"--b\r\nA: 1\r\n  2\r\nB:\r\n\r\nx\r\n--b\r\n\r\ny\r\n--b--") == [({"a": "1  2", "b": ""}, b"x"), ({}, b"y")]
+    assert read(b"--b\r\nA: 1\r\n  2\r\nB:\r\n\r\nx\r\n--b\r\n\r\ny\r\n--b--") == [
+        ({"a": "1  2", "b": ""}, b"x"),
+        ({}, b"y"),
+    ]
 
 
 def test_memory_does_not_grow_with_a_part():

@@ -45,6 +45,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.MultiframeError: FILE,
     errors.InstanceNotFound: CALL,
     errors.TooBroad: CALL,
+    errors.StoreError: SURROUNDINGS,
     KeyboardInterrupt: INTERRUPTED,
     OSError: SURROUNDINGS,
 }
@@ -88,10 +89,15 @@ def _size(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+def _most(text: str) -> int:
+    return 0 if text.strip() == "0" else _size(text)
+
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="A DICOM file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-WHERE, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
+WHERE, STORING, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
     "Where",
+    "Storing",
     "Memory and processes",
     "Who may ask, and how clients reach it",
     "Locks: tokens and TLS",
@@ -178,6 +184,22 @@ CatalogDatabase = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+StoreIn = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="Store what clients send in this folder, and serve it; else nothing is taken.",
+        rich_help_panel=STORING,
+    ),
+]
+MaxUpload = Annotated[
+    int,
+    typer.Option(
+        parser=_most, metavar="SIZE", help="Most bytes that are sent at once to be stored; 0: any.",
+        rich_help_panel=STORING,
+    ),
+]  # fmt: skip
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.", rich_help_panel=MEMORY)]
 Decoders = Annotated[
     int,
@@ -417,16 +439,18 @@ def _root(
 def serve(
     ctx: typer.Context,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Files and folders to serve.", show_default=False)
-    ],
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to serve.", show_default=False)
+    ] = None,
     config: Config = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     cache: Cache = None,
     database: CatalogDatabase = None,
+    store: StoreIn = None,
+    max_upload: MaxUpload = "0",  # type: ignore[assignment]  # typer parses it, and all sizes
     workers: Workers = 1,
     decoders: Decoders = 0,
-    memory: Memory = "64MiB",  # type: ignore[assignment]  # typer parses it, and all sizes
+    memory: Memory = "64MiB",  # type: ignore[assignment]
     memory_wait: MemoryWait = 10.0,
     shutdown_timeout: ShutdownTimeout = 30.0,
     allow_origins: Origins = None,
@@ -467,7 +491,9 @@ def serve(
     Each option may stand in a TOML file and in the environment, too: `--public-url` is `public_url` there and
     `MULTIFRAME_PUBLIC_URL`. A flag goes before the environment, that before the file.
     """
-    for path in paths:
+    if not paths and not store:
+        raise typer.BadParameter("name files and folders to serve, or a --store", param_hint="PATH...")
+    for path in paths or ():
         if not path.exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
     if (tls_cert is None) != (tls_key is None) or (tls_cert and tls_self_signed):
@@ -476,7 +502,7 @@ def serve(
         )
     tls = (tls_cert, tls_key) if tls_cert and tls_key else tls_self_signed
     settings = _settings(ctx.params)
-    _serve(paths, host, port, workers, cache, database=database, tls=tls, settings=settings)
+    _serve([*(paths or ())], host, port, workers, cache, database=database, tls=tls, settings=settings)
 
 
 def _settings(params: Mapping[str, Any]) -> "Settings":
@@ -497,6 +523,7 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
         "trusted_proxies": _addresses(params["trusted_proxies"] or [], "--trusted-proxy"),
         "ohif": _ohif(named) if params["ohif"] or named else None,
         "tokens": str(params["tokens"].resolve()) if params["tokens"] else None,
+        "store": str(Path(params["store"]).resolve()) if params["store"] else None,
     }
     # An enumeration leaves as the plain text it is: settings are handed on as JSON.
     given = {f.name: params[f.name] for f in fields(Settings) if f.name in params}
@@ -504,6 +531,14 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
         name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()
     }
     return Settings(**{**plain, **made})
+
+
+def _make_store(folder: Path) -> None:
+    """Make the folder that instances are stored in, before anything is started."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise errors.StoreError(f"{folder}: nothing can be stored here: {error.strerror}: see --store") from None
 
 
 def _ohif(named: Path | None) -> str:
@@ -531,7 +566,9 @@ def _serve(
         _warn("--allow-origin '*': any page a user opens may read everything that is served")
     _check_doors(settings, host)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
-    roots = [path.resolve() for path in paths]
+    if settings.store:
+        _make_store(Path(settings.store))
+    roots = _roots(paths, settings)
     folder, catalog = _kept(roots, cache)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
     if cache is None:
@@ -572,6 +609,11 @@ def _is_here(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _roots(paths: list[Path], settings: "Settings") -> list[Path]:
+    """Say what is served: what is named, and what is stored."""
+    return [path.resolve() for path in paths] + ([Path(settings.store)] if settings.store else [])
 
 
 def _kept(roots: list[Path], cache: Path | None) -> tuple[Path, Path]:
@@ -657,7 +699,7 @@ def _installation(args: list[str]) -> "Installation":
             if error.param is None or error.param.name != "paths" or arguments[-2:] == nowhere:
                 raise
             params = {**parsed([*arguments, *nowhere]), "paths": []}  # a doctor comes without paths, too
-        return params
+        return {**params, "paths": params["paths"] or []}
 
     settings = Settings()
     try:
@@ -667,7 +709,7 @@ def _installation(args: list[str]) -> "Installation":
         problem = str(getattr(error, "format_message", error.__str__)())
         params = serve.make_context("serve", [*nowhere], default_map={}, resilient_parsing=True).params
         params["paths"] = []
-    folder, catalog = _kept([path.resolve() for path in params["paths"]], params["cache"])
+    folder, catalog = _kept(_roots(params["paths"], settings), params["cache"])
     cert, key = params["tls_cert"], params["tls_key"]
     return Installation(
         [str(path) for path in params["paths"]], folder, params["database"] or catalog, params["host"], params["port"],

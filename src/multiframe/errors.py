@@ -18,6 +18,7 @@
     │  └─ DecodeError · EncodeError: the frame's index in the message
     ├─ NotAcceptable     (web only)
     ├─ TooBroad          a search that would look at too much
+    ├─ StoreError        the store cannot be written to
     └─ OverBudget (MemoryError)
 
 Every message says what, where and what to do; it never holds a value of the data set but UIDs.
@@ -44,6 +45,7 @@ __all__ = [
     "SourceChanged",
     "SourceError",
     "SourceNotFound",
+    "StoreError",
     "TooBroad",
     "TruncatedError",
     "UnknownSyntax",
@@ -157,6 +159,10 @@ class NotAcceptable(MultiframeError):
 
 class TooBroad(MultiframeError):
     """A search by what only reading everything tells, over too much (PS3.18 10.6.3.1)."""
+
+
+class StoreError(MultiframeError):
+    """The store cannot be written to: nothing is stored before somebody makes room, or gives leave."""
 
 
 class OverBudget(MultiframeError, MemoryError):

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from multiframe.source import ObjectStat, object_stat
 
-__all__ = ["files", "inside"]
+__all__ = ["OURS", "files", "inside"]
+
+OURS = ".multiframe-"
+"""What the names of files and folders begin with that are on their way, and nobody's business but their writer's."""
+
+_OURS = OURS.encode()
 
 
 def inside(directory: bytes) -> bytes:
@@ -16,6 +21,8 @@ def inside(directory: bytes) -> bytes:
 
 def files(roots: Iterable[bytes], unlisted: Callable[[bytes], None]) -> Iterator[tuple[bytes, ObjectStat]]:
     """Walk over all regular files below the roots, in the same order every time; no file is opened.
+
+    What is still being written under a name of ours is passed by.
 
     Parameters
     ----------
@@ -41,4 +48,4 @@ def files(roots: Iterable[bytes], unlisted: Callable[[bytes], None]) -> Iterator
                 unlisted(path)
                 continue
             below = inside(path)
-            pending.extend(below + name for name in names)
+            pending.extend(below + name for name in names if not name.startswith(_OURS))

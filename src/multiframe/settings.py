@@ -78,6 +78,10 @@ class Settings:
         Seconds by which its clock and ours may differ.
     anonymous : bool
         Whether whoever shows no token may search, read and render all the same.
+    store : str or None
+        Folder in which instances are stored that are sent here; None: none are taken.
+    max_upload : int
+        Bytes of the longest body that is taken; 0: any.
 
     Examples
     --------
@@ -112,6 +116,8 @@ class Settings:
     oidc_keys: str | None = None
     oidc_leeway: float = 30.0
     anonymous: bool = False
+    store: str | None = None
+    max_upload: int = 0
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

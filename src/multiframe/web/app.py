@@ -10,6 +10,7 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -26,7 +27,21 @@ from multiframe.catalog import Catalog
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
-from multiframe.web import bulkdata, frames, lookup, metadata, openapi, own, pages, rendered, retrieve, search, wado_uri
+from multiframe.storing import Store
+from multiframe.web import (
+    bulkdata,
+    frames,
+    lookup,
+    metadata,
+    openapi,
+    own,
+    pages,
+    rendered,
+    retrieve,
+    search,
+    stow,
+    wado_uri,
+)
 from multiframe.web.again import Again
 from multiframe.web.doors import Doors, Forbidden, Keys, Unauthenticated, Unverifiable, guarded
 from multiframe.web.forwarded import networks, split_host
@@ -40,12 +55,17 @@ log = logging.getLogger("multiframe.web")
 ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *bulkdata.ROUTES, *search.ROUTES]
 """Below it."""
 
+CHANGING = [*stow.ROUTES]
+"""Below it too, at its usual address alone, where there is a store."""
+
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
     Unauthenticated: 401,
     Forbidden: 403,
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
+    stow.LengthRequired: 411,
+    stow.UnsupportedMedia: 415,
     errors.FrameNotFound: 404,
     errors.InstanceNotFound: 404,
     errors.NotFramewise: 404,
@@ -62,6 +82,7 @@ STATUS: dict[type[Exception], int] = {
     errors.SourceChanged: 503,
     errors.OverBudget: 503,
     Unverifiable: 503,
+    errors.StoreError: 507,
     errors.MultiframeError: 500,
 }
 """The nearest class counts."""
@@ -186,6 +207,17 @@ def _warm(catalog: Catalog) -> None:
         catalog.instance("0")
 
 
+def _sweep(store: Store) -> None:
+    """Finish what a crash has left behind; what cannot be finished now is left for the next start."""
+    try:
+        found = store.sweep()
+    except errors.MultiframeError as error:
+        log.warning("the store: what a crash left behind is not finished: %s", type(error).__name__)
+    else:
+        if found:
+            log.warning("the store: %s instances catalogued that a crash had left behind", found)
+
+
 def create_app(
     catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0
 ) -> Starlette:
@@ -216,15 +248,20 @@ def create_app(
     budget = budget or MemoryBudget(settings.memory)
     networks(settings.trusted_proxies)
     keys = Keys(settings)
+    changing = CHANGING if settings.store else []
     web = [route for root in (DICOMWEB, COUNTED) for route in guarded(ROUTES, root=root, locked=keys.locked)]
+    web += guarded(changing, root=DICOMWEB, locked=keys.locked)
     beside = [*own.ROUTES, *wado_uri.ROUTES]
-    told = openapi.route([DICOMWEB, COUNTED], [row.path for row in ROUTES], [row.path for row in beside])
+    told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
     ours = [*guarded(beside, locked=keys.locked), told]
+    store = Store(Path(settings.store), catalog) if settings.store else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.indexer = Indexer(catalog)
         await asyncio.to_thread(_warm, catalog)
+        if store is not None:
+            await asyncio.to_thread(_sweep, store)
         yield
         app.state.indexer.close()
         app.state.workers.close()
@@ -242,6 +279,8 @@ def create_app(
             Unauthenticated: _refused,
             Forbidden: _refused,
             Unverifiable: _refused,
+            stow.LengthRequired: _refused,
+            stow.UnsupportedMedia: _refused,
             ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,
@@ -254,8 +293,9 @@ def create_app(
                 CORSMiddleware,
                 allow_origins=["*"] if everybody else list(settings.allow_origins),
                 allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
-                allow_methods=["GET", "HEAD", "OPTIONS"],
-                allow_headers=["Accept", "Authorization", "Range", "If-None-Match", "If-Range"],
+                allow_methods=sorted({"GET", "HEAD", "OPTIONS"}.union(*(row.methods for row in changing))),
+                allow_headers=["Accept", "Authorization", "Range", "If-None-Match", "If-Range"]
+                + ["Content-Type"] * bool(changing),
                 expose_headers=_EXPOSED,
                 max_age=86400,
             ),
@@ -263,6 +303,7 @@ def create_app(
     )
     app.state.catalog = catalog
     app.state.settings = settings
+    app.state.store = store
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
     app.state.budget = budget

@@ -1,7 +1,7 @@
 """A body in parts, read as it arrives: whatever pieces it comes in, the parts are the same. Pure.
 
-It knows RFC 2046 5.1 (delimiters, preamble, epilogue, the headers of a part) and that a stranger wrote the bytes: what is
-held is a head or a delimiter, never a part. It must not know what parts are of, nor where bytes come from.
+It knows RFC 2046 5.1 (delimiters, preamble, epilogue, the headers of a part) and that a stranger wrote the bytes: what
+is held is a head or a delimiter, never a part. It must not know what parts are of, nor where bytes come from.
 """
 
 import re
@@ -48,7 +48,7 @@ type Event = Begun | memoryview | Ended
 
 
 class MultipartReader:
-    """Reads a body in parts, piece by piece.
+    r"""Reads a body in parts, piece by piece.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class MultipartReader:
     Examples
     --------
     >>> reader = MultipartReader("b")
-    >>> events = [*reader.feed(b"--b\\r\\nContent-Type: text/plain\\r\\n\\r\\nhel"), *reader.feed(b"lo\\r\\n--b--")]
+    >>> events = [*reader.feed(b"--b\r\nContent-Type: text/plain\r\n\r\nhel"), *reader.feed(b"lo\r\n--b--")]
     >>> reader.end()
     >>> [bytes(event) if isinstance(event, memoryview) else event for event in events]
     [Begun(headers={'content-type': 'text/plain'}), b'hello', Ended()]
@@ -80,7 +80,7 @@ class MultipartReader:
         self._state = self._before
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Take the next piece of the body, and give what it brings; memory views hold good until the next piece.
+        """Take the next piece of the body, and give what it brings.
 
         Raises
         ------

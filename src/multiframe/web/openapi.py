@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from multiframe.schema import KEYS, Level
+from multiframe.web.doors import Row
 
 __all__ = ["description", "route"]
 
@@ -204,7 +205,9 @@ _IN_QUERY: Final[Mapping[str, Json]] = {
 _DEPTH: Final[Mapping[Level, int]] = {"study": 1, "series": 2, "instance": 3}
 
 
-def description(roots: Sequence[str], below: Iterable[str], beside: Iterable[str]) -> Json:
+def description(
+    roots: Sequence[str], below: Iterable[str], beside: Iterable[str], changing: Iterable[tuple[str, str]] = ()
+) -> Json:
     """Describe all addresses.
 
     Parameters
@@ -215,6 +218,8 @@ def description(roots: Sequence[str], below: Iterable[str], beside: Iterable[str
         Paths below each root.
     beside : iterable of str
         Paths that are not.
+    changing : iterable of (str, str)
+        Paths below the first root at which something is changed, and by which method.
 
     Raises
     ------
@@ -229,6 +234,8 @@ def description(roots: Sequence[str], below: Iterable[str], beside: Iterable[str
     """
     paths = {root + _plain(path): _path(root, _plain(path)) for root in roots for path in below}
     paths |= {_plain(path): _path("", _plain(path)) for path in beside}
+    for path, method in changing:
+        paths[roots[0] + _plain(path)][method.lower()] = _change(_plain(path), method.lower())
     error = {"type": "object", "required": ["error", "message"],
              "properties": {"error": {"type": "string"}, "message": {"type": "string"}}}  # fmt: skip
     from multiframe import __version__
@@ -293,6 +300,39 @@ def _path(root: str, path: str) -> Json:
     }
 
 
+_CHANGES: Final[Mapping[str, tuple[str, str, Sequence[int]]]] = {
+    "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (202, 409, 411, 413, 415, 507)),
+}
+"""What a method does, and how it is answered besides."""
+
+_STORED: Final = "application/dicom+xml"
+
+
+def _change(path: str, method: str) -> Json:
+    """Describe how something is changed at an address."""
+    summary, tag, statuses = _CHANGES[method]
+    taken: Json = {_MULTIPART: {}, _PART10: {}}
+    answers: Json = {}
+    for status in sorted({200, *_ERRORS, *statuses}):
+        answers[str(status)] = {"description": HTTPStatus(status).phrase}
+        if status in (200, 202, 409):
+            answers[str(status)]["content"] = {_DICOM_JSON: {}, _STORED: {}}
+        else:
+            answers[str(status)]["content"] = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    names = [("path", name, _IN_PATH[name]) for name in re.findall(r"{(\w+)}", path)]
+    return {
+        "summary": summary,
+        "tags": [tag],
+        "operationId": f"{method}_{re.sub(r'\W+', '_', path).strip('_')}",
+        "parameters": [
+            {"name": name, "in": where, "required": where == "path", **told}
+            for where, name, told in [*names, ("query", "accept", _IN_QUERY["accept"])]
+        ],
+        "requestBody": {"required": True, "content": taken},
+        "responses": answers,
+    }
+
+
 def _answer(status: int, told: _Told) -> Json:
     answer: Json = {"description": HTTPStatus(status).phrase}
     if status in (200, 206):
@@ -302,12 +342,14 @@ def _answer(status: int, told: _Told) -> Json:
     return answer
 
 
-def route(roots: Sequence[str], below: Sequence[str], beside: Sequence[str]) -> Route:
+def route(roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], changing: Sequence[Row] = ()) -> Route:
     """Give the route ``/openapi.json``."""
+    changes = [(row.path, method) for row in changing for method in row.methods]
 
     @cache
     def body() -> bytes:
-        return json.dumps(description(roots, below, beside), indent=1).encode()
+        told = description(roots, [row.path for row in below], [row.path for row in beside], changes)
+        return json.dumps(told, indent=1).encode()
 
     async def openapi(request: Request) -> Response:
         return Response(body(), media_type=_JSON, headers={"cache-control": "no-cache"})

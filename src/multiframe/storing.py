@@ -1,0 +1,576 @@
+"""Instances on their way into a folder: whole, on the disk and catalogued, or not there at all.
+
+A request's instances are *arriving* in a folder of its own within the store, under names that no scan looks at. Once
+all have come they are *kept*: each is renamed to what its UID says, its folder is synced, it is catalogued; only
+then may anybody be told that it is stored. A lock on the request's folder tells those of the living from those of the
+dead (decision 0021). It knows files, and the Failure Reasons of PS3.18 I.2.2. It must not know HTTP, nor who sends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from hashlib import sha256
+from itertools import batched, chain
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from multiframe.catalog import Catalog
+from multiframe.errors import (
+    FormatError,
+    InstanceNotFound,
+    MultiframeError,
+    OverBudget,
+    SourceError,
+    SourceNotFound,
+    StoreError,
+    UnknownSyntax,
+)
+from multiframe.folders import OURS
+from multiframe.frameindex import FrameIndex
+from multiframe.header import Deflated, Header, read_header
+from multiframe.inflate import Inflated
+from multiframe.instance import Instance, header_of
+from multiframe.memory import Lease
+from multiframe.ranges import Buffer, ByteRange
+from multiframe.source import ByteSource, FileSource
+
+__all__ = ["Arriving", "Names", "Refusal", "Store", "Upload"]
+
+OUT_OF_RESOURCES, NO_MATCH, NOT_UNDERSTOOD = 0xA700, 0xA900, 0xC000
+UNKNOWN_SYNTAX, PROCESSING, DUPLICATE, UNKNOWN_CLASS, NOT_AUTHORIZED = 0xC122, 0x0110, 0x0111, 0x0122, 0x0124
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, but for zeros in front, which are met
+_PLACED: Final = ".placed"
+_COMPARED: Final = 1 << 20
+_TOGETHER: Final = 64
+"""Files entered into the catalog at once: so many headers are held."""
+
+
+class Refusal(NamedTuple):
+    """Why an instance is not stored.
+
+    Attributes
+    ----------
+    reason : int
+        Failure Reason (0008,1197), as PS3.18 I.2.2 and PS3.7 C have it.
+    message : str
+        In words, without any value but UIDs.
+    """
+
+    reason: int
+    message: str
+
+
+class Names(NamedTuple):
+    """What an instance calls itself.
+
+    Attributes
+    ----------
+    sop_class, instance, study, series : str
+        UIDs.
+    """
+
+    sop_class: str
+    instance: str
+    study: str
+    series: str
+
+
+class _Refused(MultiframeError):
+    def __init__(self, reason: int, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(reason, message)
+
+
+def _refusal(error: Exception) -> Refusal:
+    """Say by which Failure Reason an error is told; paths stay here."""
+    if isinstance(error, _Refused):
+        return error.refusal
+    if isinstance(error, UnknownSyntax):
+        return Refusal(UNKNOWN_SYNTAX, str(error))
+    if isinstance(error, FormatError):
+        return Refusal(NOT_UNDERSTOOD, str(error))
+    if isinstance(error, OverBudget) or (isinstance(error, OSError) and error.errno in _FULL):
+        return Refusal(OUT_OF_RESOURCES, "no room is left in the store, or no memory: try again later")
+    if isinstance(error, SourceError | OSError):
+        return Refusal(PROCESSING, "the store or its catalog cannot be written to: the server's log says why")
+    raise error
+
+
+@cache
+def _storable() -> frozenset[str]:
+    """Give the Storage SOP Classes (PS3.4 B.5, and what was once among them)."""
+    from pydicom._uid_dict import UID_dictionary
+
+    # "… Image Storage - For Presentation", but no Storage Commitment, and no DICOMDIR.
+    named = re.compile(r"(?!Media Storage Directory|Storage Commitment).* Storage( .*)?")
+    return frozenset(
+        uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and named.fullmatch(name)
+    )
+
+
+def _anybody(study: str) -> bool:
+    return True
+
+
+class Arriving:
+    """A Part 10 file on its way: written as it comes, its header read as soon as it is there.
+
+    What is refused is let go of at once, and whatever else comes of it is dropped. `write` and `finish` block; whoever
+    calls them waits for one before the next. `discard` may be called at any time.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is written; renamed to ``UID~NAME`` once its UID is known, so that readers find it.
+    catalog : Catalog
+        Whose settings and budget hold.
+    study : str, optional
+        The study it has to be of.
+    permits : callable
+        Says of a study whether its sender may store in it.
+
+    Attributes
+    ----------
+    names : Names or None
+        What it is, once that is known.
+    refusal : Refusal or None
+        Why it is not stored.
+    index : FrameIndex or None
+        Where its frames are, once it is whole.
+    """
+
+    def __init__(
+        self, path: Path, catalog: Catalog, *, study: str | None = None, permits: Callable[[str], bool] = _anybody
+    ) -> None:
+        self.path = path
+        self.names: Names | None = None
+        self.refusal: Refusal | None = None
+        self.index: FrameIndex | None = None
+        self.size = 0
+        self._catalog = catalog
+        self._study = study
+        self._permits = permits
+        self._lock = threading.Lock()
+        self._gone = False
+        self._fd = -1
+        self._header: Header | None = None
+        self._held: Lease | None = None
+        settings = catalog.settings
+        self._limits = {"first_read": settings.first_read, "max_header": settings.max_header}
+        self._plan = read_header(**self._limits)
+        self._asked: ByteRange | None = self._range(next(self._plan))
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            self._refuse(error)
+
+    @staticmethod
+    def _range(asked: Sequence[object]) -> ByteRange:
+        (wanted,) = asked
+        assert isinstance(wanted, ByteRange)  # a header is read from its beginning on
+        return wanted
+
+    def refuse(self, reason: int, message: str) -> None:
+        """Refuse it for a reason that only its sender's side knows."""
+        with self._lock:
+            self._refuse(_Refused(reason, message))
+
+    def write(self, buffers: Iterable[Buffer]) -> None:
+        """Write what has come."""
+        with self._lock:
+            if self.refusal is not None or self._gone:
+                return
+            try:
+                for buffer in buffers:
+                    view = memoryview(buffer)
+                    while view:
+                        view = view[os.write(self._fd, view) :]
+                    self.size += len(buffer)
+                self._look(ended=False)
+            except (MultiframeError, OSError) as error:
+                self._refuse(error)
+
+    def finish(self) -> None:
+        """Take it for whole: nothing more comes. It is looked through and synced to the disk."""
+        with self._lock:
+            if self.refusal is not None or self._gone:
+                return
+            try:
+                self._look(ended=True)
+                self._prove()
+                os.fsync(self._fd)
+            except (MultiframeError, OSError) as error:
+                self._refuse(error)
+            else:
+                self._close()
+                self._let_go()
+
+    def discard(self) -> None:
+        """Let go of it: no trace is left, unless it was kept."""
+        with self._lock:
+            self._gone = True
+            self._close()
+            self._let_go()
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _let_go(self) -> None:
+        """Hold its header no longer: thousands may come in one request."""
+        self._header = None
+        self._plan.close()
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+    def _refuse(self, error: Exception) -> None:
+        self.refusal = _refusal(error)
+        self._close()
+        self._let_go()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _look(self, *, ended: bool) -> None:
+        """Read on in the header, as far as there is anything to read."""
+        while self._asked is not None and (ended or self.size >= self._asked.stop):
+            start, stop = self._asked
+            self._hold(2 * stop)
+            try:
+                self._asked = self._range(self._plan.send([os.pread(self._fd, stop - start, start)]))
+            except StopIteration as done:
+                self._asked = None
+                self._meet(done.value)
+                self._show()
+            except Deflated:
+                self._asked = None  # what is in it is seen when all of it is there
+
+    def _hold(self, size: int) -> None:
+        """Enter in the budget what reading the header holds."""
+        budget, wait = self._catalog.budget, self._catalog.settings.memory_wait
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+        self._held = budget.acquire(min(size, budget.limit), timeout=wait)
+
+    def _meet(self, header: Header) -> None:
+        """See whether it is an instance that can be stored."""
+        names = Names(
+            header.sop_class_uid, header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid
+        )
+        if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in names):
+            raise _Refused(NOT_UNDERSTOOD, "it names no SOP Class, instance, study and series by UIDs (PS3.5 9.1)")
+        self._header, self.names = header, names
+        if not self._permits(names.study):
+            raise _Refused(NOT_AUTHORIZED, f"its sender may store nothing in study {names.study}")
+        if names.sop_class not in _storable():
+            raise _Refused(UNKNOWN_CLASS, f"its SOP Class {names.sop_class} is none that can be stored (PS3.4 B.5)")
+        if self._study is not None and names.study != self._study:
+            raise _Refused(NO_MATCH, f"it is of study {names.study}, and was sent to {self._study}")
+
+    def _show(self) -> None:
+        """Let others see what it is."""
+        assert self.names is not None
+        self.path = self.path.rename(self.path.with_name(f"{self.names.instance}~{self.path.name}"))
+
+    def _prove(self) -> None:
+        """Make sure that it is whole: what its lengths promise is there."""
+        source: ByteSource = FileSource(self.path)
+        stat = source.stat()
+        if self._header is None:
+            source, header = header_of(source, stat.identity, self._catalog.budget, **self._limits)
+            self._meet(header)
+            stat = source.stat()
+        assert self._header is not None
+        if self._header.pixel_data is not None:
+            self.index = Instance(source, stat, self._header, budget=self._catalog.budget).complete()
+            if self.index.damage is not None and self.index.damage.kind == "cut":
+                raise self.index.damage.error()
+        if isinstance(source, Inflated):
+            self._show()
+
+
+class Upload:
+    """What one request brings, in a folder of its own that is locked as long as the request lives.
+
+    Parameters
+    ----------
+    store : Store
+        Where it goes.
+    study : str, optional
+        The study all instances have to be of.
+    permits : callable
+        As of `Arriving`.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be made.
+    """
+
+    def __init__(self, store: "Store", study: str | None = None, *, permits: Callable[[str], bool] = _anybody) -> None:
+        self.arriving: list[Arriving] = []
+        self._store = store
+        self._study = study
+        self._permits = permits
+        try:
+            self.folder, self._lock = _locked(store.incoming)
+        except OSError as error:
+            raise StoreError(f"nothing can be stored now: {error.strerror}") from None
+
+    def begin(self) -> Arriving:
+        """Begin with the next instance."""
+        path = self.folder / str(len(self.arriving))
+        self.arriving.append(Arriving(path, self._store.catalog, study=self._study, permits=self._permits))
+        return self.arriving[-1]
+
+    def keep(self) -> None:
+        """Store all that has come; blocking. Whatever is not refused then is stored."""
+        self._store.keep(self.arriving)
+
+    def close(self) -> None:
+        """Leave no trace but what was kept; blocking."""
+        for arriving in self.arriving:
+            arriving.discard()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+class Store:
+    """A folder that instances are stored in.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    catalog : Catalog
+        Where what is stored is entered.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pydicom.data import get_testdata_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> catalog = Catalog(folder / "catalog.sqlite")
+    >>> upload = Upload(Store(folder / "store", catalog))
+    >>> arriving = upload.begin()
+    >>> arriving.write([Path(get_testdata_file("examples_ybr_color.dcm", read=False)).read_bytes()])
+    >>> arriving.finish()
+    >>> upload.keep()
+    >>> arriving.refusal is None, len(catalog.instance(arriving.names.instance))
+    (True, 30)
+    >>> upload.close()
+    >>> catalog.close()
+    """
+
+    def __init__(self, folder: Path, catalog: Catalog) -> None:
+        self.folder = folder.resolve()
+        self.incoming = self.folder / f"{OURS}incoming"
+        self.catalog = catalog
+        try:
+            self.incoming.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise StoreError(f"{self.folder}: nothing can be stored here: {error.strerror}") from None
+
+    def place(self, uid: str) -> Path:
+        """Say where an instance lies: of its own UID alone, so that no two can have one (decision 0021)."""
+        return self.folder / sha256(uid.encode()).hexdigest()[:2] / f"{uid}.dcm"
+
+    def keep(self, arrived: Sequence[Arriving]) -> None:
+        """Store what has come: renamed to its place, synced, catalogued. What cannot be is refused."""
+        for some in batched((a for a in arrived if a.refusal is None and a.names), _TOGETHER):
+            shards = sorted({self.place(a.names.instance).parent for a in some if a.names})
+            try:
+                with _alone(shards):
+                    self._keep(some)
+            except (MultiframeError, OSError) as error:
+                for arriving in some:
+                    arriving.refusal = arriving.refusal or _refusal(error)
+
+    def _keep(self, some: Sequence[Arriving]) -> None:
+        """Store some, while nobody else stores any of the same UIDs."""
+        placed: dict[Path, list[Arriving]] = {}
+        ours: set[Path] = set()
+        for arriving in some:
+            try:
+                self._put(arriving, placed, ours)
+            except (MultiframeError, OSError) as error:
+                arriving.refusal = _refusal(error)
+        for shard in {path.parent for path in placed}:
+            _sync(shard)
+        if placed:
+            self._enter(placed, ours)
+
+    def _put(self, arriving: Arriving, placed: dict[Path, list[Arriving]], ours: set[Path]) -> None:
+        """Give it its place, unless what is stored already is the same."""
+        assert arriving.names is not None
+        uid = arriving.names.instance
+        place = self.place(uid)
+        if self._held(uid, arriving.path):
+            return
+        if not place.exists():
+            # A sign for `sweep`, and no second link: taking that away would change the file's identity.
+            arriving.path.with_name(f"{arriving.path.name}{_PLACED}").symlink_to(place)
+            arriving.path.rename(place)
+            ours.add(place)
+        elif not _same(arriving.path, FileSource(place)):  # of this request, or of a crash; or the database was lost
+            raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
+        placed.setdefault(place, []).append(arriving)
+
+    def _held(self, uid: str, path: Path) -> bool:
+        """Whether the catalog has that instance, and it is the same.
+
+        Raises
+        ------
+        _Refused
+            It has other bytes.
+        """
+        try:
+            source = self.catalog.instance(uid).source
+            if _same(path, source.original if isinstance(source, Inflated) else source):
+                return True
+        except (InstanceNotFound, SourceNotFound):  # what is gone is in nobody's way
+            return False
+        raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
+
+    def _enter(self, placed: dict[Path, list[Arriving]], ours: set[Path]) -> None:
+        """Catalogue what has its place; what cannot be is refused, and taken away again if it was not there before."""
+        try:
+            problems = self.catalog.add({path: arrived[0].index for path, arrived in placed.items()})
+        except (MultiframeError, OSError) as error:
+            for arriving in chain(*placed.values()):
+                arriving.refusal = _refusal(error)
+            for path in ours:
+                path.unlink(missing_ok=True)
+            return
+        for (path, arrived), problem in zip(placed.items(), problems, strict=True):
+            if problem is None:
+                continue
+            try:  # somebody else's file of that UID was catalogued in between
+                assert arrived[0].names is not None
+                if not self._held(arrived[0].names.instance, path):
+                    raise _Refused(PROCESSING, "it could not be catalogued: send it again")
+            except (MultiframeError, OSError) as error:
+                for arriving in arrived:
+                    arriving.refusal = _refusal(error)
+            if path in ours:
+                self.catalog.remove([path])
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Finish what a crash has left: what has its place is catalogued, what was still arriving is removed.
+
+        Returns
+        -------
+        int
+            How many were catalogued.
+        """
+        found = 0
+        for folder in _entries(self.incoming):
+            lock = _try_lock(folder)
+            if lock is None:
+                continue  # its request lives
+            try:
+                for path in _entries(folder):
+                    place = self.place(path.name.partition("~")[0])
+                    if path.name.endswith(_PLACED) and place.exists():
+                        found += self.catalog.add({place: None}) == [None]
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+        return found
+
+
+@contextlib.contextmanager
+def _alone(folders: Iterable[Path]) -> Iterator[None]:
+    """Hold the locks of folders, made if they are not there; always in the same order, so that nobody waits in a ring.
+
+    Whoever takes a file away again because it could not be catalogued must know that nobody else has told a client
+    meanwhile that it is stored.
+    """
+    with contextlib.ExitStack() as locks:
+        for folder in folders:
+            try:
+                folder.mkdir(mode=0o750)
+                _sync(folder.parent)
+            except FileExistsError:
+                pass
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            locks.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    """Make a folder that is locked as long as the descriptor is open, however its holder ends."""
+    while True:
+        folder = parent / secrets.token_hex(8)
+        folder.mkdir(mode=0o750)
+        lock = _try_lock(folder)
+        if lock is not None:
+            return folder, lock
+        # Somebody swept in this very moment, and took it for a dead one's.
+
+
+def _try_lock(folder: Path) -> int | None:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(folder).st_ino == os.fstat(fd).st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _same(path: Path, source: ByteSource) -> bool:
+    """Whether a file has the bytes of a source."""
+    stat = source.stat()
+    if path.stat().st_size != stat.size:
+        return False
+    with open(path, "rb") as file:
+        for at in range(0, stat.size, _COMPARED):
+            wanted = ByteRange(at, min(at + _COMPARED, stat.size))
+            (theirs,) = source.read_ranges([wanted], identity=stat.identity).buffers
+            if file.read(wanted.size) != theirs:
+                return False
+    return True

@@ -1,0 +1,283 @@
+"""STOW-RS: instances in a request's body, in parts or one alone, become stored ones (PS3.18 10.5).
+
+A body is written to the store as it arrives; its end decides, so that half a body stores nothing. What became of each
+instance is told in the words of PS3.18 I.2. It must not know how anything is stored, nor what a file holds.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from http import HTTPStatus
+from typing import Any
+from xml.sax.saxutils import escape
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from multiframe.errors import NotAcceptable
+from multiframe.settings import Settings
+from multiframe.storing import NOT_UNDERSTOOD, Arriving, Upload
+from multiframe.web.doors import Row, access_of
+from multiframe.web.lookup import DICOMWEB, BadRequest, TooMuch, accept_of, base_url
+from multiframe.web.media import PART10, MediaRange, parse_accept
+from multiframe.web.multipart import Begun, Ended, Event, Malformed, MultipartReader
+from multiframe.web.workers import ClientGone, who
+
+__all__ = ["ROUTES", "LengthRequired", "UnsupportedMedia", "store"]
+
+log = logging.getLogger("multiframe.web")
+
+_MOST_PARTS = 10_000
+"""In one request: an answer names each."""
+
+_JSON, _XML = "application/dicom+json", "application/dicom+xml"
+
+_KEYWORDS = {
+    "00081150": "ReferencedSOPClassUID",
+    "00081155": "ReferencedSOPInstanceUID",
+    "00081190": "RetrieveURL",
+    "00081197": "FailureReason",
+    "00081198": "FailedSOPSequence",
+    "00081199": "ReferencedSOPSequence",
+    "0008119A": "OtherFailuresSequence",
+}
+
+_TOLD = 8
+"""Failures that are told in words too, in Warning headers."""
+
+
+class UnsupportedMedia(Exception):
+    """The body is of a kind that is not stored; the message says which are."""
+
+
+class LengthRequired(Exception):
+    """The request says neither how long its body is nor that it comes in chunks."""
+
+
+async def store(request: Request) -> Response:
+    """``/studies``, ``/studies/{study}``: store the instances in the body (PS3.18 10.5)."""
+    form = _form(request)  # whoever could not read the answer is told before anything is stored
+    body = _body(request)
+    state, settings = request.app.state, _settings(request)
+    held = min(2 * settings.piece, state.budget.limit)
+    with await state.budget.acquire_async(held, timeout=settings.memory_wait, who=who(request)):
+        study, permits = request.path_params.get("study"), access_of(request).sees
+        upload = await asyncio.to_thread(Upload, state.store, study, permits=permits)
+        try:
+            await _receive(upload, body, settings.piece)
+        except ClientDisconnect:
+            await _close(upload)
+            raise ClientGone from None
+        except Malformed as error:
+            await _close(upload)
+            raise BadRequest(f"nothing is stored: {error}") from None
+        except BaseException:
+            await _close(upload)
+            raise
+        await asyncio.shield(asyncio.to_thread(_keep, upload))
+    return _answer(request, upload.arriving, form)
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _keep(upload: Upload) -> None:
+    try:
+        upload.keep()
+    finally:
+        upload.close()
+
+
+async def _close(upload: Upload) -> None:
+    """Leave no trace, even where the request is broken off meanwhile."""
+    await asyncio.shield(asyncio.to_thread(upload.close))
+
+
+# ---------------------------------------------------------------------------------------------------- the body
+
+
+def _body(request: Request) -> AsyncIterator[Event]:
+    """See what kind of body it is, and give what it brings."""
+    headers, most = request.headers, _settings(request).max_upload
+    length = headers.get("content-length")
+    if length is None and "transfer-encoding" not in headers and request.scope["http_version"].startswith("1"):
+        raise LengthRequired("say how long the body is: Content-Length, or Transfer-Encoding: chunked")
+    if length is not None and length.isdecimal() and most and int(length) > most:
+        raise TooMuch(f"the body is longer than {most} bytes, the most that is stored at once: send less")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMedia("a body is taken as it is, in no content coding")
+    kinds = parse_accept(headers.get("content-type", ""))
+    kind = kinds[0] if len(kinds) == 1 else MediaRange("")
+    if kind.type == PART10:
+        return _alone(_limited(request, most))
+    types = {value.lower() for value in kind.values("type")}
+    if kind.type != "multipart/related" or not types <= {PART10}:
+        raise UnsupportedMedia(f'instances are taken as multipart/related; type="{PART10}", or one as {PART10}')
+    boundaries = set(kind.values("boundary"))
+    if len(boundaries) != 1:
+        raise BadRequest("Content-Type names no boundary, or several")
+    try:
+        return _in_parts(_limited(request, most), MultipartReader(boundaries.pop()))
+    except Malformed as error:
+        raise BadRequest(str(error)) from None
+
+
+async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
+    total = 0
+    async for data in request.stream():
+        total += len(data)
+        if most and total > most:
+            raise TooMuch(f"the body is longer than {most} bytes, the most that is stored at once: send less")
+        yield data
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) != total:
+        raise Malformed(f"the body ended after {total} of {length} bytes")
+
+
+async def _alone(body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    yield Begun({"content-type": PART10})
+    async for data in body:
+        yield memoryview(data)
+    yield Ended()
+
+
+async def _in_parts(body: AsyncIterator[bytes], reader: MultipartReader) -> AsyncIterator[Event]:
+    async for data in body:
+        for event in reader.feed(data):
+            yield event
+    reader.end()
+
+
+async def _receive(upload: Upload, body: AsyncIterator[Event], piece: int) -> None:
+    """Write what comes; while one piece is written the next may arrive."""
+    arriving: Arriving | None = None
+    came: list[memoryview] = []
+    size = 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for event in body:
+            if isinstance(event, Begun):
+                if len(upload.arriving) == _MOST_PARTS:
+                    raise TooMuch(f"more than {_MOST_PARTS} parts: send them in several requests")
+                arriving = await asyncio.to_thread(upload.begin)
+                if complaint := _complaint(event):
+                    arriving.refuse(NOT_UNDERSTOOD, complaint)
+                continue
+            assert arriving is not None  # a body begins with a part
+            ended = isinstance(event, Ended)
+            if not isinstance(event, Ended):
+                came.append(event)
+                size += len(event)
+            if ended or size >= piece:
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(asyncio.to_thread(_write, arriving, came, ended=ended))
+                came, size = [], 0
+            if ended:
+                await writing  # type: ignore[misc]  # just set
+        if not upload.arriving:
+            raise Malformed("the body has no part")
+    finally:
+        if writing is not None:
+            await asyncio.wait([writing])
+
+
+def _write(arriving: Arriving, came: Sequence[memoryview], *, ended: bool) -> None:
+    arriving.write(came)
+    if ended:
+        arriving.finish()
+
+
+def _complaint(part: Begun) -> str:
+    """Say what is wrong with the headers of a part; empty: nothing."""
+    kinds = parse_accept(part.headers.get("content-type", PART10))
+    if len(kinds) != 1 or kinds[0].type != PART10:
+        return f"a part is not {PART10}"
+    if part.headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+        return "a part is in a transfer encoding: it is taken as it is"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------- the answer
+
+
+def _form(request: Request) -> str:
+    """Choose in which form the answer is."""
+    asked = parse_accept(accept_of(request)) or (MediaRange("*/*"),)
+    for entry in sorted(asked, key=lambda entry: -entry.q):
+        if entry.q and entry.type in (_JSON, "application/json", "application/*", "*/*"):
+            return _JSON
+        if entry.q and entry.type == _XML:
+            return _XML
+    raise NotAcceptable(f"what became of instances is told as {_JSON} or {_XML}: neither is what Accept names")
+
+
+def _answer(request: Request, arrived: Sequence[Arriving], form: str) -> Response:
+    """Say what became of each instance (PS3.18 10.5.3, I.2)."""
+    refused = sum(a.refusal is not None for a in arrived)
+    status = HTTPStatus.CONFLICT if refused == len(arrived) else HTTPStatus.ACCEPTED if refused else HTTPStatus.OK
+    told = _module(f"{base_url(request)}{DICOMWEB}", arrived)
+    if form == _XML:
+        body = (
+            '<?xml version="1.0" encoding="utf-8"?>\n'
+            '<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM" xml:space="preserve">'
+            f"{''.join(_xml(told))}</NativeDicomModel>"
+        )
+    else:
+        body = json.dumps(told)
+    response = Response(body, status, {"cache-control": "no-store", "vary": "Accept"}, form)
+    for n, arriving in enumerate(arrived, 1):
+        if arriving.refusal is None or len(response.headers.getlist("warning")) == _TOLD:
+            continue
+        said = re.sub(r'[^\x20-\x7e]|["\\]', "?", arriving.refusal.message)[:300]
+        response.headers.append("warning", f'299 multiframe "instance {n} of {len(arrived)} is not stored: {said}"')
+    return response
+
+
+def _module(root: str, arrived: Sequence[Arriving]) -> dict[str, Any]:
+    """Give the Store Instances Response Module as DICOM JSON (PS3.18 I.2)."""
+    studies = {a.names.study for a in arrived if a.names and a.refusal is None}
+    told: dict[str, Any] = {
+        "00081190": _of("UR", *(f"{root}/studies/{study}" for study in studies if len(studies) == 1))
+    }
+    stored, failed, others = [], [], []
+    for arriving in arrived:
+        names, refusal = arriving.names, arriving.refusal
+        reason = {"00081197": _of("US", refusal.reason)} if refusal else {}
+        if names is None:
+            others.append(reason)
+            continue
+        item = {"00081150": _of("UI", names.sop_class), "00081155": _of("UI", names.instance), **reason}
+        if refusal is None:
+            url = f"{root}/studies/{names.study}/series/{names.series}/instances/{names.instance}"
+            stored.append({**item, "00081190": _of("UR", url)})
+        else:
+            failed.append(item)
+    for tag, items in (("00081199", stored), ("00081198", failed), ("0008119A", others)):
+        if items:
+            told[tag] = _of("SQ", *items)
+    return told
+
+
+def _of(vr: str, *values: Any) -> dict[str, Any]:
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def _xml(told: dict[str, Any]) -> Iterator[str]:
+    """Write it in the Native DICOM Model (PS3.19 A.1)."""
+    for tag, element in sorted(told.items()):
+        yield f'<DicomAttribute tag="{tag}" vr="{element["vr"]}" keyword="{_KEYWORDS[tag]}">'
+        for n, value in enumerate(element.get("Value", ()), 1):
+            if isinstance(value, dict):
+                yield f'<Item number="{n}">{"".join(_xml(value))}</Item>'
+            else:
+                yield f'<Value number="{n}">{escape(str(value))}</Value>'
+        yield "</DicomAttribute>"
+
+
+ROUTES = [Row("/studies", store, "store", ("POST",), minds=True), Row("/studies/{study}", store, "store", ("POST",))]
+"""Only where there is a store."""

@@ -1,0 +1,326 @@
+"""What is stored is whole, on the disk and catalogued, or not there at all, whenever the process is killed."""
+
+import errno
+import multiprocessing
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from multiframe import storing
+from multiframe.catalog import Catalog, Search
+from multiframe.errors import SourceError, StoreError
+from multiframe.memory import MemoryBudget
+from multiframe.settings import Settings
+from multiframe.storing import Store, Upload
+from multiframe.testing import Layout, part10
+from tests.files import jpeg
+
+STUDY, SERIES = "1.2.826.0.1.3680043.8.498.1", "1.2.826.0.1.3680043.8.498.2"
+JPEG = "1.2.840.10008.1.2.4.50"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def instance(n=1, *, study=STUDY, size=3_000, frames=3, **elements):
+    """A file of some frames that can be told apart from another's."""
+    extra = Dataset()
+    extra.StudyInstanceUID, extra.SeriesInstanceUID, extra.SOPInstanceUID = study, SERIES, f"{SERIES}.{n}"
+    for keyword, value in elements.items():
+        setattr(extra, keyword, value)
+    chances = [random.Random(f"{n} {k}") for k in range(frames)]
+    bodies = [jpeg(c, hostile=False, more=c.randbytes(size).replace(b"\xff", b"")).data for c in chances]
+    return part10(bodies, rows=8, columns=8, syntax=JPEG, extra=extra, layout=Layout(table="basic"))
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def store(tmp_path, catalog):
+    return Store(tmp_path / "store", catalog)
+
+
+def put(store, *files, study=None, piece=1_000):
+    """Store files, and say of each whether that was refused."""
+    upload = Upload(store, study)
+    try:
+        for data in files:
+            arriving = upload.begin()
+            for at in range(0, len(data), piece):
+                arriving.write([data[at : at + piece]])
+            arriving.finish()
+        upload.keep()
+        return [a.refusal.reason if a.refusal else None for a in upload.arriving]
+    finally:
+        upload.close()
+
+
+def stored(store):
+    return sorted(p for p in store.folder.rglob("*") if p.is_file())
+
+
+def catalogued(catalog):
+    return {found.instance for found in catalog.search(Search("instance"))}
+
+
+def test_what_is_stored_has_the_bytes_that_came_and_its_frames_are_known(store, catalog):
+    data = instance()
+    assert put(store, data) == [None]
+    assert [p.read_bytes() for p in stored(store)] == [data]
+    assert catalogued(catalog) == {f"{SERIES}.1"}
+    known = catalog.instance(f"{SERIES}.1").known
+    assert known is not None
+    assert known.complete
+    assert len(known) == 3
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_its_name_is_made_of_its_uid_alone(store):
+    put(store, instance(PatientName="../../Doe^Jane", InstitutionName="/etc"))
+    (path,) = stored(store)
+    assert path == store.place(f"{SERIES}.1")
+    assert path.name == f"{SERIES}.1.dcm"
+
+
+def test_the_same_again_is_stored_and_other_bytes_are_not(store, catalog):
+    first = instance()
+    assert put(store, first) == [None]
+    assert put(store, first, first) == [None, None]
+    assert put(store, instance(PatientID="another")) == [storing.DUPLICATE]
+    assert put(store, instance(study=STUDY + ".9")) == [storing.DUPLICATE]
+    assert [p.read_bytes() for p in stored(store)] == [first]
+    assert len(catalogued(catalog)) == 1
+
+
+def test_an_instance_that_lies_elsewhere_is_not_stored_again(store, catalog, tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "x").write_bytes(instance())
+    catalog.scan([folder])
+    assert put(store, instance()) == [None]
+    assert put(store, instance(PatientID="another")) == [storing.DUPLICATE]
+    assert stored(store) == []
+    (folder / "x").unlink()  # what is gone is in nobody's way
+    assert put(store, instance(PatientID="another")) == [None]
+    assert catalog.instance(f"{SERIES}.1").source.stat().size == len(instance(PatientID="another"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", storing.NOT_UNDERSTOOD),
+        (b"no DICOM at all" * 1000, storing.NOT_UNDERSTOOD),
+        (instance()[:-2_000], storing.NOT_UNDERSTOOD),
+        (instance()[:400], storing.NOT_UNDERSTOOD),
+        (instance(SOPClassUID="1.2.3.4"), storing.UNKNOWN_CLASS),
+        (instance(SOPClassUID="1.2.840.10008.1.3.10"), storing.UNKNOWN_CLASS),  # a DICOMDIR
+        (instance().replace(JPEG.encode(), b"1.2.840.10008.1.2.4.99"), storing.UNKNOWN_SYNTAX),
+        (instance().replace(STUDY.encode(), b"../../../etc/passwd".ljust(len(STUDY), b"/")), storing.NOT_UNDERSTOOD),
+        (instance(study=STUDY + ".7"), storing.NO_MATCH),
+    ],
+)
+@pytest.mark.parametrize("piece", [97, 1 << 20])
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_what_is_refused_leaves_no_trace(store, catalog, data, reason, piece):
+    before = len(os.listdir("/proc/self/fd"))
+    assert put(store, data, study=STUDY, piece=piece) == [reason]
+    assert stored(store) == []
+    assert list(store.incoming.iterdir()) == []
+    assert catalogued(catalog) == set()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the catalog's
+
+
+def test_what_is_no_dicom_is_let_go_of_before_it_ends(store):
+    upload = Upload(store)
+    arriving = upload.begin()
+    for _ in range(100):
+        arriving.write([b"x" * 10_000])
+    assert arriving.refusal is not None
+    assert arriving.size <= 70_000
+    assert list(upload.folder.iterdir()) == []
+    upload.close()
+
+
+def test_a_data_set_that_inflates_without_end_is_refused(store, tmp_path):
+    import zlib
+
+    head = instance().partition(b"\x08\x00")[0].replace(JPEG.encode(), DEFLATED.encode())
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    deflated = bomb.compress(bytes(1 << 20))
+    for _ in range(200):
+        deflated += bomb.compress(bytes(1 << 20))
+    assert put(store, head + deflated + bomb.flush()) == [storing.NOT_UNDERSTOOD]
+    assert stored(store) == []
+
+
+def test_a_whole_deflated_instance_is_stored_as_it_came(store, catalog):
+    from pydicom.data import get_testdata_file
+
+    data = Path(str(get_testdata_file("image_dfl.dcm", read=False))).read_bytes()
+    assert put(store, data, data) == [None, None]
+    assert [p.read_bytes() for p in stored(store)] == [data]
+    (uid,) = catalogued(catalog)
+    assert len(catalog.instance(uid)) == 1
+
+
+def test_two_requests_with_one_uid_at_once_store_one(store, catalog):
+    for round_ in range(5):
+        bodies = [instance(round_, PatientID=str(k % 2)) for k in range(4)]
+        results: list[list] = [[] for _ in bodies]
+        threads = [
+            threading.Thread(target=lambda r=r, d=d: r.extend(put(store, d)))
+            for r, d in zip(results, bodies, strict=True)
+        ]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        told = [r[0] for r in results]
+        kept = store.place(f"{SERIES}.{round_}").read_bytes()
+        assert [None if d == kept else storing.DUPLICATE for d in bodies] == told
+    assert len(catalogued(catalog)) == 5
+
+
+def test_a_database_that_cannot_be_written_to_stores_nothing(store, catalog, monkeypatch):
+    def busy(files):
+        raise SourceError("another process kept it busy")
+
+    monkeypatch.setattr(catalog, "add", busy)
+    assert put(store, instance(1), instance(2)) == [storing.PROCESSING] * 2
+    assert stored(store) == []
+    monkeypatch.undo()
+    assert put(store, instance(1), instance(2)) == [None] * 2
+
+
+def test_a_full_disk_stores_nothing_and_says_so(store, catalog, monkeypatch):
+    real = os.write
+    left = 5_000
+
+    def write(fd, data):
+        nonlocal left
+        if len(data) > left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= len(data)
+        return real(fd, data)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "write", write)
+        assert put(store, instance()) == [storing.OUT_OF_RESOURCES]
+    assert stored(store) == []
+    assert put(store, instance()) == [None]
+
+
+def test_a_store_that_is_no_folder_is_said_to_be_none(tmp_path, catalog):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError):
+        Store(tmp_path / "file", catalog)
+
+
+def test_a_header_is_entered_in_the_budget(tmp_path):
+    budget = MemoryBudget(100_000)
+    catalog = Catalog(tmp_path / "c.sqlite", settings=Settings(memory_wait=0.01, first_read=4096), budget=budget)
+    store = Store(tmp_path / "store", catalog)
+    with budget.acquire(99_000):
+        assert put(store, instance()) == [storing.OUT_OF_RESOURCES]
+    assert budget.held == 0
+    catalog.close()
+
+
+def test_a_scan_does_not_look_at_what_is_arriving(store, catalog):
+    upload = Upload(store)
+    arriving = upload.begin()
+    arriving.write([instance()])
+    assert catalog.scan([store.folder]).found == 0
+    arriving.finish()
+    upload.keep()
+    upload.close()
+    assert catalog.scan([store.folder]).unchanged == 1
+
+
+def test_the_next_start_finishes_what_a_crash_left(store, catalog):
+    def half():
+        upload = Upload(store)
+        for n in (1, 2):
+            arriving = upload.begin()
+            arriving.write([instance(n)])
+            arriving.finish()
+        return upload
+
+    living, dead = half(), half()
+    os.close(dead._lock)
+    place = store.place(f"{SERIES}.1")
+    place.parent.mkdir()
+    path = dead.arriving[0].path  # it came as far as this, and was not catalogued
+    path.with_name(path.name + ".placed").symlink_to(place)
+    path.rename(place)
+    assert store.sweep() == 1
+    assert catalogued(catalog) == {f"{SERIES}.1"}
+    assert [p.name for p in store.incoming.iterdir()] == [living.folder.name]
+    living.keep()
+    living.close()
+    assert catalogued(catalog) == {f"{SERIES}.1", f"{SERIES}.2"}
+
+
+# ------------------------------------------------------------------------------------------------------ killed
+
+
+def _store_on(folder, database, payloads, acknowledged):
+    """Store one after the other, and say so of each, until killed."""
+    catalog = Catalog(database)
+    store = Store(folder, catalog)
+    store.sweep()
+    for n, path in enumerate(payloads):
+        if put(store, Path(path).read_bytes(), piece=20_000) == [None]:
+            os.write(acknowledged.fileno(), n.to_bytes(2, "big"))
+    os.write(acknowledged.fileno(), b"\xff\xff")
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(400, marks=pytest.mark.long)])
+def test_a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, kills):
+    payloads = []
+    for n in range(400):
+        payloads.append(tmp_path / str(n))
+        payloads[n].write_bytes(instance(n, size=60_000, frames=2))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["multiframe.storing", "tests.test_storing"])
+    folder, database = tmp_path / "store", tmp_path / "catalog.sqlite"
+    chance = random.Random(kills)
+    acknowledged: set[int] = set()
+    for _ in range(kills):
+        left = [n for n in range(len(payloads)) if n not in acknowledged] or list(range(len(payloads)))
+        read, write = context.Pipe(duplex=False)
+        child = context.Process(target=_store_on, args=(folder, database, [payloads[n] for n in left], write))
+        child.start()
+        write.close()
+        said = os.read(read.fileno(), 2)  # it stores by now
+        time.sleep(chance.uniform(0, 0.04))
+        child.kill()
+        child.join()
+        while more := os.read(read.fileno(), 4096):
+            said += more
+        read.close()
+        told = [int.from_bytes(said[at : at + 2], "big") for at in range(0, len(said), 2)]
+        acknowledged |= {left[n] for n in told if n < len(left)}
+    catalog = Catalog(database)
+    store = Store(folder, catalog)
+    store.sweep()
+    catalog.scan([folder])
+    assert len(acknowledged) > kills / 2
+    known = catalogued(catalog)
+    for n in acknowledged:
+        assert store.place(f"{SERIES}.{n}").read_bytes() == payloads[n].read_bytes()
+    assert {f"{SERIES}.{n}" for n in acknowledged} <= known
+    for path in stored(store):
+        assert path.read_bytes() == payloads[int(path.stem.rpartition(".")[2])].read_bytes()
+        assert path.stem in known
+    assert list(store.incoming.iterdir()) == []
+    catalog.close()

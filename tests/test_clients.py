@@ -22,8 +22,8 @@ from wsidicom import WsiDicom, WsiDicomWebClient
 import multiframe
 from multiframe.codec import PixelSpec, encoder_for
 from multiframe.syntaxes import syntax_of
-from multiframe.testing import JPEG_BASELINE, cine, part10
-from tests.chromium import page_of
+from multiframe.testing import JPEG_BASELINE, Layout, cine, part10
+from tests.chromium import number_on_screen, page_of, wait_for
 from tests.serving import Server, serving
 from tests.slides import slide
 
@@ -63,6 +63,11 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Thing]:
         data = part10(frames, rows=ROWS, columns=COLUMNS, syntax=uid, bits_allocated=16, bits_stored=12)
         (folder / name).write_bytes(data)
     cine(folder / "jpeg", frames=3, rows=96, columns=128)
+    frames = [bytes(frame.data) for frame in multiframe.open(folder / "jpeg").encoded(range(3))]
+    (folder / "pieces").write_bytes(
+        part10(frames, rows=96, columns=128, syntax=JPEG_BASELINE, samples=3, photometric="YBR_FULL_422",
+               layout=Layout(fragments=(1, 3, 2)))
+    )  # fmt: skip
     found = {}
     for path in folder.iterdir():
         instance = multiframe.open(path)
@@ -251,3 +256,27 @@ def test_wsidicom_opens_a_slide_as_from_its_files(
             assert np.array_equal(np.asarray(show(far)), wanted)
         for x, y in ((0, 0), (2, 1), (4, 3)):
             assert far.read_encoded_tile(0, (x, y)) == near.read_encoded_tile(0, (x, y))
+
+
+@pytest.mark.browser
+@needs_npm
+def test_dwv_shows_whole_files_and_single_frames(server: Server, things: dict[str, Thing], elsewhere: str) -> None:
+    with page_of() as page:
+        page.goto(f"{elsewhere}/dwv.html")
+        page.wait_for_function("() => window.clients", timeout=30_000)
+
+        for name in ("native", "rle", "ljpeg", "j2k", "jpeg", "pieces"):
+            thing = things[name]
+            study, series, instance = thing.names
+            whole = f"wado?requestType=WADO&studyUID={study}&seriesUID={series}&objectUID={instance}"
+            for url, wanted, number in (
+                (f"{server.url}{whole}", thing.pictures, 1),
+                (f"{instance_url(server, thing)}/frames/2.dcm", thing.pictures[1:2], 2),
+            ):
+                got = np.array(page.evaluate("url => window.clients.load(url)", url))
+                off = np.abs(got.reshape(wanted.shape).astype(int) - wanted)
+                if name in ("jpeg", "pieces"):  # its JPEG decoder does not smooth colours between samples
+                    assert (off.mean() < 1, off.max() < 48) == (True, True)
+                    assert wait_for(number, lambda: number_on_screen(page, (0, 0, 400, 300))) == number
+                else:
+                    assert off.max() == 0

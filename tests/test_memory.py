@@ -234,7 +234,7 @@ class Cache(RuleBasedStateMachine):
     def held_is_what_is_kept(self) -> None:
         kept = sum(size for _, size in self.model.values())
         assert self.budget.held == kept + sum(lease.size for lease in self.leases) <= 100
-        assert not self.budget._waiters
+        assert self.budget.waiting == 0
 
 
 TestCache = Cache.TestCase
@@ -263,3 +263,48 @@ def test_those_who_wait_take_turns():
     served = asyncio.run(run())
     assert len(served) == 1003
     assert max(i for i, who in enumerate(served) if who != "greedy") < 10
+
+
+def test_turns_are_taken_at_each_level():
+    """Clients take turns; in the turn of a client its connections do, and on a connection what is looked at."""
+
+    async def run() -> list[tuple[str, ...]]:
+        budget = MemoryBudget(1)
+        served: list[tuple[str, ...]] = []
+
+        async def one(*who: str) -> None:
+            with await budget.acquire_async(1, who=who):
+                served.append(who)
+
+        held = budget.acquire(1)
+        asked = [("a", f"connection {i % 50}", "cine") for i in range(1000)]
+        asked += [("a", "connection 0", "another cine"), ("a", "connection 50", "cine"), ("b", "connection", "cine")]
+        tasks = [asyncio.create_task(one(*who)) for who in asked]
+        while budget.waiting < len(asked):
+            await asyncio.sleep(0)
+        tasks[7].cancel()  # one who waits no more takes nobody's turn
+        await asyncio.gather(*tasks[7:8], return_exceptions=True)
+        held.release()
+        await asyncio.gather(*tasks[:7], *tasks[8:])
+        assert budget.held == budget.waiting == 0
+        return served
+
+    served = asyncio.run(run())
+    assert len(served) == 1002
+    assert served.index(("b", "connection", "cine")) <= 1
+    assert served.index(("a", "connection 50", "cine")) <= 2 * 51
+    assert served.index(("a", "connection 0", "another cine")) <= 2 * 52 + 1
+
+
+def test_leases_are_cut_and_joined():
+    budget = MemoryBudget(100)
+    lease, other = budget.acquire(60), budget.acquire(30)
+    lease.shrink(20)
+    lease.shrink(50)
+    assert (lease.size, budget.held) == (20, 50)
+    lease.join(other)
+    other.release()
+    assert (lease.size, budget.held) == (50, 50)
+    lease.release()
+    lease.shrink(0)
+    assert budget.held == 0

@@ -453,6 +453,7 @@ def test_clients_that_do_not_read_are_waited_for_and_then_others_refused(folder,
     """A budget of one answer, and one client who does not take it: the next waits, then is told to come back."""
     with serving([folder], "--memory", "100KiB", cache=tmp_path) as server:
         url = httpx.URL(server.url)
+        server.get(f"{big.url}/frames/{FRAMES}", accept=OCTETS)  # all are found: the answer takes all of the budget
         many = ",".join(map(str, range(1, FRAMES + 1)))
         request = f"GET /{big.url}/frames/{many} HTTP/1.1\r\nHost: localhost\r\nAccept: {OCTETS}\r\n\r\n"
         with socket.create_connection((url.host, url.port)) as idler:

@@ -240,3 +240,125 @@ def test_no_file_stays_open(path: Path, tmp_path: Path) -> None:
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_list_of_frames_still_to_be_found_is_sent_while_they_are(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """Chunked and without ranges then; the same bytes under the same tag, with a length, once all are found."""
+    grown: list[int] = []
+    grow = multiframe.Instance.grow_async
+
+    async def counted(instance: Any, until: Any, **options: Any) -> Any:
+        grown.append(until)
+        return await grow(instance, until, **options)
+
+    async def run() -> None:
+        client = httpx.AsyncClient(http2=tls, http1=not tls, verify=False)  # noqa: S501
+        async with running(path, tmp_path, tls=tls, complete=False) as url, client:
+            asked = f"{url}/2,1,{FRAMES // 2}-{FRAMES}"
+            monkeypatch.setattr(multiframe.Instance, "grow_async", counted)
+            early = await client.get(asked, headers={"accept": OCTETS, "range": "bytes=0-9"})
+            assert early.status_code == 200
+            assert grown[0] == 1, "not all frames are found before the first is sent"
+            assert not {"content-length", "accept-ranges"} & set(early.headers)
+            late = early
+            for _ in range(100):
+                late = await client.get(asked, headers={"accept": OCTETS})
+                if "content-length" in late.headers:
+                    break
+                await asyncio.sleep(0.05)
+            assert int(late.headers["content-length"]) == len(late.content)
+            assert early.content == late.content
+            for name in ("content-type", "etag", "cache-control"):
+                assert early.headers[name] == late.headers[name]
+            assert len(parts_of(early)) == 3 + FRAMES // 2
+            kept = await client.get(asked, headers={"accept": OCTETS, "if-none-match": early.headers["etag"]})
+            assert kept.status_code == 304
+
+    asyncio.run(run())
+
+
+def _never_completed(app: Any) -> None:
+    """Nothing is found behind the answers."""
+    app.state.indexer.complete = lambda instance: None
+
+
+async def _listed(path: Path, folder: Path, **settings: Any) -> tuple[Any, Any, str]:
+    catalog = Catalog(folder / "catalog.sqlite", settings=Settings(**settings))
+    catalog.scan([path])
+    app = create_app(catalog, Settings(**settings))
+    h = multiframe.open(path).header
+    below = f"studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}/frames"
+    return catalog, app, f"/dicom-web/{below}"
+
+
+def test_lists_that_are_not_read_hold_a_piece_each_and_those_that_look_for_frames_none(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbours are one read, a client that takes no more stops the reading, and one that goes frees the memory."""
+    piece = 64 << 10
+    reads = Counted(monkeypatch)
+
+    async def run() -> None:
+        catalog, app, url = await _listed(path, tmp_path, piece=piece, memory=8 << 20, cache_share=0.1)
+        async with app.router.lifespan_context(app):
+            _never_completed(app)
+            budget, leaves, stalled = app.state.budget, asyncio.Event(), asyncio.Event()
+            before, looked = budget.held, []
+            grow = multiframe.Instance.grow_async
+
+            async def seen(instance: Any, until: Any, **options: Any) -> Any:
+                looked.append(budget.held)
+                return await grow(instance, until, **options)
+
+            monkeypatch.setattr(multiframe.Instance, "grow_async", seen)
+            bodies: list[list[bytes]] = [[], []]
+
+            async def ask(number: int) -> None:
+                scope = {
+                    "type": "http", "method": "GET", "path": f"{url}/1-{FRAMES}", "query_string": b"",
+                    "headers": [(b"host", b"localhost"), (b"accept", OCTETS.encode())], "client": ("here", number),
+                    "server": ("localhost", 80), "scheme": "http", "http_version": "1.1", "root_path": "",
+                }  # fmt: skip
+
+                async def receive() -> Any:
+                    await leaves.wait()
+                    return {"type": "http.disconnect"}
+
+                async def send(message: Any) -> None:
+                    bodies[number].append(bytes(message.get("body", b"")))
+                    if number == 0 and sum(map(len, bodies[0])) > 10 * piece:
+                        stalled.set()
+                        await leaves.wait()
+
+                await app(scope, receive, send)
+
+            slow = asyncio.create_task(ask(0))
+            await stalled.wait()
+            assert piece // 2 < budget.held - before <= piece + app.state.catalog._cache._held
+            calls, size = reads.calls, len(bodies[0])
+            await asyncio.sleep(0.1)
+            assert (reads.calls, len(bodies[0])) == (calls, size)
+            leaves.set()
+            await slow
+            assert reads.calls <= calls + 1
+            leaves.clear()
+            looked.clear()
+            await ask(1)
+            body = b"".join(bodies[1])
+            assert max(looked) <= before + app.state.catalog._cache._held
+            frames = multiframe.open(path).encoded(range(FRAMES))
+            assert [body for _, body in parts_of(httpx.Response(200, content=body, headers=_type(body)))] == [
+                frame.data for frame in frames
+            ]
+            assert budget.held <= before + app.state.catalog._cache._held
+        catalog.close()
+
+    asyncio.run(run())
+
+
+def _type(body: bytes) -> dict[str, str]:
+    boundary = body.partition(b"\r\n")[0].decode().removeprefix("--")
+    return {"content-type": f'multipart/related; type="image/jpeg"; boundary={boundary}'}

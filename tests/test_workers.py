@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
+from random import random
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +19,9 @@ from multiframe.memory import MemoryBudget
 from multiframe.ranges import ByteRange
 from multiframe.rope import Made, Rope, Stored
 from multiframe.settings import Settings
-from multiframe.web.answers import Body, Section
-from multiframe.web.workers import ClientGone, Workers, on_worker
+from multiframe.web.answers import Body, Section, made_once, works_of
+from multiframe.web.once import ClientGone
+from multiframe.web.workers import Workers
 
 
 @pytest.fixture
@@ -57,8 +60,18 @@ def request_of(workers: Workers, *, gone: bool = False, memory: int = 1 << 20) -
     async def receive():
         return {"type": "http.disconnect"} if gone else await asyncio.sleep(60)
 
-    state = SimpleNamespace(workers=workers, budget=MemoryBudget(memory), settings=Settings(memory_wait=0.1))
-    return Request({"type": "http", "app": SimpleNamespace(state=state)}, receive)
+    budget = MemoryBudget(memory)
+    state = SimpleNamespace(workers=workers, budget=budget, settings=Settings(memory_wait=0.1))
+    state.works = works_of(workers, budget)
+    return Request({"type": "http", "headers": [], "app": SimpleNamespace(state=state)}, receive)
+
+
+async def on_worker(request: Request, function: Callable[[bytes], bytes], *, cost: int) -> bytes:
+    """Have a part made of the first bytes of a file, at a price."""
+    part = Made((Stored(0, 1),), cost - 1, function, f"{function} {random()}")  # no two are the same
+    with await made_once(request, part, multiframe.open(real_files()[0])) as made:
+        assert isinstance(made, bytes)
+        return made
 
 
 def test_work_is_done_in_another_process_and_bytes_come_back(workers):
@@ -129,26 +142,26 @@ def sum_up(_: bytes) -> bytes:
 def test_nothing_is_begun_for_a_client_that_has_gone(workers):
     request = request_of(workers, gone=True)
     with pytest.raises(ClientGone):
-        asyncio.run(on_worker(request, die, b"", cost=10))
+        asyncio.run(on_worker(request, die, cost=10))
     assert request.app.state.budget.held == 0
 
 
 def test_what_can_never_fit_is_refused_and_what_fits_is_given_back(workers):
     request = request_of(workers, memory=1000)
-    assert asyncio.run(on_worker(request, times, 2, b"ab", cost=1000)) == b"abab"
+    assert asyncio.run(on_worker(request, partial(times, 2), cost=1000)) == bytes(2)
     with pytest.raises(OverBudget, match="raise --memory"):
-        asyncio.run(on_worker(request, times, 2, b"ab", cost=1001))
+        asyncio.run(on_worker(request, partial(times, 2), cost=1001))
     with pytest.raises(DecodeError):
-        asyncio.run(on_worker(request, refuse, b"", cost=1000))
+        asyncio.run(on_worker(request, refuse, cost=1000))
     assert request.app.state.budget.held == 0
 
 
 class Counting(Workers):
     calls = 0
 
-    async def run(self, function, *args, gone=None):
+    async def run(self, function, *args, gone=None, who=None):
         self.calls += 1
-        return await super().run(function, *args, gone=gone)
+        return await super().run(function, *args, gone=gone, who=who)
 
 
 def test_a_made_part_is_made_once_for_all_pieces_of_a_body():
@@ -194,7 +207,7 @@ def test_a_thousand_at_once_wait_without_memory():
     request = request_of(workers, memory=100)  # two at a time; memory_wait is 0.1 s
 
     async def many():
-        return await asyncio.gather(*(on_worker(request, pause, b"", cost=50) for _ in range(60)))
+        return await asyncio.gather(*(on_worker(request, pause, cost=50) for _ in range(60)))
 
     assert asyncio.run(many()) == [b"done"] * 60
     assert request.app.state.budget.peak <= 100

@@ -32,6 +32,20 @@ class Lease:
         if size:
             self._budget._give_back(size)
 
+    def shrink(self, size: int) -> None:
+        """Give back all but `size` bytes, where it is more."""
+        with self._budget._lock:
+            back = max(0, self.size - size)
+            self.size -= back
+        if back:
+            self._budget._give_back(back)
+
+    def join(self, other: "Lease") -> None:
+        """Take over the bytes of another lease of the same budget."""
+        with self._budget._lock:
+            self.size += other.size
+            other.size = 0
+
     def __enter__(self) -> "Lease":
         return self
 
@@ -42,18 +56,71 @@ class Lease:
 class _Waiter:
     __slots__ = ("granted", "size", "wake", "who")
 
-    def __init__(self, size: int, wake: Callable[[], object], who: Hashable) -> None:
+    def __init__(self, size: int, wake: Callable[[], object], who: tuple[Hashable, ...]) -> None:
         self.size = size
         self.who = who
         self.wake = wake
         self.granted = False
 
 
+class _Line:
+    """Who waits, by turns: names take them, and below a name those that are told apart further; equals stand in line.
+
+    So one who comes with many names below one has no more turns than one who has a single name.
+    """
+
+    __slots__ = ("_below", "_here", "count", "size")
+
+    def __init__(self) -> None:
+        self.count = self.size = 0
+        self._here: deque[_Waiter] = deque()
+        self._below: OrderedDict[Hashable, _Line] = OrderedDict()  # the first has the next turn
+
+    def add(self, waiter: _Waiter, names: tuple[Hashable, ...]) -> None:
+        self.count += 1
+        self.size += waiter.size
+        if names:
+            self._below.setdefault(names[0], _Line()).add(waiter, names[1:])
+        else:
+            self._here.append(waiter)
+
+    def first(self) -> _Waiter:
+        return self._here[0] if self._here else next(iter(self._below.values())).first()
+
+    def pop(self) -> _Waiter:
+        """Take the first out; whose turn it was is the last now."""
+        if self._here:
+            waiter = self._here.popleft()
+        else:
+            name, line = next(iter(self._below.items()))
+            waiter = line.pop()
+            if line.count:
+                self._below.move_to_end(name)
+            else:
+                del self._below[name]
+        self.count -= 1
+        self.size -= waiter.size
+        return waiter
+
+    def remove(self, waiter: _Waiter, names: tuple[Hashable, ...]) -> None:
+        """Take one out who waits no more; all others keep their turns."""
+        self.count -= 1
+        self.size -= waiter.size
+        if not names:
+            self._here.remove(waiter)
+            return
+        line = self._below[names[0]]
+        line.remove(waiter, names[1:])
+        if not line.count:
+            del self._below[names[0]]
+
+
 class MemoryBudget:
     """How many bytes may be held at once, in one process, by everybody together.
 
-    Whoever waits is served in turn: those of different ``who`` by turns, those of one in the order they came. A large
-    request is not starved by small ones that would still fit. Threads and one or more event loops may share it.
+    Whoever waits is served in turn: those of different ``who`` by turns, those of one in the order they came. A ``who``
+    that is a tuple is told apart step by step: clients take turns, and so do, in the turn of one, its connections. A
+    large request is not starved by small ones that would still fit. Threads and one or more event loops may share it.
 
     Parameters
     ----------
@@ -77,15 +144,14 @@ class MemoryBudget:
         self.held = 0
         self.peak = 0
         self._lock = threading.Lock()
-        # Who waits, under whom they wait for; the first has the next turn.
-        self._waiters: OrderedDict[Hashable, deque[_Waiter]] = OrderedDict()
+        self._waiters = _Line()
         self._reclaim: list[Callable[[int], None]] = []
 
     @property
     def waiting(self) -> int:
         """How many wait."""
         with self._lock:
-            return sum(map(len, self._waiters.values()))
+            return self._waiters.count
 
     def reclaim_with(self, reclaim: Callable[[int], None]) -> None:
         """Name a function that frees cached bytes when somebody waits; it is given how many are missing."""
@@ -94,7 +160,7 @@ class MemoryBudget:
     def try_acquire(self, size: int) -> Lease | None:
         """Enter `size` bytes if that can be done at once, and nobody waits in front."""
         with self._lock:
-            if self._waiters or self.held + size > self.limit:
+            if self._waiters.count or self.held + size > self.limit:
                 return None
             self._take(size)
         return Lease(self, size)
@@ -124,7 +190,7 @@ class MemoryBudget:
         Parameters
         ----------
         who : hashable
-            For whom: one who asks for much does not go before all others.
+            For whom: one who asks for much does not go before all others. A tuple names first who is told apart first.
         """
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
@@ -149,14 +215,15 @@ class MemoryBudget:
             raise OverBudget(
                 f"{size} bytes are needed at once, the whole memory budget is {self.limit}: raise --memory"
             )
-        waiter = _Waiter(size, wake, who)
+        names = who if isinstance(who, tuple) else (who,)
+        waiter = _Waiter(size, wake, names)
         missing = 0
         with self._lock:
-            if not self._waiters and self.held + size <= self.limit:
+            if not self._waiters.count and self.held + size <= self.limit:
                 self._take(size)
                 waiter.granted = True
             else:
-                self._waiters.setdefault(who, deque()).append(waiter)
+                self._waiters.add(waiter, names)
                 missing = self._missing()
         for reclaim in self._reclaim if missing > 0 else ():
             reclaim(missing)  # gives back through leases, which wakes the waiters
@@ -179,10 +246,7 @@ class MemoryBudget:
         with self._lock:
             if waiter.granted:
                 return False
-            line = self._waiters[waiter.who]
-            line.remove(waiter)
-            if not line:
-                del self._waiters[waiter.who]
+            self._waiters.remove(waiter, waiter.who)
             woken = self._grant()
         self._wake(woken)
         return True
@@ -201,23 +265,16 @@ class MemoryBudget:
                 self._give_back(w.size)
 
     def _missing(self) -> int:
-        return self.held + sum(w.size for line in self._waiters.values() for w in line) - self.limit
+        return self.held + self._waiters.size - self.limit
 
     def _grant(self) -> list[_Waiter]:
         """Serve who waits, by turns, as far as it reaches; the caller wakes them outside the lock."""
         woken = []
-        while self._waiters:
-            who, line = next(iter(self._waiters.items()))
-            if self.held + line[0].size > self.limit:
-                break
-            waiter = line.popleft()
+        while self._waiters.count and self.held + self._waiters.first().size <= self.limit:
+            waiter = self._waiters.pop()
             self._take(waiter.size)
             waiter.granted = True
             woken.append(waiter)
-            if line:
-                self._waiters.move_to_end(who)
-            else:
-                del self._waiters[who]
         return woken
 
 

@@ -7,11 +7,11 @@ client asked for it.
 
 import asyncio
 import logging
+import sys
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, nullcontext
 from functools import partial
-from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
 from typing import NamedTuple
@@ -26,12 +26,27 @@ from multiframe.memory import Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.rope import Made, Rope
 from multiframe.settings import Settings
-from multiframe.source import run_async
+from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
-from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
-from multiframe.web.workers import ClientGone, Workers, gone, watcher, who
+from multiframe.web.media import RangeNotSatisfiable, content_range, digest, etag_matches, parse_range
+from multiframe.web.once import ClientGone, Gone, Once, Shared
+from multiframe.web.workers import Workers, gone, watcher, who
 
-__all__ = ["ASK", "FOREVER", "Body", "Later", "Section", "body_answer", "lasting", "stream_answer"]
+__all__ = [
+    "ASK",
+    "FOREVER",
+    "Body",
+    "Later",
+    "Section",
+    "Works",
+    "body_answer",
+    "lasting",
+    "leased",
+    "made_once",
+    "not_modified",
+    "stream_answer",
+    "works_of",
+]
 
 log = logging.getLogger("multiframe.web")
 
@@ -40,6 +55,36 @@ FOREVER = "private, max-age=31536000, immutable"
 
 ASK = "private, no-cache"
 """Cache-Control of what may be kept, but is asked for before it is used."""
+
+
+_NEAR, _FAR = 8, 64
+"""Reads at once: more of a disk would only wait behind each other, in no order we know; of far objects each is a round
+trip."""
+
+
+class Works(NamedTuple):
+    """What is under way for more than one: reads, and frames and pictures that have to be made.
+
+    Attributes
+    ----------
+    near, far : Once
+        Reads.
+    made : Once
+        What is made on a worker, with a turn and memory of its own.
+    parts : Once
+        What is made on a worker for a longer answer, which has the memory for it.
+    """
+
+    near: Once
+    far: Once
+    made: Once
+    parts: Once
+
+
+def works_of(workers: Workers, budget: MemoryBudget) -> Works:
+    """Begin with nothing under way."""
+    near, far, parts = (Once(MemoryBudget(most)) for most in (_NEAR, _FAR, sys.maxsize))
+    return Works(near, far, Once(workers.turns, budget), parts)
 
 
 class Section(NamedTuple):
@@ -107,6 +152,7 @@ class Body:
         self.size = self._stops[-1]
         self.heavy = held + max(section.heavy for section in self.sections)
         self._etag = etag
+        self._told: str | None = None
         self._laid: tuple[Later, Section] | None = None
         self._made: tuple[Made, bytes] | None = None
 
@@ -117,7 +163,7 @@ class Body:
             return self._etag
         if len(self.sections) == 1:
             return self.sections[0].etag
-        return f'"{sha256("".join(s.etag for s in self.sections).encode()).hexdigest()[:32]}"'
+        return f'"{digest(*(section.etag for section in self.sections))}"'
 
     @property
     def made(self) -> bool:
@@ -125,16 +171,32 @@ class Body:
         return any(section.heavy for section in self.sections)
 
     @property
+    def sole(self) -> tuple[Made, Instance] | None:
+        """The one thing that has to be made and read, if there is no other."""
+        if len(self.sections) > 1 or not isinstance(self.sections[0], Section):
+            return None
+        rope, instance = self.sections[0]
+        parts = [part for part in rope.parts if not isinstance(part, bytes)]
+        if len(parts) != 1 or instance is None or not isinstance(parts[0], Made):
+            return None
+        return parts[0], instance
+
+    def give(self, part: Made, data: bytes) -> None:
+        """Take what was made of a part."""
+        self._made = part, part.checked(data)
+
+    @property
     def instances(self) -> list[Instance]:
         """Whose bytes it is made of, each once, as far as they are held."""
         held = [s.instance for s in self.sections if isinstance(s, Section) and s.instance is not None]
         return list({id(instance): instance for instance in held}.values())
 
-    def _cut(self, wanted: ByteRange) -> Iterator[tuple[Section | Later, ByteRange]]:
+    def _cut(self, wanted: ByteRange) -> Iterator[tuple[int, Section | Later, ByteRange]]:
+        """Give the sections `wanted` touches: where each begins, and what of it is wanted."""
         k = bisect_right(self._stops, wanted.start)
         while k < len(self.sections) and (at := self._stops[k] - self.sections[k].size) < wanted.stop:
             section = self.sections[k]
-            yield section, ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, section.size))
+            yield at, section, ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, section.size))
             k += 1
 
     async def _section(self, section: Section | Later) -> Section:
@@ -151,12 +213,12 @@ class Body:
     async def read(self, request: Request, wanted: ByteRange) -> Sequence[Buffer]:
         """Read a part of it; what has to be made is made on a worker, and the last of it is kept for the next part."""
         out: list[Buffer] = []
-        for section, inside in self._cut(wanted):
+        for at, section, inside in self._cut(wanted):
             rope, instance = await self._section(section)
             if instance is None:
                 out += _literal(rope, inside)
             elif not rope.heavy:
-                out += await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
+                out += await self._read(request, at, rope, inside, instance)
             else:
                 for part, some in rope.within(inside):
                     if isinstance(part, Made):
@@ -166,14 +228,68 @@ class Body:
                         out += await run_async(plan, instance.source, identity=instance.stat.identity)
         return out
 
+    async def _read(
+        self, request: Request, at: int, rope: Rope, inside: ByteRange, instance: Instance
+    ) -> Sequence[Buffer]:
+        """Read a part of the rope that begins at `at`, once for all that want it at the same time."""
+        if self._told is None:
+            self._told = self.etag  # not made anew for each piece
+        works: Works = request.app.state.works
+
+        async def read(_: object) -> Sequence[Buffer]:
+            return await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
+
+        once = works.far if is_far(instance.source) else works.near
+        with await once.do((self._told, at, inside), read, who=who(request)) as buffers:
+            read_ones: Sequence[Buffer] = buffers
+            return read_ones
+
     async def _make(self, request: Request, part: Made, instance: Instance) -> bytes:
         if self._made is None or self._made[0] is not part:
             self._made = None  # its bytes are counted no longer
-            data = await run_async(part.read(), instance.source, identity=instance.stat.identity)
-            workers: Workers = request.app.state.workers
-            made = await workers.run(part.make, data, gone=partial(gone, request))
-            self._made = part, part.checked(made)
+            works: Works = request.app.state.works
+            make, key = _making(request, part, instance), (instance.stat.identity, part)
+            with await works.parts.do(key, make, who=who(request), gone=partial(gone, request)) as made:
+                self.give(part, made)
+        assert self._made is not None
         return self._made[1]
+
+
+def _making(request: Request, part: Made, instance: Instance) -> Callable[[Gone], Awaitable[bytes]]:
+    """Give what makes a part on a worker."""
+    workers: Workers = request.app.state.workers
+    identity = instance.stat.identity
+
+    async def make(nobody: Gone) -> bytes:
+        data = await run_async(part.read(), instance.source, identity=identity)
+        return await workers.run(part.make, data, gone=nobody, who=who(request))
+
+    return make
+
+
+async def made_once(
+    request: Request, part: Made, instance: Instance, *, each: int = 0, begun: bool = False
+) -> Shared:  # fmt: skip
+    """Have something made on a worker, once for all that want it at the same time.
+
+    Parameters
+    ----------
+    each : int
+        Bytes held besides for each answer it goes into.
+    begun : bool
+        Whether some of the answer has left already: then it waits for memory for as long as it takes.
+
+    Raises
+    ------
+    ClientGone, OverBudget, MultiframeError
+        As of `Once.do` and `Workers.run`.
+    """
+    state = request.app.state
+    works: Works = state.works
+    return await works.made.do(
+        (instance.stat.identity, part), _making(request, part, instance), who=who(request), gone=partial(gone, request),
+        cost=part.cost, each=each, timeout=None if begun else state.settings.memory_wait,
+    )  # fmt: skip
 
 
 def _literal(rope: Rope, wanted: ByteRange) -> Sequence[Buffer]:
@@ -191,18 +307,64 @@ def lasting(request: Request) -> str:
     return ASK if settings.revalidate else FOREVER
 
 
-async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> Response:
-    """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14)."""
+async def not_modified(
+    request: Request, headers: dict[str, str], instances: Iterable[Instance] = ()
+) -> Response | None:
+    """Answer 304 to who has it already: nothing is made for that (RFC 9110 13.1.2, 15.4.5).
+
+    Parameters
+    ----------
+    headers : dict
+        Of the whole answer; its ``etag`` is compared.
+    instances : iterable of Instance
+        Whose files must be what they were: nothing is read that would show it.
+
+    Returns
+    -------
+    Response or None
+        None: the client has not.
+    """
+    if not etag_matches(request.headers.get("if-none-match"), headers["etag"]):
+        return None
+    for instance in instances:
+        await current(instance)
+    kept = {name: value for name, value in headers.items() if not name.startswith("content-")}
+    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)
+
+
+async def body_answer(
+    request: Request, body: Body, headers: dict[str, str], *, lease: Lease | Shared | None = None
+) -> Response:
+    """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14).
+
+    Parameters
+    ----------
+    lease : Lease or Shared, optional
+        Where what it holds is entered already; it is let go when the last piece has left.
+    """
+    answer: Response | None = None
+    try:
+        answer = await _body_answer(request, body, headers, lease)
+    finally:
+        if lease is not None and not isinstance(answer, _BodyResponse):
+            lease.release()
+    return answer
+
+
+async def _body_answer(
+    request: Request, body: Body, headers: dict[str, str], lease: Lease | Shared | None
+) -> Response:  # fmt: skip
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
     etag = body.etag
     headers |= {"etag": etag, "accept-ranges": "bytes", "vary": "Accept"}
     headers.setdefault("cache-control", lasting(request))
-    if request.method == "HEAD" or "if-none-match" in request.headers:
+    kept = await not_modified(request, headers, body.instances)
+    if kept is not None:
+        return kept
+    if request.method == "HEAD":
         for instance in body.instances:
             await current(instance)  # nothing is read that would show it
-    if etag_matches(request.headers.get("if-none-match"), etag):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     part, status = ByteRange(0, body.size), HTTPStatus.OK
     if request.headers.get("if-range", etag) == etag:
         try:
@@ -218,8 +380,18 @@ async def body_answer(request: Request, body: Body, headers: dict[str, str]) -> 
         return Response(status_code=status, headers=headers)
     held = min(part.size, settings.piece, budget.limit)
     workers: Workers = request.app.state.workers
-    async with workers.turn(request) if body.made else nullcontext():
-        lease = await budget.acquire_async(held + body.heavy, timeout=settings.memory_wait, who=who(request))
+    sole = body.sole
+    if lease is None and sole is not None:
+        lease = await made_once(request, *sole, each=held)
+        try:
+            body.give(sole[0], lease.value)
+        except BaseException:
+            lease.release()
+            raise
+    async with workers.turn(request) if body.made and lease is None else nullcontext():
+        if lease is None:
+            need = held + body.heavy
+            lease = await budget.acquire_async(need, timeout=settings.memory_wait, who=who(request))
         try:
             first = await body.read(request, ByteRange(part.start, part.start + held))
         except BaseException:
@@ -232,7 +404,7 @@ class _BodyResponse(Response):
     """A body on its way out, piece by piece: what is held is one piece, whatever the size of the body."""
 
     def __init__(
-        self, request: Request, body: Body, part: ByteRange, first: Sequence[Buffer], lease: Lease, *,
+        self, request: Request, body: Body, part: ByteRange, first: Sequence[Buffer], lease: Lease | Shared, *,
         piece: int, status_code: int, headers: dict[str, str],
     ) -> None:  # fmt: skip
         super().__init__(None, status_code, headers)
@@ -271,55 +443,74 @@ class _BodyResponse(Response):
 
 
 def stream_answer(
-    request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, held: int = 0,
-    status: HTTPStatus = HTTPStatus.OK,
+    request: Request, pieces: AsyncGenerator[Buffer], headers: dict[str, str], *, first: Buffer = b"",
+    held: int | None = 0, status: HTTPStatus = HTTPStatus.OK,
 ) -> Response:  # fmt: skip
     """Answer with what is made while it is sent, of a length nobody knows yet: chunked, without ranges.
 
     Parameters
     ----------
-    pieces : async iterator of bytes
+    pieces : async generator of buffers
         Asked for the next one when the one before has left; closed when the client has gone.
-    held : int
-        Bytes held besides while a piece is made.
+    first : buffer
+        What it has given already: before the head leaves, an error still has a status.
+    held : int or None
+        Bytes held besides while a piece is made. None: each piece is given inside a lease of its own, as of `leased`.
     status : HTTPStatus
         206 where some of what was asked for cannot be had (PS3.18 10.4.3.1).
     """
-    return _StreamResponse(request, pieces, headers, held=held, status=status)
+    return _StreamResponse(request, pieces, headers, first=first, held=held, status=status)
+
+
+async def leased(request: Request, size: int, *, begun: bool = True) -> Lease:
+    """Enter the bytes of one piece of a stream; as many as the budget has, if they are more.
+
+    Parameters
+    ----------
+    begun : bool
+        Whether some of the answer has left already: then it waits for as long as it takes, holding nothing.
+    """
+    state = request.app.state
+    timeout = None if begun else state.settings.memory_wait
+    lease: Lease = await state.budget.acquire_async(min(size, state.budget.limit), timeout=timeout, who=who(request))
+    return lease
 
 
 class _StreamResponse(Response):
     """Bytes that are made while they are sent."""
 
     def __init__(
-        self, request: Request, pieces: AsyncIterator[bytes], headers: dict[str, str], *, held: int, status: HTTPStatus
-    ) -> None:
+        self, request: Request, pieces: AsyncGenerator[Buffer], headers: dict[str, str], *, first: Buffer,
+        held: int | None, status: HTTPStatus,
+    ) -> None:  # fmt: skip
         super().__init__(None, status, headers)
         del self.headers["content-length"]  # not known before it is written
-        self._request, self._pieces, self._held = request, pieces, held
+        self._request, self._pieces, self._first, self._held = request, pieces, first, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = self._request.app.state
-        lease = await state.budget.acquire_async(
-            min(state.settings.piece, state.budget.limit) + self._held,
-            timeout=state.settings.memory_wait,
-            who=who(self._request),
-        )
-        listening = watcher(self._request)
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if self._request.method != "HEAD":
-                async for data in self._pieces:
-                    if data:
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
-                    await asyncio.sleep(0)
-                    if listening.done():
-                        return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ClientGone:
-            pass
-        except MultiframeError as error:
-            log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
-        finally:
-            listening.cancel()
-            lease.release()
+        request, held = self._request, self._held
+        piece = request.app.state.settings.piece
+        async with aclosing(self._pieces):
+            with nullcontext() if held is None else await leased(request, piece + held, begun=False):
+                listening = watcher(request)
+                try:
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    if request.method != "HEAD":
+                        data: Buffer | None = self._first or await anext(self._pieces, None)
+                        self._first = b""
+                        while data is not None:
+                            if data:
+                                await send({"type": "http.response.body", "body": data, "more_body": True})
+                            if held is None:  # its memory is free when the server would take more
+                                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                            await asyncio.sleep(0)
+                            if listening.done():
+                                return
+                            data = await anext(self._pieces, None)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                except ClientGone:
+                    pass
+                except MultiframeError as error:
+                    log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
+                finally:
+                    listening.cancel()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,10 +43,12 @@ from multiframe.web import (
     wado_uri,
 )
 from multiframe.web.again import Again
+from multiframe.web.answers import works_of
 from multiframe.web.doors import Doors, Forbidden, Keys, Unauthenticated, Unverifiable, guarded
 from multiframe.web.forwarded import networks, split_host
 from multiframe.web.lookup import COUNTED, DICOMWEB
-from multiframe.web.workers import ClientGone, Workers
+from multiframe.web.once import ClientGone
+from multiframe.web.workers import Workers
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
 
@@ -307,5 +309,6 @@ def create_app(
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
     app.state.budget = budget
-    app.state.encoded = ByteCache[str, bytes](budget, share=_ENCODED)
+    app.state.works = works_of(app.state.workers, budget)
+    app.state.encoded = ByteCache[Hashable, bytes](budget, share=_ENCODED)
     return app

@@ -8,9 +8,7 @@ how a body leaves.
 import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator, Sequence
-from hashlib import sha256
-from http import HTTPStatus
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -28,14 +26,15 @@ from multiframe.ranges import ByteRange
 from multiframe.rope import Part, Rope, Stored
 from multiframe.settings import Settings
 from multiframe.source import run_async
-from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, not_modified, stream_answer
 from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, uids, with_fresh
 from multiframe.web.media import (
     MixedAccept,
+    boundary_of,
     choose_frames,
     choose_octets,
-    etag_matches,
+    digest,
     multipart,
     multipart_type,
     parse_accept,
@@ -155,7 +154,7 @@ class _Parts:
         lengths = [0, *accumulate((index.stops - index.starts).tolist())]
         self._ends = [lengths[k] + i * len(head) for i, k in enumerate(index.firsts.tolist())]
         self.size = self._ends[-1]
-        self.etag = sha256(f"{identity} {head!r} {self.size}".encode()).hexdigest()
+        self.etag = digest(identity, head, self.size)
 
     def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
         """Give the parts that `wanted` touches."""
@@ -184,7 +183,7 @@ async def _frames(request: Request, instance: Instance, index: FrameIndex) -> Re
     if not choice.multipart:
         rope = Rope(index.parts(0), identity=identity)
         return await body_answer(request, Body([Section(rope, instance)]), {"content-type": choice.content_type})
-    boundary = f"multiframe-{sha256(identity.encode()).hexdigest()[:32]}"
+    boundary = boundary_of(digest(identity))
     head = f"--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
     parts = _Parts(index, b"\r\n" + head, identity)
     # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
@@ -232,22 +231,23 @@ async def _all(request: Request, *, pixels_only: bool) -> Response:
         raise NotAcceptable("many values are given as multipart/related")
     states, gone = await settled(request)
     facts = (__version__, pixels_only, states, gone, base_url(request))
-    digest = sha256(repr(facts).encode()).hexdigest()[:32]
-    boundary = f"multiframe-{digest}"
+    named = digest(*facts)
+    boundary = boundary_of(named)
     headers = {
-        "etag": f'"{digest}"',
+        "etag": f'"{named}"',
         "cache-control": ASK if gone else lasting(request),
         "vary": "Accept",
     }
-    if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
-        return Response(None, HTTPStatus.NOT_MODIFIED, headers)
+    kept = await not_modified(request, headers)
+    if kept is not None:
+        return kept
     status = partly(headers, gone)
     headers["content-type"] = multipart_type("application/octet-stream", boundary)
     pieces = _sent(request, states, boundary, pixels_only=pixels_only)
     return stream_answer(request, pieces, headers, status=status)
 
 
-async def _sent(request: Request, states: States, boundary: str, *, pixels_only: bool) -> AsyncIterator[bytes]:
+async def _sent(request: Request, states: States, boundary: str, *, pixels_only: bool) -> AsyncGenerator[bytes]:
     catalog: Catalog = request.app.state.catalog
     settings: Settings = request.app.state.settings
     before = ""
@@ -266,7 +266,7 @@ async def _sent(request: Request, states: States, boundary: str, *, pixels_only:
     yield f"{before}--{boundary}--\r\n".encode()
 
 
-async def _values(request: Request, instance: Instance, *, pixels_only: bool) -> AsyncIterator[_Value]:
+async def _values(request: Request, instance: Instance, *, pixels_only: bool) -> AsyncGenerator[_Value]:
     """Give the bulk data of one instance in the order of its metadata, Pixel Data last."""
     octets, address = "application/octet-stream", addresses(request, instance.header)
     if not pixels_only:

@@ -31,11 +31,14 @@ class Origin(NamedTuple):
         With its port, if it is not the usual one.
     prefix : str
         The path the proxy has taken off, without a slash at its end.
+    client : str
+        The client's own address.
     """
 
     scheme: str = ""
     host: str = ""
     prefix: str = ""
+    client: str = ""
 
 
 def split_host(host: str) -> str | None:
@@ -85,9 +88,9 @@ def forwarded(headers: Iterable[tuple[str, str]], peer: str | None, trusted: tup
     Examples
     --------
     >>> forwarded([("forwarded", "for=192.0.2.43;host=example.org;proto=https")], "10.0.0.1", ("10.0.0.0/8",))
-    Origin(scheme='https', host='example.org', prefix='')
+    Origin(scheme='https', host='example.org', prefix='', client='192.0.2.43')
     >>> forwarded([("x-forwarded-host", "evil.example")], "192.0.2.7", ("10.0.0.0/8",))
-    Origin(scheme='', host='', prefix='')
+    Origin(scheme='', host='', prefix='', client='')
     """
     if not _is_trusted(peer, trusted):
         return Origin()
@@ -96,16 +99,18 @@ def forwarded(headers: Iterable[tuple[str, str]], peer: str | None, trusted: tup
         if name == "forwarded" or name.startswith("x-forwarded-"):
             told.setdefault(name, []).extend(value[-_MOST:].split(","))
     hops = _hops(told.get("x-forwarded-for", ()), trusted)
-    scheme, host, prefix = (_word(told.get(f"x-forwarded-{name}", ()), hops) for name in ("proto", "host", "prefix"))
+    names = ("proto", "host", "prefix", "for")
+    scheme, host, prefix, client = (_word(told.get(f"x-forwarded-{name}", ()), hops) for name in names)
     # Split at every comma, also between quotes: what a client began to quote must not swallow what a proxy added.
     elements = [dict(_pairs(element)) for element in told.get("forwarded", ())]
     if elements:
         word = elements[-_hops([element.get("for", "") for element in elements], trusted)]
-        scheme, host = word.get("proto", ""), word.get("host", "")
+        scheme, host, client = word.get("proto", ""), word.get("host", ""), word.get("for", "")
     return Origin(
         scheme.lower() if scheme.lower() in ("http", "https") else "",
         host.lower() if split_host(host) else "",
         prefix.rstrip("/") if _PREFIX.fullmatch(prefix) else "",
+        _address(client)[:64],
     )
 
 

@@ -4,37 +4,46 @@ A frame *number* (from 1) becomes an *index* (from 0) here, in one function. It 
 how a body leaves.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
 from functools import partial
-from hashlib import sha256
-from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from multiframe import __version__
 from multiframe.codec import PixelSpec
 from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAcceptable
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
+from multiframe.memory import ByteCache
+from multiframe.ranges import Buffer, ByteRange
 from multiframe.rope import Made, Part, Rope
 from multiframe.settings import Settings
-from multiframe.source import run_async
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
-from multiframe.transcode import making, targets
+from multiframe.transcode import fingerprint, making, targets
 from multiframe.web.again import Way
-from multiframe.web.answers import Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.answers import (
+    Body,
+    Section,
+    body_answer,
+    lasting,
+    leased,
+    made_once,
+    not_modified,
+    stream_answer,
+)
 from multiframe.web.doors import Row
 from multiframe.web.lookup import COUNTED, BadRequest, accept_of, current, uids, with_fresh
 from multiframe.web.media import (
     Choice,
     MixedAccept,
+    boundary_of,
     choose_frames,
-    etag_matches,
+    digest,
     multipart,
     multipart_type,
     parse_accept,
 )
-from multiframe.web.workers import on_worker
 
 __all__ = ["ROUTES", "frames", "indices_of"]
 
@@ -42,6 +51,9 @@ _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 
 _MOST_FRAMES = 10_000
 """In one request: what is known of each part is held while the answer is sent."""
+
+_FOUND_AT_ONCE = 256
+"""Frames of a list that are looked for before the first of them is sent; neighbours among them are one read."""
 
 
 def indices_of(text: str, count: int) -> list[int]:
@@ -94,7 +106,7 @@ async def frames(request: Request) -> Response:
     """``…/instances/{instance}/frames/{list}``: frames in parts or one alone, in the form the client wants (10.4.1.6).
 
     As stored or decoded, their sizes are known: one body with length and ranges. Encoded anew a single frame is made
-    first and is such a body then; a list is made while it is sent.
+    first and is such a body then; a list is made while it is sent. So is one of frames that are still to be found.
     """
     study, series, uid = uids(request)
 
@@ -103,13 +115,18 @@ async def frames(request: Request) -> Response:
         indices = indices_of(request.path_params["frames"], count)
         choice = _choice(request, instance, len(indices))
         known = instance.known
+        found = known is not None and (known.complete or max(indices) < len(known))
         stored = choice.syntax == instance.frame_syntax
-        index = await instance.grow_async(max(indices))
-        if stored:
-            rope, content_type = _rope(index, indices, choice, instance)
-            answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+        if len(indices) > 1 and (not found if stored else choice.syntax.uid != EXPLICIT_LE):
+            answer = await _while_made(request, instance, choice, indices)
         else:
-            answer = await _Other(request, instance, choice, index, indices).answer()
+            index = await instance.grow_async(max(indices))
+            if stored:
+                rope, content_type = _rope(index, indices, choice, instance)
+                answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+            else:
+                made = making(instance.spec, instance.frame_syntax, choice.syntax)
+                answer = await _made(request, instance, choice, [made(index.parts(i), i) for i in indices])
         if known is None or not known.complete:
             request.app.state.indexer.complete(instance)
         elif stored and len(indices) == 1:
@@ -121,7 +138,8 @@ async def frames(request: Request) -> Response:
 
 def _rope(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: Instance) -> tuple[Rope, str]:
     """Give frames as stored as a body, and its content type."""
-    return _laid([index.parts(i) for i in indices], choice, instance)
+    named = _named(instance, choice, indices) if len(indices) > 1 else None
+    return _laid([index.parts(i) for i in indices], choice, instance, named)
 
 
 def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
@@ -130,14 +148,23 @@ def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
     return _rope(instance.known, (i,), choice, instance)
 
 
-def _laid(payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance) -> tuple[Rope, str]:
+def _laid(
+    payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance, named: str | None = None
+) -> tuple[Rope, str]:
     """Give frames as a body of known size, and its content type."""
     content_type = choice.content_type
     identity = repr(instance.stat.identity)
     if not choice.multipart:
         return Rope(payloads[0], identity=f"{identity} {content_type}"), content_type
-    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
+    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity, named=named)
     return rope, multipart_type(choice.media_type, boundary)
+
+
+def _named(instance: Instance, choice: Choice, indices: Sequence[int]) -> str:
+    """Name a list before its frames are found or made: what it says is the same then."""
+    source = instance.frame_syntax
+    by = __version__ if choice.syntax == source else (fingerprint(source, choice.syntax), instance.spec)
+    return digest(instance.stat.identity, choice, list(indices), by)
 
 
 def _choice(request: Request, instance: Instance, count: int) -> Choice:
@@ -175,93 +202,96 @@ def _counted(forms: tuple[TransferSyntax, ...], spec: PixelSpec) -> tuple[Transf
     return tuple(sorted(forms, key=lambda form: form.uid != _EXTENDED))
 
 
-class _Other:
-    """Frames of an instance that are wanted in another form than they are stored in."""
+async def _made(request: Request, instance: Instance, choice: Choice, made: Sequence[Made]) -> Response:
+    """Answer with frames in another form than they are stored in: decoded ones, or one that was encoded anew."""
+    if choice.syntax.uid == EXPLICIT_LE:
+        rope, content_type = _laid([(part,) for part in made], choice, instance)
+        return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+    (part,) = made
+    identity = instance.stat.identity
+    etag = f'"{digest(identity, choice, part)}"'
+    kept = await not_modified(request, _headers(request, etag), [instance])
+    if kept is not None:
+        return kept
+    cache: ByteCache[Hashable, bytes] = request.app.state.encoded
+    frame, lease = cache.get((identity, part)), None
+    if frame is None:
+        lease = await made_once(request, part, instance, each=request.app.state.settings.piece)
+        frame = lease.value
+        cache.put((identity, part), frame, size=len(frame))  # a moment, for who fetches it in ranges
+    else:
+        await current(instance)  # nothing was read that would show it
+    rope, content_type = _laid([(frame,)], choice, instance)
+    body = Body([Section(rope, None)], held=rope.size, etag=etag)
+    return await body_answer(request, body, {"content-type": content_type}, lease=lease)
 
-    def __init__(
-        self, request: Request, instance: Instance, choice: Choice, index: FrameIndex, indices: Sequence[int]
-    ) -> None:
-        self._request, self._instance, self._choice = request, instance, choice
-        self._identity = repr(instance.stat.identity)
-        made = making(instance.spec, instance.frame_syntax, choice.syntax)
-        self._made = [made(index.parts(i), i) for i in indices]
 
-    async def answer(self) -> Response:
-        if self._choice.syntax.uid == EXPLICIT_LE:
-            return await self._body([(part,) for part in self._made], self._instance)
-        if len(self._made) == 1:
-            return await self._encoded(self._made[0])
-        return await self._stream(self._made)
+def _headers(request: Request, etag: str) -> dict[str, str]:
+    return {"etag": etag, "cache-control": lasting(request), "vary": "Accept"}
 
-    async def _body(
-        self, payloads: Sequence[Sequence[Part]], instance: Instance | None, *, etag: str | None = None
-    ) -> Response:
-        """Answer with what has a known size."""
-        rope, content_type = _laid(payloads, self._choice, self._instance)
-        body = Body([Section(rope, instance)], held=0 if instance is not None else rope.size, etag=etag)
-        return await body_answer(self._request, body, {"content-type": content_type})
 
-    async def _encoded(self, part: Made) -> Response:
-        """Make one frame, or take it from those that were made a moment ago, and answer with it."""
-        etag = self._etag([part])
-        kept = await self._kept(etag)
-        if kept is not None:
-            return kept
-        state = self._request.app.state
-        key = f"{self._identity} {part!r}"
-        frame = state.encoded.get(key)
-        if frame is None:
-            frame = await on_worker(self._request, part.make, await self._read(part), cost=part.cost)
-            state.encoded.put(key, frame, size=len(frame))
-        else:
-            await current(self._instance)  # nothing was read that would show it
-        return await self._body([(frame,)], None, etag=etag)
+async def _while_made(request: Request, instance: Instance, choice: Choice, indices: Sequence[int]) -> Response:
+    """Answer with frames that are found, or encoded anew, while those before them are sent."""
+    named = _named(instance, choice, indices)
+    headers = _headers(request, f'"{named}"')
+    kept = await not_modified(request, headers, [instance])
+    if kept is not None:
+        return kept
+    boundary = boundary_of(named)
+    headers["content-type"] = multipart_type(choice.media_type, boundary)
+    given = _found if choice.syntax == instance.frame_syntax else _encoded
+    pieces = given(request, instance, choice, indices, boundary)
+    first: Buffer = b""
+    if request.method == "HEAD":
+        await current(instance)
+    else:
+        first = await anext(pieces)  # an error of it still has a status
+    return stream_answer(request, pieces, headers, first=first, held=None)
 
-    async def _read(self, part: Made) -> bytes:
-        return await run_async(part.read(), self._instance.source, identity=self._instance.stat.identity)
 
-    def _etag(self, made: list[Made]) -> str:
-        """Give the validator of what is not made yet: what it is made of, and what makes it."""
-        return f'"{sha256(f"{self._identity} {self._choice!r} {made!r}".encode()).hexdigest()[:32]}"'
+async def _found(
+    request: Request, instance: Instance, choice: Choice, indices: Sequence[int], boundary: str
+) -> AsyncGenerator[Buffer]:
+    """Give frames as stored, some at a time; while the next ones are looked for, no memory is held."""
+    settings: Settings = request.app.state.settings
+    head, end = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode(), f"\r\n--{boundary}--\r\n"
+    for some in _together(indices):
+        index = await instance.grow_async(max(some))
+        pieces: list[Part] = []
+        for i in some:
+            pieces += [head, *index.parts(i)]
+        if some[0] == indices[0]:
+            pieces[0] = head[2:]
+        if some[-1] == indices[-1]:
+            pieces.append(end.encode())
+        body = Body([Section(Rope(pieces, identity=f"{boundary} {some[0]}"), instance)])
+        for at in range(0, body.size, settings.piece):
+            wanted = ByteRange(at, min(at + settings.piece, body.size))
+            with await leased(request, wanted.size, begun=some[0] != indices[0] or at > 0):
+                buffers = await body.read(request, wanted)
+                yield buffers[0] if len(buffers) == 1 else b"".join(buffers)
 
-    async def _kept(self, etag: str) -> Response | None:
-        """Answer who has it already: nothing is made for that."""
-        if not etag_matches(self._request.headers.get("if-none-match"), etag):
-            return None
-        await current(self._instance)
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=self._headers(etag))
 
-    def _headers(self, etag: str) -> dict[str, str]:
-        return {"etag": etag, "cache-control": lasting(self._request), "vary": "Accept"}
+def _together(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Part a list: the first frame is not kept waiting for others, later ones are found some at a time."""
+    at, some = 0, 1
+    while at < len(indices):
+        yield indices[at : at + some]
+        at, some = at + some, min(4 * some, _FOUND_AT_ONCE)
 
-    async def _stream(self, made: list[Made]) -> Response:
-        """Make one frame after the other while they are sent; the first before that, or its error had no status."""
-        request = self._request
-        etag = self._etag(made)
-        kept = await self._kept(etag)
-        if kept is not None:
-            return kept
-        boundary = f"multiframe-{etag.strip('"')}"
-        cost = max(part.cost for part in made)
-        first = b""
-        if request.method == "HEAD":
-            await current(self._instance)
-        else:
-            first = await on_worker(request, made[0].make, await self._read(made[0]), cost=cost)
 
-        async def pieces() -> AsyncIterator[bytes]:
-            frame = first
-            for k, part in enumerate(made):
-                if k:
-                    data = await self._read(part)
-                    # Whether the client has gone the answer sees itself, between two pieces.
-                    frame = await request.app.state.workers.run(part.make, data)
-                head = f"\r\n--{boundary}\r\nContent-Type: {self._choice.content_type}\r\n\r\n".encode()
-                yield (head if k else head[2:]) + frame
-            yield f"\r\n--{boundary}--\r\n".encode()
-
-        headers = {"content-type": multipart_type(self._choice.media_type, boundary)} | self._headers(etag)
-        return stream_answer(request, pieces(), headers, held=cost)
+async def _encoded(
+    request: Request, instance: Instance, choice: Choice, indices: Sequence[int], boundary: str
+) -> AsyncGenerator[Buffer]:
+    """Give frames encoded anew, each made when the one before has left."""
+    made = making(instance.spec, instance.frame_syntax, choice.syntax)
+    head = f"--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
+    for k, i in enumerate(indices):
+        part = made((await instance.grow_async(i)).parts(i), i)
+        with await made_once(request, part, instance, begun=k > 0) as frame:
+            yield b"\r\n" + head if k else head
+            yield frame
+    yield f"\r\n--{boundary}--\r\n".encode()
 
 
 ROUTES = [Row("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", frames, "read")]

@@ -504,7 +504,31 @@ def multipart_type(media_type: str, boundary: str) -> str:
     return f'multipart/related; type="{media_type}"; boundary={boundary}'
 
 
-def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> tuple[Rope, str]:
+def digest(*facts: object) -> str:
+    """Name what an answer is made of, the same in every process: for entity tags and boundaries.
+
+    Examples
+    --------
+    >>> digest("file 7", [0, 1])
+    '4840e3b7d1884e342a77d0dd63687d46'
+    """
+    return sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def boundary_of(name: str) -> str:
+    """Give the boundary of a body in parts, of a `digest`: no data hold it by chance (RFC 2046 5.1.1).
+
+    Examples
+    --------
+    >>> boundary_of("6a7d")
+    'multiframe-6a7d'
+    """
+    return f"multiframe-{name}"
+
+
+def multipart(
+    parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str, named: str | None = None
+) -> tuple[Rope, str]:
     """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
 
     Parameters
@@ -513,6 +537,8 @@ def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> 
         Content type and payload of each.
     identity : str
         What the payloads are of.
+    named : str, optional
+        A `digest` of all that the body depends on, where it had to be known before the parts were.
 
     Returns
     -------
@@ -523,16 +549,15 @@ def multipart(parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str) -> 
     ----------
     RFC 2046 5.1; PS3.18 8.7.3.5.1. The part's header is spelled ``Content-Type`` exactly: cornerstone looks for that.
     """
-    told = [(t, *map(facts_of, payload)) for t, payload in parts]
-    digest = sha256(f"{identity} {told!r}".encode()).hexdigest()[:32]
-    boundary = f"multiframe-{digest}"
+    named = named or digest(identity, [(t, *map(facts_of, payload)) for t, payload in parts])
+    boundary = boundary_of(named)
     heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
     pieces: list[Part] = []
     for content_type, payload in parts:
         pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    return Rope(pieces, digest=digest), boundary
+    return Rope(pieces, digest=named), boundary
 
 
 class RangeNotSatisfiable(Exception):

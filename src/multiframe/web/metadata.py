@@ -6,8 +6,7 @@ how JSON is written, nor how a stream leaves.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -20,11 +19,11 @@ from multiframe.errors import FrameNotFound, InstanceNotFound, NotAcceptable, So
 from multiframe.header import Header
 from multiframe.instance import Instance
 from multiframe.source import Identity
-from multiframe.web.answers import ASK, stream_answer
+from multiframe.web.answers import ASK, not_modified, stream_answer
 from multiframe.web.coding import coded
 from multiframe.web.doors import Row
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, with_fresh
-from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
+from multiframe.web.media import accepts_json, choose_coding, digest, parse_accept
 
 __all__ = ["ROUTES", "States", "addresses", "metadata_of", "partly", "settled"]
 
@@ -92,10 +91,11 @@ async def metadata_of(request: Request) -> Response:
     headers = {
         "cache-control": ASK,
         "vary": "Accept, Accept-Encoding",
-        "etag": f'"{sha256(repr(facts).encode()).hexdigest()[:32]}"',
+        "etag": f'"{digest(*facts)}"',
     }
-    if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
-        return Response(None, HTTPStatus.NOT_MODIFIED, headers)
+    kept = await not_modified(request, headers)
+    if kept is not None:
+        return kept
     status = partly(headers, gone)
     headers["content-type"] = "application/dicom+json"
     if coding:
@@ -156,7 +156,7 @@ def _json(
     yield b"]"
 
 
-async def _sent(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _sent(pieces: Iterator[bytes]) -> AsyncGenerator[bytes]:
     while data := await asyncio.to_thread(next, pieces, b""):
         yield data
 

@@ -7,11 +7,10 @@ An ETag is of what the picture is made of, not of its bytes: who has it already 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,14 +23,14 @@ from multiframe.picture import revision
 from multiframe.render import Facts, draw, representative
 from multiframe.rope import Rope
 from multiframe.settings import Settings
-from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, stream_answer
+from multiframe.web.answers import ASK, Body, Section, Works, body_answer, lasting, not_modified, stream_answer
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
-from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
-from multiframe.web.media import etag_matches, multipart_type, parse_accept
+from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
+from multiframe.web.media import boundary_of, digest, multipart_type, parse_accept
+from multiframe.web.once import Gone, Shared
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
-from multiframe.web.workers import Workers
-from multiframe.web.workers import gone as client_gone
+from multiframe.web.workers import Workers, gone, who
 
 __all__ = ["ROUTES", "wado_uri_picture"]
 
@@ -213,7 +212,7 @@ def _headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
 
 def _key(what: str, wanted: Wanted, form: Form) -> str:
     """Name pictures that are not made yet: the same wishes, files and libraries make the same ones."""
-    return sha256(f"{what} {wanted.presentation!r} {form!r} {revision()}".encode()).hexdigest()[:32]
+    return digest(what, wanted.presentation, form, revision())
 
 
 def _part(data: bytes, boundary: str, form: Form, location: str = "") -> bytes:
@@ -230,17 +229,17 @@ async def _one(
 ) -> Response:
     """Answer with one picture: made before anything is sent, it has a length and ranges."""
     key = _key(f"{instance.stat.identity!r} {index}", wanted, form)
-    etag, boundary = f'"{key}"', f"multiframe-{key}"
-    headers = _headers(wanted, form, boundary)
-    if ask:
-        headers["cache-control"] = ASK
-    data = b""
-    if not etag_matches(request.headers.get("if-none-match"), etag):
-        data = await _drawn(request, instance, index, wanted, form)
-        if form.multipart:
-            data = _part(data, boundary, form) + _end(boundary)
-    body = Body([Section(Rope([data]), instance)], etag=etag, held=len(data))
-    return await body_answer(request, body, headers)
+    etag, boundary = f'"{key}"', boundary_of(key)
+    headers = _headers(wanted, form, boundary) | {"etag": etag, "cache-control": ASK if ask else lasting(request)}
+    kept = await not_modified(request, headers, [instance])
+    if kept is not None:
+        return kept
+    shared = await _drawn(request, instance, index, wanted, form, each=request.app.state.settings.piece)
+    data: bytes = shared.value
+    if form.multipart:
+        data = _part(data, boundary, form) + _end(boundary)
+    body = Body([Section(Rope([data]), None)], etag=etag, held=len(data))
+    return await body_answer(request, body, headers, lease=shared)
 
 
 async def _film(request: Request, instance: Instance) -> Response:
@@ -259,71 +258,71 @@ async def _several(
 ) -> Response:
     """Answer with frames of an instance in parts, each made when the one before has left."""
     key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
-    etag, boundary = f'"{key}"', f"multiframe-{key}"
-    headers = _headers(wanted, form, boundary) | {
-        "etag": etag,
-        "cache-control": lasting(request),
-    }
-    if etag_matches(request.headers.get("if-none-match"), etag):
-        await current(instance)
-        return Response(status_code=304, headers=headers)
-    first = _part(await _drawn(request, instance, indices[0], wanted, form), boundary, form)
+    boundary = boundary_of(key)
+    headers = _headers(wanted, form, boundary) | {"etag": f'"{key}"', "cache-control": lasting(request)}
+    kept = await not_modified(request, headers, [instance])
+    if kept is not None:
+        return kept
 
-    async def pieces() -> AsyncIterator[bytes]:
-        yield first
-        for index in indices[1:]:
-            yield _part(await _drawn(request, instance, index, wanted, form, alone=False), boundary, form)
+    async def pieces() -> AsyncGenerator[bytes]:
+        for k, index in enumerate(indices):
+            with await _drawn(request, instance, index, wanted, form, begun=k > 0) as picture:
+                yield _part(picture, boundary, form)
         yield _end(boundary)
 
-    return stream_answer(request, pieces(), headers)
+    given = pieces()
+    return stream_answer(request, given, headers, first=await anext(given), held=None)
 
 
 async def _of_each(
     request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, form: Form
 ) -> Response:
     """Answer with one picture an instance, in parts; those that have none are left out."""
-    boundary = f"multiframe-{_key(f'{study} {series} {listed!r}', wanted, form)}"
+    boundary = boundary_of(_key(f"{study} {series} {listed!r}", wanted, form))
     base = f"{base_url(request)}{DICOMWEB}/studies/{study}/series"
 
-    async def part(instance: Instance) -> bytes:
-        index = await _representative(instance, await _count(instance))
-        data = await _drawn(request, instance, index, wanted, form, alone=False)
-        location = f"{base}/{instance.header.series_instance_uid}/instances/{instance.header.sop_instance_uid}/rendered"
-        return _part(data, boundary, form, location)
+    begun = False
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def part(instance: Instance) -> tuple[str, Shared]:
+        index = await _representative(instance, await _count(instance))
+        header = instance.header
+        location = f"{base}/{header.series_instance_uid}/instances/{header.sop_instance_uid}/rendered"
+        return location, await _drawn(request, instance, index, wanted, form, begun=begun)
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        nonlocal begun
         for uid in listed:
             with suppress(NoPixelData, NotFramewise):
-                yield await with_fresh(request, study, series, uid, part)
-
-    rest = parts()
-    first = await anext(rest, b"")
-    if not first:
-        raise NoPixelData("none of these instances has a picture")
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield first
-        async for data in rest:
-            yield data
+                location, shared = await with_fresh(request, study, series, uid, part)
+                begun = True
+                with shared as picture:
+                    yield _part(picture, boundary, form, location)
         yield _end(boundary)
 
-    return stream_answer(request, pieces(), _headers(wanted, form, boundary) | {"cache-control": ASK})
+    given = pieces()
+    first = await anext(given)
+    if not begun:
+        raise NoPixelData("none of these instances has a picture")
+    return stream_answer(
+        request, given, _headers(wanted, form, boundary) | {"cache-control": ASK}, first=first, held=None
+    )
 
 
 async def _drawn(
-    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, alone: bool = True
-) -> bytes:
-    """Make a picture of one frame, on a worker.
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, each: int = 0, begun: bool = False
+) -> Shared:
+    """Make a picture of one frame on a worker, once for all that want the same.
 
     Parameters
     ----------
-    alone : bool
-        Whether the client is waiting for nothing else, so that one who has gone is seen here.
+    each, begun
+        As of `made_once`.
     """
     state = request.app.state
     settings: Settings = state.settings
     budget: MemoryBudget = state.budget
     workers: Workers = state.workers
+    works: Works = state.works
     spec = instance.spec
     try:
         _, (columns, rows) = wanted.presentation.viewport.fit(spec.columns, spec.rows)
@@ -338,17 +337,23 @@ async def _drawn(
     facts = await asyncio.to_thread(Facts.of, instance.header, index, lambda: instance.items)
     if instance.held != held:
         state.catalog.weigh(instance)
+    presentation = replace(wanted.presentation, media_type=form.media_type)
+
+    async def make(nobody: Gone) -> bytes:
+        frame = await anext(instance.encoded_async([index]))
+        return await workers.run(
+            draw, frame.data, spec, frame.syntax, facts, presentation, gone=nobody, who=who(request)
+        )
+
     # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
     cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
-    lease = await budget.acquire_async(min(cost, budget.limit), timeout=settings.memory_wait)
-    with lease:
-        frame = await anext(instance.encoded_async([index]))
-        presentation = replace(wanted.presentation, media_type=form.media_type)
-        gone = partial(client_gone, request) if alone else None
-        picture = await workers.run(draw, frame.data, spec, frame.syntax, facts, presentation, gone=gone)
+    shared = await works.made.do(
+        (instance.stat.identity, index, presentation), make, who=who(request), gone=partial(gone, request),
+        cost=min(cost, budget.limit), each=each, timeout=None if begun else settings.memory_wait,
+    )  # fmt: skip
     if known is None or not known.complete:
         state.indexer.complete(instance)
-    return picture
+    return shared
 
 
 _STUDY = "/studies/{study}"

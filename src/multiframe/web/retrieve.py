@@ -8,7 +8,6 @@ body leaves.
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Final, NamedTuple, cast
 
 from starlette.requests import Request
@@ -28,7 +27,7 @@ from multiframe.transcode import decoded_spec, making, targets
 from multiframe.web.answers import Body, Later, Section, body_answer
 from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
-from multiframe.web.media import PART10, choose_files, multipart_type, parse_accept
+from multiframe.web.media import PART10, boundary_of, choose_files, digest, multipart_type, parse_accept
 
 __all__ = ["LAYOUTS", "ROUTES", "File", "Files", "file_answer", "layout_of"]
 
@@ -289,8 +288,7 @@ async def file_answer(request: Request, files: Sequence[File], content_type: str
 
 async def _in_parts(request: Request, files: Sequence[File]) -> Response:
     """Answer with files in parts; equal files give equal bytes, boundary included."""
-    digest = sha256("".join(f"{file.section.etag} {file.syntax}\n" for file in files).encode()).hexdigest()[:32]
-    boundary = f"multiframe-{digest}"
+    boundary = boundary_of(digest(*((file.section.etag, file.syntax) for file in files)))
     sections: list[Section | Later] = []
     for file in files:
         head = f"{'\r\n' if sections else ''}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n"

@@ -20,20 +20,21 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any
 
 from multiframe import errors
 from multiframe.memory import MemoryBudget
+from multiframe.web.forwarded import forwarded
+from multiframe.web.once import ClientGone
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["ClientGone", "Workers", "gone", "on_worker", "watcher", "who"]
+__all__ = ["ClientGone", "Workers", "gone", "watcher", "who"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -42,10 +43,6 @@ _ADDRESSES = 8 << 30
 
 _KEPT = 8 << 20
 """Bytes that the file between the two processes may keep when nothing goes through it."""
-
-
-class ClientGone(Exception):
-    """Whoever asked has gone before the work began: there is nobody to answer."""
 
 
 class Workers:
@@ -58,6 +55,11 @@ class Workers:
     timeout : float
         Seconds after which a piece of work is given up and its process stopped.
 
+    Attributes
+    ----------
+    turns : MemoryBudget
+        A turn each for a few more than can work: who has one asks for memory, and has his work done.
+
     Examples
     --------
     >>> workers = Workers(1)
@@ -69,18 +71,19 @@ class Workers:
     def __init__(self, count: int = 0, *, timeout: float = 60.0) -> None:
         self.count = count or len(os.sched_getaffinity(0))
         self._timeout = timeout
-        self._free = asyncio.Semaphore(self.count)
         # Turns, not bytes: who waits for them is served as fairly.
-        self._turns = MemoryBudget(2 * self.count)
+        self._free = MemoryBudget(self.count)
+        self.turns = MemoryBudget(2 * self.count)
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="workers")
         self._idle: list[_Process] = []
         self._all: weakref.WeakSet[_Process] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     async def run(
-        self, function: Callable[..., bytes], *args: Any, gone: Callable[[], Awaitable[bool]] | None = None
-    ) -> bytes:
-        """Call a function in one of the processes; who came first is served first.
+        self, function: Callable[..., bytes], *args: Any, gone: Callable[[], Awaitable[bool]] | None = None,
+        who: Hashable = None,
+    ) -> bytes:  # fmt: skip
+        """Call a function in one of the processes; who wait for one take turns.
 
         Parameters
         ----------
@@ -88,6 +91,8 @@ class Workers:
             Of a module, so that it can be pickled; or a `functools.partial` of one.
         gone : callable, optional
             Asked when its turn comes: whether nobody waits for it any more.
+        who : hashable
+            For whom, as of `MemoryBudget.acquire_async`.
 
         Raises
         ------
@@ -100,7 +105,7 @@ class Workers:
         RuntimeError
             It raised something else; the server's log has more.
         """
-        async with self._free:
+        with await self._free.acquire_async(1, who=who):
             if gone is not None and await gone():
                 raise ClientGone
             job = pickle.dumps((function, args), protocol=5)
@@ -118,7 +123,7 @@ class Workers:
         ClientGone
             Nobody waits any more.
         """
-        with await self._turns.acquire_async(1, who=who(request)):
+        with await self.turns.acquire_async(1, who=who(request)):
             if await gone(request):
                 raise ClientGone
             yield
@@ -183,33 +188,26 @@ async def gone(request: Request) -> bool:
     return task.done() and not task.cancelled()  # cancelled: the answer is over, which says nothing of the client
 
 
-def who(request: Request) -> str:
-    """Say who waits: clients take turns, however much each has asked for."""
-    return request.client.host if request.client else ""
+_WHO = "multiframe.who"
+"""Where in the scope of a request it is said who asks."""
 
 
-async def on_worker(request: Request, function: Callable[..., bytes], *args: Any, cost: int) -> bytes:
-    """Do heavy work for a request: not on the event loop, within the memory budget, not for a client that has gone.
+def who(request: Request) -> tuple[Hashable, ...]:
+    """Say who waits, as far as he can be told from others, however much each has asked for.
 
-    Parameters
-    ----------
-    function, args
-        As of `Workers.run`.
-    cost : int
-        Bytes held meanwhile: what goes in and what comes out.
-
-    Raises
-    ------
-    OverBudget
-        That is more than the whole budget, or did not come free in time.
-    ClientGone, MultiframeError, RuntimeError
-        As of `Workers.run`.
+    First clients take turns, then the connections of one, then what is looked at: two tabs of a browser can have one
+    connection, and six connections can be one tab.
     """
-    state = request.app.state
-    workers: Workers = state.workers
-    async with workers.turn(request):
-        with await state.budget.acquire_async(cost, timeout=state.settings.memory_wait, who=who(request)):
-            return await workers.run(function, *args, gone=partial(gone, request))
+    known: tuple[Hashable, ...] | None = request.scope.get(_WHO)
+    if known is None:
+        peer = request.client
+        host = peer.host if peer is not None else ""
+        trusted = request.app.state.settings.trusted_proxies
+        told = forwarded(request.headers.items(), host, trusted).client if trusted else ""
+        below = request.path_params
+        looked_at = next((below[name] for name in ("instance", "series", "study") if name in below), "")
+        known = request.scope[_WHO] = (told or host, peer.port if peer is not None else 0, looked_at)
+    return known
 
 
 class _Lost(Exception):

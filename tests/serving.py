@@ -54,14 +54,16 @@ class Server:
 
 
 @contextmanager
-def command(*arguments: str | os.PathLike[str], cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def command(
+    *arguments: str | os.PathLike[str], cache: Path, program: Sequence[str] = ("-m", "multiframe"), **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command until the block ends; gives the process and the URL it prints."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "multiframe", *[os.fspath(a) for a in arguments]],
+        [sys.executable, *program, *[os.fspath(a) for a in arguments]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
     )
     try:
         assert process.stdout is not None

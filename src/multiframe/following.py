@@ -66,6 +66,31 @@ class Follower:
                     raise
         return None
 
+    def reach(self, i: int) -> FrameIndex | None:
+        """Give an index that has frame `i`, if that is there by now; no frame is read.
+
+        Raises
+        ------
+        NotFramewise
+            It is a video.
+        SourceChanged
+            It is not the file it was.
+        """
+        for left in reversed(range(_RETRIES)):
+            try:
+                self._moved()
+                found = self._instance.grow(i)
+            except SourceChanged:
+                if not left or not self._moved():
+                    raise
+            except TruncatedError:  # not even the first Item is there
+                return None
+            else:
+                if found.kind == "stream":
+                    found.require(i)
+                return found if i < len(found) else None
+        return None
+
     def _moved(self) -> bool:
         """Whether the file has grown since it was looked at; raises where it has become another one."""
         stat = self._instance.source.stat()

@@ -474,6 +474,23 @@ class Store:
                 self.catalog.remove([path])
                 path.unlink(missing_ok=True)
 
+    def arriving(self, uid: str) -> Iterator[Path]:
+        """Give where instances of a UID are still arriving, whichever process receives them.
+
+        Their files grow, and are gone when they are stored or have failed.
+        """
+        return (path for path in self._of(uid) if not path.name.endswith(_PLACED))
+
+    def settling(self, uid: str) -> bool:
+        """Whether an instance has its place, and is about to be catalogued."""
+        return any(path.name.endswith(_PLACED) for path in self._of(uid))
+
+    def _of(self, uid: str) -> Iterator[Path]:
+        for folder in _entries(self.incoming):
+            for path in _entries(folder):
+                if path.name.partition("~")[0] == uid and _held(folder):
+                    yield path
+
     def sweep(self) -> int:
         """Finish what a crash has left: what has its place is catalogued, what was still arriving is removed.
 
@@ -534,6 +551,21 @@ def _locked(parent: Path) -> tuple[Path, int]:
         if lock is not None:
             return folder, lock
         # Somebody swept in this very moment, and took it for a dead one's.
+
+
+def _held(folder: Path) -> bool:
+    """Whether somebody who lives has the lock."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _try_lock(folder: Path) -> int | None:

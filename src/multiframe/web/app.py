@@ -29,6 +29,7 @@ from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.settings import Settings
 from multiframe.storing import Store
 from multiframe.web import (
+    arriving,
     bulkdata,
     frames,
     lookup,
@@ -66,6 +67,7 @@ STATUS: dict[type[Exception], int] = {
     Forbidden: 403,
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
+    arriving.NotYet: 503,
     stow.LengthRequired: 411,
     stow.UnsupportedMedia: 415,
     errors.FrameNotFound: 404,
@@ -99,6 +101,9 @@ _UNSAID: dict[type[Exception], str] = {
 
 _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
+
+_ARRIVING = 0.125
+"""The part of the memory for what is known of instances that are still arriving."""
 
 _EXPOSED = [
     "Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning", "WWW-Authenticate",
@@ -251,7 +256,8 @@ def create_app(
     networks(settings.trusted_proxies)
     keys = Keys(settings)
     changing = CHANGING if settings.store else []
-    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(ROUTES, root=root, locked=keys.locked)]
+    rows = arriving.watched(ROUTES) if settings.store else ROUTES
+    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(rows, root=root, locked=keys.locked)]
     web += guarded(changing, root=DICOMWEB, locked=keys.locked)
     beside = [*own.ROUTES, *wado_uri.ROUTES]
     told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
@@ -281,6 +287,7 @@ def create_app(
             Unauthenticated: _refused,
             Forbidden: _refused,
             Unverifiable: _refused,
+            arriving.NotYet: _refused,
             stow.LengthRequired: _refused,
             stow.UnsupportedMedia: _refused,
             ClientGone: _nobody,
@@ -306,6 +313,7 @@ def create_app(
     app.state.catalog = catalog
     app.state.settings = settings
     app.state.store = store
+    app.state.arriving = ByteCache[str, arriving.Growing](budget, share=_ARRIVING)
     app.state.started = started
     app.state.workers = Workers(settings.decoders)
     app.state.budget = budget

@@ -45,7 +45,7 @@ from multiframe.web.media import (
     parse_accept,
 )
 
-__all__ = ["ROUTES", "frames", "indices_of"]
+__all__ = ["ROUTES", "choice_of", "frames", "indices_of"]
 
 _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 
@@ -113,7 +113,7 @@ async def frames(request: Request) -> Response:
     async def use(instance: Instance) -> Response:
         count = instance.header.declared_frames or len(await instance.grow_async(None))
         indices = indices_of(request.path_params["frames"], count)
-        choice = _choice(request, instance, len(indices))
+        choice = choice_of(request, instance, len(indices))
         known = instance.known
         found = known is not None and (known.complete or max(indices) < len(known))
         stored = choice.syntax == instance.frame_syntax
@@ -167,7 +167,14 @@ def _named(instance: Instance, choice: Choice, indices: Sequence[int]) -> str:
     return digest(instance.stat.identity, choice, list(indices), by)
 
 
-def _choice(request: Request, instance: Instance, count: int) -> Choice:
+def choice_of(request: Request, instance: Instance, count: int) -> Choice:
+    """Choose in which form frames of an instance leave, by what the client takes.
+
+    Raises
+    ------
+    NotAcceptable, BadRequest
+        Nothing it takes can be given, or what it takes cannot be told.
+    """
     settings: Settings = request.app.state.settings
     stored = instance.frame_syntax
     accept = accept_of(request)

@@ -153,43 +153,76 @@ async def _in_parts(body: AsyncIterator[bytes], reader: MultipartReader) -> Asyn
 
 
 async def _receive(upload: Upload, body: AsyncIterator[Event], piece: int) -> None:
-    """Write what comes; while one piece is written the next may arrive."""
-    arriving: Arriving | None = None
-    came: list[memoryview] = []
-    size = 0
-    writing: asyncio.Future[None] | None = None
+    writing: _Writing | None = None
     try:
         async for event in body:
             if isinstance(event, Begun):
                 if len(upload.arriving) == _MOST_PARTS:
                     raise TooMuch(f"more than {_MOST_PARTS} parts: send them in several requests")
-                arriving = await asyncio.to_thread(upload.begin)
+                writing = _Writing(await asyncio.to_thread(upload.begin), piece)
                 if complaint := _complaint(event):
-                    arriving.refuse(NOT_UNDERSTOOD, complaint)
+                    writing.arriving.refuse(NOT_UNDERSTOOD, complaint)
                 continue
-            assert arriving is not None  # a body begins with a part
-            ended = isinstance(event, Ended)
-            if not isinstance(event, Ended):
-                came.append(event)
-                size += len(event)
-            if ended or size >= piece:
-                if writing is not None:
-                    await writing
-                writing = asyncio.ensure_future(asyncio.to_thread(_write, arriving, came, ended=ended))
-                came, size = [], 0
-            if ended:
-                await writing  # type: ignore[misc]  # just set
-        if not upload.arriving:
+            assert writing is not None  # a body begins with a part
+            if isinstance(event, Ended):
+                await writing.end()
+            else:
+                await writing.put(event)
+        if writing is None:
             raise Malformed("the body has no part")
     finally:
         if writing is not None:
-            await asyncio.wait([writing])
+            await writing.rest()
 
 
-def _write(arriving: Arriving, came: Sequence[memoryview], *, ended: bool) -> None:
-    arriving.write(came)
-    if ended:
-        arriving.finish()
+class _Writing:
+    """Writes an instance: what comes is written at once, and what comes meanwhile is written next.
+
+    Parameters
+    ----------
+    arriving : Arriving
+        What is written.
+    piece : int
+        About how many bytes may wait; who brings more waits.
+    """
+
+    def __init__(self, arriving: Arriving, piece: int) -> None:
+        self.arriving = arriving
+        self._piece = piece
+        self._came: list[memoryview] = []
+        self._size = 0
+        self._taken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def put(self, data: memoryview) -> None:
+        """Have it written."""
+        self._came.append(data)
+        self._size += len(data)
+        if self._task is None:
+            self._task = asyncio.create_task(self._write())
+        while self._size >= self._piece and self._task is not None:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def _write(self) -> None:
+        try:
+            while self._came:
+                came, self._came, self._size = self._came, [], 0
+                self._taken.set()
+                await asyncio.to_thread(self.arriving.write, came)
+        finally:
+            self._task = None
+            self._taken.set()
+
+    async def end(self) -> None:
+        """Nothing more comes: see that it is whole."""
+        await self.rest()
+        await asyncio.to_thread(self.arriving.finish)
+
+    async def rest(self) -> None:
+        """Wait for what is being written."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
 
 def _complaint(part: Begun) -> str:

@@ -191,4 +191,4 @@ def test_a_slow_request_is_waited_for_and_others_meanwhile_answered(server: Serv
 def test_refusals_say_what_is_wrong_as_json(server: Server, url: str) -> None:
     for tail in ("/frames/0", "/frames/1-999999999", "/nothing", "/frames/x"):
         body = exchange(server, request(url + tail)).partition(b"\r\n\r\n")[2]
-        assert set(json.loads(body)) == {"error", "message"}
+        assert set(json.loads(body)) == {"error", "message", "request"}

@@ -85,6 +85,8 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "oidc_leeway": (5, "5", 5.0),
     "anonymous": (True, "on", True),
     "max_upload": ("1GB", "1000000000", 10**9),
+    "access_log": ("off", "off", "off"),
+    "log_format": ("json", "json", "json"),
 }  # fmt: skip
 """Of fields of Settings; one that is missing here is looked for by the test, too."""
 

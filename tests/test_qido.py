@@ -489,7 +489,7 @@ def test_pages_join_without_a_seam(client: Client) -> None:
 def test_what_cannot_be_matched_by_is_refused(client: Client, query: str) -> None:
     answer = client.get(f"/instances?{query}")
     assert answer.status_code == 400, answer.text
-    assert answer.json().keys() == {"error", "message"}
+    assert answer.json().keys() == {"error", "message", "request"}
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_nothing_that_is_asked_is_an_error_of_ours(client: Client, query: str) -
         status, body = asked_plainly(client, path, query)
         assert status in (200, 204, 400)
         if status == 400:
-            assert json.loads(body).keys() == {"error", "message"}
+            assert json.loads(body).keys() == {"error", "message", "request"}
 
 
 def asked_plainly(client: Client, path: str, query: str) -> tuple[int, bytes]:

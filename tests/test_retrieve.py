@@ -200,7 +200,7 @@ def test_what_is_accepted(server: Server, kept: dict[str, Kept], accept: str, st
     answer = server.get(kept["basic"].url, accept=accept)
     assert answer.status_code == status
     if status != 200:
-        assert set(answer.json()) == {"error", "message"}
+        assert set(answer.json()) == {"error", "message", "request"}
 
 
 @pytest.mark.parametrize("query", ["layout=strange", "layout=stored&layout=legacy"])
@@ -419,7 +419,7 @@ def test_wado_uri_parameters(server: Server, kept: dict[str, Kept], change, stat
     answer = server.get(f"wado?{change(kept['basic'].wado)}")
     assert answer.status_code == status
     if status != 200:
-        assert set(answer.json()) == {"error", "message"}
+        assert set(answer.json()) == {"error", "message", "request"}
 
 
 def test_wado_uri_gives_pictures_to_who_asks_for_one(server: Server, kept: dict[str, Kept]) -> None:

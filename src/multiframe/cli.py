@@ -95,7 +95,7 @@ def _most(text: str) -> int:
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A DICOM file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
-WHERE, STORING, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
+WHERE, STORING, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, WATCHING, TUNING = (
     "Where",
     "Storing",
     "Memory and processes",
@@ -103,6 +103,7 @@ WHERE, STORING, MEMORY, CLIENTS, LOCKS, WRAPPING, VIEWERS, TUNING = (
     "Locks: tokens and TLS",
     "What clients are given",
     "Viewers",
+    "Watching it",
     "Fine tuning",
 )
 """Under which headings the options of `serve` stand in its help."""
@@ -419,6 +420,29 @@ Revalidate = Annotated[
 ]
 
 
+class Lines(StrEnum):
+    """How lines of logs look."""
+
+    auto = "auto"
+    json = "json"
+    text = "text"
+
+
+AccessLog = Annotated[
+    str,
+    typer.Option(
+        "--access-log",
+        metavar="FILE|-|off",
+        help="Where each request is written down, UIDs only: a file, - for stderr, or off.",
+        rich_help_panel=WATCHING,
+    ),
+]
+LogFormat = Annotated[
+    Lines,
+    typer.Option(help="How lines of logs look; auto: text at a terminal, else JSON.", rich_help_panel=WATCHING),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from multiframe import __version__
@@ -476,6 +500,8 @@ def serve(
     ohif: Ohif = False,
     ohif_dir: OhifDir = None,
     oidc_leeway: OidcLeeway = 30.0,
+    access_log: AccessLog = "-",
+    log_format: LogFormat = Lines.auto,
     cache_share: CacheShare = 0.5,
     piece: Piece = "256KiB",  # type: ignore[assignment]
     first_read: FirstRead = "64KiB",  # type: ignore[assignment]
@@ -524,6 +550,7 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
         "ohif": _ohif(named) if params["ohif"] or named else None,
         "tokens": str(params["tokens"].resolve()) if params["tokens"] else None,
         "store": str(Path(params["store"]).resolve()) if params["store"] else None,
+        "access_log": log if (log := params["access_log"]) in ("-", "off") else str(Path(log).resolve()),
     }
     # An enumeration leaves as the plain text it is: settings are handed on as JSON.
     given = {f.name: params[f.name] for f in fields(Settings) if f.name in params}
@@ -753,7 +780,7 @@ def demo(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     # It is nobody's data: let it be shown.
-    _serve(files, host, port, workers, settings=Settings(memory=memory, anonymous=not _is_here(host)))
+    _serve(files, host, port, workers, settings=Settings(memory=memory, anonymous=not _is_here(host), access_log="off"))
 
 
 @app.command()

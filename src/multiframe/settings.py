@@ -82,6 +82,10 @@ class Settings:
         Folder in which instances are stored that are sent here; None: none are taken.
     max_upload : int
         Bytes of the longest body that is taken; 0: any.
+    access_log : str
+        Where each request is written down: a file, ``-`` for stderr, ``off``.
+    log_format : str
+        How lines of logs look: ``json``, ``text``, or ``auto``: text at a terminal, else JSON.
 
     Examples
     --------
@@ -118,6 +122,8 @@ class Settings:
     anonymous: bool = False
     store: str | None = None
     max_upload: int = 0
+    access_log: str = "-"
+    log_format: str = "auto"
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

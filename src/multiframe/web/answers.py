@@ -30,6 +30,7 @@ from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, digest, etag_matches, parse_range
 from multiframe.web.once import ClientGone, Gone, Once, Shared
+from multiframe.web.witness import failed
 from multiframe.web.workers import Workers, gone, watcher, who
 
 __all__ = [
@@ -427,7 +428,7 @@ class _BodyResponse(Response):
                     break
                 await asyncio.sleep(0)  # a long body to a quick client must not keep all others waiting
                 if listening is not None and listening.done():
-                    break
+                    return
                 buffers = await self._body.read(self._request, ByteRange(at, min(at + self._piece, stop)))
             # The server waits here until the last piece has left its buffers: only then is the memory free.
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -435,7 +436,8 @@ class _BodyResponse(Response):
             pass  # nobody is there to be told
         except MultiframeError as error:
             # The head is out: all that is left is to break off, so that nobody takes half for the whole.
-            log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
+            failed(scope, error)
+            log.warning("broken off: %s", type(error).__name__)
         finally:
             if listening is not None:
                 listening.cancel()
@@ -511,6 +513,7 @@ class _StreamResponse(Response):
                 except ClientGone:
                     pass
                 except MultiframeError as error:
-                    log.warning("%s: broken off: %s", scope["path"], type(error).__name__)
+                    failed(scope, error)
+                    log.warning("broken off: %s", type(error).__name__)
                 finally:
                     listening.cancel()

@@ -6,10 +6,12 @@ endpoint one row in the ROUTES of its module.
 
 import asyncio
 import contextlib
+import contextvars
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,10 +47,14 @@ from multiframe.web import (
 )
 from multiframe.web.again import Again
 from multiframe.web.answers import works_of
+from multiframe.web.asked import UID
 from multiframe.web.doors import Doors, Forbidden, Keys, Unauthenticated, Unverifiable, guarded
 from multiframe.web.forwarded import networks, split_host
+from multiframe.web.gauges import Gauges
+from multiframe.web.journal import REQUEST, Format, Journal
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.once import ClientGone
+from multiframe.web.witness import Witness, failed
 from multiframe.web.workers import Workers
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
@@ -107,25 +113,35 @@ _ARRIVING = 0.125
 
 _EXPOSED = [
     "Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning", "WWW-Authenticate",
+    "X-Request-Id",
 ]  # fmt: skip
+
+
+def _told(error: Exception | str, message: str) -> dict[str, str]:
+    """Give the body of a refusal: with the id under which the log tells of it."""
+    name = error if isinstance(error, str) else type(error).__name__
+    return {"error": name, "message": message, "request": REQUEST.get()}
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     nearest = next(c for c in type(error).__mro__ if c in STATUS)
     status = STATUS[nearest]
     message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), str(error))
+    failed(request.scope, error)
     if status >= 500:
-        log.warning("%s %s: %s", status, type(error).__name__, request.path_params.get("instance", "-"))
+        uid = request.path_params.get("instance", "-")
+        log.warning("%s %s: %s", status, type(error).__name__, uid if UID.fullmatch(uid) else "-")
     if isinstance(error, errors.CatalogUnavailable):  # it names the database, and neither a file nor a password
         log.warning("%s", error)
     headers = {"retry-after": "2"} if status == 503 else getattr(error, "headers", None)
-    return JSONResponse({"error": type(error).__name__, "message": message}, status, headers)
+    return JSONResponse(_told(error, message), status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail if error.status_code != 404 else "there is nothing at this address"
-    return JSONResponse({"error": "HTTPError", "message": message}, error.status_code, error.headers)
+    failed(request.scope, "HTTPError")
+    return JSONResponse(_told("HTTPError", message), error.status_code, error.headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -134,7 +150,7 @@ async def _nobody(request: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     message = "an error nobody foresaw; the server's log has more"
-    return JSONResponse({"error": type(error).__name__, "message": message}, 500)
+    return JSONResponse(_told(error, message), 500)
 
 
 class _HostCheck:
@@ -151,11 +167,9 @@ class _HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Two that differ name nobody (RFC 9112 3.2): who reads the other one would be deceived.
         if scope["type"] == "http" and not all(map(self._known, Headers(scope=scope).getlist("host") or [""])):
-            answer = JSONResponse(
-                {"error": "MisdirectedRequest",
-                 "message": "this server is not known by that name: start it with --public-url to make it so"},
-                421,
-            )  # fmt: skip
+            failed(scope, "MisdirectedRequest")
+            message = "this server is not known by that name: start it with --public-url to make it so"
+            answer = JSONResponse(_told("MisdirectedRequest", message), 421)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -178,8 +192,9 @@ class _HostCheck:
 class Indexer:
     """Completes indexes behind the answers: the first frame waits for nothing, the next start for no walk."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, gauges: Gauges) -> None:
         self._catalog = catalog
+        self._gauges = gauges
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._busy: set[str] = set()
 
@@ -189,13 +204,20 @@ class Indexer:
         if uid in self._busy:
             return
         self._busy.add(uid)
-        asyncio.get_running_loop().run_in_executor(self._pool, self._work, instance, uid)
+        self._pool.submit(contextvars.copy_context().run, self._work, instance, uid)
+
+    @property
+    def waiting(self) -> int:
+        """How many are under way or wait."""
+        return len(self._busy)
 
     def _work(self, instance: Instance, uid: str) -> None:
         try:
-            instance.complete()
+            index = instance.complete()
+            self._gauges.add("indexes", index.origin, "yes" if index.repaired else "no")
             self._catalog.keep_index(instance)
         except errors.MultiframeError as error:
+            self._gauges.add("index_failures")
             # Whoever asks for a frame that this concerns is told; here there is nobody to tell.
             log.info("instance %s: index not completed: %s", uid, type(error).__name__)
         except Exception:
@@ -206,6 +228,15 @@ class Indexer:
     def close(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Application(Starlette):
+    """Starlette, with the room that tells of everything around all others, also around those that catch errors."""
+
+    around: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self.around(super().build_middleware_stack())
 
 
 def _warm(catalog: Catalog) -> None:
@@ -226,8 +257,9 @@ def _sweep(store: Store) -> None:
 
 
 def create_app(
-    catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0
-) -> Starlette:
+    catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0,
+    gauges: Gauges | None = None, journal: Journal | None = None, form: Format = "json",
+) -> Starlette:  # fmt: skip
     """Build the application over a catalog.
 
     Parameters
@@ -240,6 +272,12 @@ def create_app(
         Where all held bytes are entered; by default one of `settings.memory`.
     started : float
         A scan of the catalog that ended before then, in seconds since 1970, says nothing of what is served now.
+    gauges : Gauges, optional
+        Where requests are counted; by default those of this process alone.
+    journal : Journal, optional
+        Where each request is written down, and nothing without one.
+    form : str
+        How: ``json`` or ``text``.
 
     Returns
     -------
@@ -253,6 +291,7 @@ def create_app(
     """
     settings = settings or Settings()
     budget = budget or MemoryBudget(settings.memory)
+    gauges = gauges or Gauges()
     networks(settings.trusted_proxies)
     keys = Keys(settings)
     changing = CHANGING if settings.store else []
@@ -266,7 +305,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.indexer = Indexer(catalog)
+        app.state.indexer = Indexer(catalog, gauges)
         await asyncio.to_thread(_warm, catalog)
         if store is not None:
             await asyncio.to_thread(_sweep, store)
@@ -274,9 +313,11 @@ def create_app(
         app.state.indexer.close()
         app.state.workers.close()
         keys.close()
+        if journal is not None:
+            journal.drain()
 
     everybody = "*" in settings.allow_origins
-    app = Starlette(
+    app = _Application(
         routes=[*web, *ours, *pages.routes(settings.ohif)],
         lifespan=lifespan,
         exception_handlers={
@@ -310,7 +351,10 @@ def create_app(
             ),
         ],
     )
+    app.around = partial(Witness, gauges=gauges, journal=journal, form=form, trusted=settings.trusted_proxies)
     app.state.catalog = catalog
+    app.state.gauges = gauges
+    app.state.journal = journal
     app.state.settings = settings
     app.state.store = store
     app.state.arriving = ByteCache[str, arriving.Growing](budget, share=_ARRIVING)

@@ -237,7 +237,7 @@ def description(
     for path, method in changing:
         paths[roots[0] + _plain(path)][method.lower()] = _change(_plain(path), method.lower())
     error = {"type": "object", "required": ["error", "message"],
-             "properties": {"error": {"type": "string"}, "message": {"type": "string"}}}  # fmt: skip
+             "properties": {name: {"type": "string"} for name in ("error", "message", "request")}}  # fmt: skip
     from multiframe import __version__
 
     return {

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from multiframe.errors import MultiframeError, SourceError
 from multiframe.settings import Settings
+from multiframe.web.gauges import Gauges, shared
+from multiframe.web.journal import Journal, audit_to, catch_all, form, format_for, log_to
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -105,12 +107,13 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     Raises
     ------
     OSError
-        The port cannot be bound.
+        The port cannot be bound, or the access log not be written.
     SourceError
         The database cannot be used; a worker has said why.
     RuntimeError
         Workers die as soon as they are started.
     """
+    _journals(settings)  # that the log cannot be written is said before anything is begun
     listener = _bind(served.host, served.port)
     with listener:
         host, port = listener.getsockname()[:2]
@@ -128,10 +131,29 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
             "settings": dataclasses.asdict(settings),
             "listener": listener.fileno(),
             "started": time.time(),
+            "gauges": shared(2 * served.workers),  # when others take over, all are there for a while
+            "workers": served.workers,
             "certificate": [str(path.resolve()) for path in served.certificate] if served.certificate else None,
         }
         scheme = "https" if served.certificate else "http"
         return _Parent(orders, listener, served.workers).run(lambda: ready(f"{scheme}://{shown}:{port}/"))
+
+
+def _journals(settings: Settings) -> tuple[Journal, Journal | None]:
+    """Begin to write down what this process logs, and what `audit` is told; give where both goes.
+
+    Raises
+    ------
+    OSError
+        The access log cannot be written.
+    """
+    said = Journal()
+    log_to(said, format_for(said, settings.log_format))
+    if settings.access_log == "off":
+        return said, None
+    access = said if settings.access_log == "-" else Journal(settings.access_log)
+    audit_to(access, format_for(access, settings.log_format))
+    return said, access
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -163,6 +185,7 @@ class _Parent:
         self._ends = 0
         self._ended = 0
         self._renew = False
+        self._rows: dict[_Child, int] = {}
         self._deaths: list[float] = []
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
@@ -256,8 +279,15 @@ class _Parent:
         if len(self._deaths) > _RESTARTS:
             raise RuntimeError("workers die as soon as they are started: see what they said above")
 
+    def _free_row(self) -> int:
+        """Choose where a worker counts: where nobody living does, going on with what one before has counted."""
+        self._rows = {child: row for child, row in self._rows.items() if child.poll() is None}
+        return min(set(range(2 * self._wanted)) - set(self._rows.values()), default=0)
+
     def _start(self, role: str) -> _Child:
-        inherited = [self._listener.fileno(), self._ready_w] if role == "worker" else []
+        inherited, row = [], 0
+        if role == "worker":
+            inherited, row = [self._listener.fileno(), self._ready_w, self._orders["gauges"]], self._free_row()
         child = subprocess.Popen(
             [sys.executable, "-m", "multiframe.web.serve", role],
             stdin=subprocess.PIPE,
@@ -267,10 +297,13 @@ class _Parent:
             # A Ctrl-C is ours to pass on: children end in order, not each on its own.
             start_new_session=True,
         )
+        if role == "worker":
+            self._rows[child] = row
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead already: seen where children are waited for
             # Not as an argument, which everybody on this machine may read: there are secrets in it.
-            child.stdin.write(json.dumps({**self._orders, "ready": self._ready_w}).encode() + b"\n")
+            orders = {**self._orders, "ready": self._ready_w, "row": row}
+            child.stdin.write(json.dumps(orders).encode() + b"\n")
             child.stdin.flush()
         return child
 
@@ -310,7 +343,7 @@ def _when_orphaned(then: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="orphan", daemon=True).start()
 
 
-def _work(orders: dict[str, Any], settings: Settings) -> None:
+def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -> None:
     import gc
 
     from multiframe.catalog import Catalog
@@ -321,7 +354,11 @@ def _work(orders: dict[str, Any], settings: Settings) -> None:
     budget = MemoryBudget(settings.memory)
     kind = VirtualCatalog if settings.virtual_series else Catalog
     catalog = kind(orders["database"], settings=settings, budget=budget)
-    app = create_app(catalog, settings, budget=budget, started=orders["started"])
+    app = create_app(
+        catalog, settings, budget=budget, started=orders["started"], journal=journal,
+        gauges=Gauges(orders["gauges"], orders["row"], workers=orders["workers"]),
+        form=format_for(journal, settings.log_format) if journal else "json",
+    )  # fmt: skip
     listener = socket.socket(fileno=orders["listener"])
 
     def ready() -> None:
@@ -348,6 +385,7 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
         fd=listener.fileno(),
         log_level="warning",
         access_log=False,
+        log_config=None,
         server_header=False,
         timeout_keep_alive=65,
         timeout_graceful_shutdown=max(1, round(patience)),
@@ -399,7 +437,7 @@ def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str
     asyncio.run(work(), loop_factory=uvloop.new_event_loop)
 
 
-def _scan(orders: dict[str, Any], settings: Settings) -> None:
+def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None:
     from multiframe.catalog import Catalog
 
     stopped = threading.Event()
@@ -439,6 +477,9 @@ def _told(status: ScanStatus, seconds: float) -> str:
 
 
 def _say(text: str, *, live: bool) -> None:
+    if form() == "json":
+        logging.getLogger("multiframe.scan").info(text.rstrip())
+        return
     sys.stderr.write(f"\r\x1b[K{text}" if live else text if text.endswith("\n") else text + "\n")
     sys.stderr.flush()
 
@@ -453,9 +494,11 @@ def main() -> None:
     role = sys.argv[1]
     with open(0, "rb", buffering=0, closefd=False) as told:  # no byte more: what comes behind is the parent's end
         orders = json.loads(told.readline())
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = _settings(orders["settings"])
+    _, journal = _journals(settings)
+    catch_all()
     try:
-        {"worker": _work, "scan": _scan}[role](orders, _settings(orders["settings"]))
+        {"worker": _work, "scan": _scan}[role](orders, settings, journal)
     except MultiframeError as error:
         if role == "worker":  # the scan meets the same, and once is enough
             sys.stderr.write(f"multiframe: {error}\n")

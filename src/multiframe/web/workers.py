@@ -8,6 +8,7 @@ that can be pickled, with its arguments; its result is bytes. It must not know w
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import os
@@ -28,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from multiframe import errors
 from multiframe.memory import MemoryBudget
+from multiframe.web import journal
 from multiframe.web.forwarded import forwarded
+from multiframe.web.journal import REQUEST
 from multiframe.web.once import ClientGone
 
 if TYPE_CHECKING:
@@ -108,8 +111,9 @@ class Workers:
         with await self._free.acquire_async(1, who=who):
             if gone is not None and await gone():
                 raise ClientGone
-            job = pickle.dumps((function, args), protocol=5)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, job)
+            job = pickle.dumps((REQUEST.get(), function, args), protocol=5)
+            here = contextvars.copy_context()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, here.run, self._work, job)
 
     @asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[None]:
@@ -221,7 +225,7 @@ class _Process:
         self._file = _shared()
         self._ready = False
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "multiframe.web.workers", str(self._file)],
+            [sys.executable, "-m", "multiframe.web.workers", str(self._file), journal.form()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -308,7 +312,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would be a picture of a patient
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever prints, prints beside
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    said = journal.Journal()
+    journal.log_to(said, journal.format_for(said, sys.argv[2]))
     os.write(answers, b".")
     while len(asked := os.read(0, 8)) == 8:
         job = _read(file, *unpack("<Q", asked))
@@ -320,7 +325,8 @@ def main() -> None:
 
 def _done(job: bytes) -> tuple[bool, bytes]:
     try:
-        function, args = pickle.loads(job)  # noqa: S301 -- from our own parent, by a file without a name
+        request, function, args = pickle.loads(job)  # noqa: S301 -- from our own parent, by a file without a name
+        REQUEST.set(request)
         return True, bytes(function(*args))
     except errors.MultiframeError as error:
         return False, json.dumps([type(error).__name__, str(error)]).encode()

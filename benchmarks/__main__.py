@@ -7,7 +7,7 @@ the list shows. Nothing here passes or fails: figures are for people, and for th
 import argparse
 from pathlib import Path
 
-from benchmarks import first_frame, frames_load, h2, index, index_far, metadata
+from benchmarks import first_frame, frames_load, h2, index, index_far, metadata, qido
 
 BENCHMARKS = {
     "first-frame": first_frame,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "index": index,
     "index-far": index_far,
     "metadata": metadata,
+    "qido": qido,
 }
 
 

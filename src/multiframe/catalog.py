@@ -12,7 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from itertools import batched
 from pathlib import Path
 from threading import Lock
@@ -22,13 +22,16 @@ import sqlalchemy as sa
 
 from multiframe.database import Database
 from multiframe.errors import FormatError, InstanceNotFound, SourceNotFound
+from multiframe.far import Nearby
 from multiframe.frameindex import FrameIndex
 from multiframe.header import Header, LongHeader, PixelData
 from multiframe.indexfile import dump, index_beside, load
 from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
+from multiframe.listing import REMEMBERED, path_of, source_at
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.ranges import ByteRange
+from multiframe.reading import Reader
 from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
 from multiframe.scanning import Scan, ScanStatus
 from multiframe.schema import KEYS, LEVELS, Key, Level
@@ -38,7 +41,7 @@ from multiframe.schema import scans as _scans
 from multiframe.schema import series as _series
 from multiframe.searching import ORDER, Found, Search, find, kind_of_path, remaining
 from multiframe.settings import Settings
-from multiframe.source import FileSource, Identity, ObjectStat
+from multiframe.source import FileSource, Identity, ObjectStat, is_far
 from multiframe.syntaxes import syntax_of
 
 __all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
@@ -99,8 +102,9 @@ class Catalog:
 
     def scan(
         self,
-        roots: Sequence[Path],
+        roots: Sequence[str | os.PathLike[str]],
         *,
+        processes: int = 1,
         progress: Callable[[ScanStatus], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> ScanStatus:
@@ -112,8 +116,12 @@ class Catalog:
 
         Parameters
         ----------
-        roots : sequence of Path
-            Files and directories.
+        roots : sequence of path-like
+            Files and folders; ``s3://``, ``gs://`` and ``az://`` addresses and what lies below them; ``http(s)://``
+            addresses of objects or, where they end with ``.txt``, of lists of such that lie beside them, one a line.
+        processes : int
+            How many processes read the headers of many local files; 1: this one alone. Of far objects 32 are read at
+            a time.
         progress : callable, optional
             Told now and then how far it is.
         stop : callable, optional
@@ -124,7 +132,8 @@ class Catalog:
         ScanStatus
             What was done.
         """
-        return Scan(self._database, roots, self._read, self._forget, progress).run(stop)
+        with closing(Reader(self.settings, self.budget, processes)) as reader:
+            return Scan(self._database, roots, reader, self._forget, progress).run(stop)
 
     def claim(self, roots: Iterable[str]) -> AbstractContextManager[bool]:
         """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""
@@ -139,16 +148,13 @@ class Catalog:
         running = row.running and time.time() - row.updated < _STALE
         return ScanStatus(running=running, updated=row.updated, **json.loads(row.counts))
 
-    def _read(self, path: bytes, stat: ObjectStat) -> Record:
-        return read_record(path, stat, self.settings, self.budget)
-
-    def add(self, files: Mapping[Path, FrameIndex | None]) -> list[str | None]:
+    def add(self, files: Mapping[Path, FrameIndex | None] | Mapping[str, FrameIndex | None]) -> list[str | None]:
         """Enter files that have just come and are at rest, in one transaction, with what is known of their frames.
 
         Parameters
         ----------
-        files : mapping of Path to FrameIndex or None
-            Absolute paths; whether they lie below any root is the caller's business.
+        files : mapping of path or str to FrameIndex or None
+            Paths, or URLs of objects; whether they lie below any root is the caller's business.
 
         Returns
         -------
@@ -162,16 +168,16 @@ class Catalog:
         """
         records = []
         for path, index in files.items():
-            record = self._read(os.fsencode(path), FileSource(path).stat())
+            record = read_record(path_of(path), None, self.settings, self.budget)
             if record.instance is not None and index is not None and index.complete and index.proof == "whole":
                 record.instance["frame_index"] = dump(index)
             records.append(record)
         written = {record.path: record for record in self._register(records)}
         return [written.get(record.path, record).problem for record in records]
 
-    def remove(self, files: Iterable[Path]) -> None:
+    def remove(self, files: Iterable[Path | str]) -> None:
         """Forget files, with what they hold; they are not touched themselves."""
-        for some in batched(map(os.fsencode, files), LOOKUP):
+        for some in batched(map(path_of, files), LOOKUP):
             with self._database.transaction(write=True) as connection:
                 lost = remove(connection, some)
             for uid in lost:
@@ -180,8 +186,7 @@ class Catalog:
     def _register(self, records: Sequence[Record]) -> list[Record]:
         not_there = gone(self._database, records)
         with self._database.transaction(write=True) as connection:
-            newest = connection.execute(sa.select(sa.func.max(_scans.c.id))).scalar() or 0
-            written = register(connection, records, newest, not_there)
+            written = register(connection, records, not_there)
         for record in written:
             if record.uid is not None:
                 self._forget(record.uid)
@@ -234,10 +239,10 @@ class Catalog:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
         if row is None:
             raise InstanceNotFound(no_such(uid))
-        source: FileSource | Inflated = FileSource(os.fsdecode(row.path))
+        source: FileSource | Nearby | Inflated = source_at(row.path)
         stat = ObjectStat(row.size, identity_of(row.identity))
         if syntax_of(row.syntax).deflated:
-            source = inflated(source)
+            source = inflated(source.source if isinstance(source, Nearby) else source)
             stat = stat._replace(size=source.stat().size)
         facts = json.loads(row.facts)
         pixel_data = PixelData(*facts["pixel_data"]) if facts["pixel_data"] else None
@@ -263,7 +268,8 @@ class Catalog:
 
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance
-        self._cache.put(uid, instance, size=2048 + instance.held)
+        near = REMEMBERED if is_far(instance.source) else 0
+        self._cache.put(uid, instance, size=2048 + near + instance.held)
 
     def weigh(self, instance: Instance) -> None:
         """Enter an instance in memory anew: more of it is held than when it was read."""
@@ -306,13 +312,13 @@ class Catalog:
             if row is None:
                 raise InstanceNotFound(no_such(sop_instance_uid))
             try:
-                stat = FileSource(os.fsdecode(row.path)).stat()
+                stat = source_at(row.path).stat()
             except SourceNotFound:
                 with self._database.transaction(write=True) as connection:
                     remove(connection, [row.path])
                 raise
             if stat.identity != identity_of(row.identity):
-                self._register([self._read(row.path, stat)])
+                self._register([read_record(row.path, stat, self.settings, self.budget)])
             return self._load(sop_instance_uid)
 
     def _forget(self, uid: str) -> None:
@@ -344,7 +350,7 @@ class Catalog:
             kept = identity_of(dumped)
             found: Identity | None
             try:
-                found = FileSource(os.fsdecode(path)).stat().identity
+                found = source_at(path).stat().identity
                 if found != kept:
                     found = self.refresh(uid).stat.identity
             except (SourceNotFound, InstanceNotFound):

@@ -28,6 +28,7 @@ __all__ = ["BUSY", "Database", "is_url", "look"]
 BUSY = 10.0
 """Seconds a writer waits for another, and anybody for a connection."""
 
+_UPGRADE = 600.0  # seconds that bringing a large database up to date may take
 _LOCK = 0x6D756C7469667261  # of the one writer: "multifra"
 _version = sa.table("alembic_version", sa.column("version_num", sa.String))  # Alembic's own
 
@@ -114,8 +115,15 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
+    def transaction(self, *, write: bool = False, patience: float | None = None) -> Iterator[sa.Connection]:
         """Run a transaction; whatever the database has to say leaves as an error of ours, without any value.
+
+        Parameters
+        ----------
+        write : bool
+            Whether it writes: then it waits for its turn.
+        patience : float, optional
+            Seconds that may take, if not `BUSY`.
 
         Raises
         ------
@@ -123,7 +131,10 @@ class Database:
             It is away, busy, full, or damaged.
         """
         try:
-            with (self._writer if write else self._engine).begin() as connection:
+            engine = self._writer if write else self._engine
+            if patience is not None:
+                engine = engine.execution_options(patience=patience)
+            with engine.begin() as connection:
                 yield connection
         except sa.exc.TimeoutError:
             raise CatalogUnavailable(f"{self.name}: no connection came free for {BUSY:g} s; try again") from None
@@ -176,26 +187,34 @@ class Database:
 
     def _prepare(self) -> None:
         """Make the tables, or bring them up to date; Alembic is imported only for the latter."""
-        with self.transaction(write=True) as connection:
-            tables = sa.inspect(connection).get_table_names()
-            if not tables:
+        with self.transaction() as connection:
+            if self._revision(connection) == REVISIONS[-1]:
+                return
+        # Another server may be at it, and has much to do.
+        with self.transaction(write=True, patience=_UPGRADE) as connection:
+            revision = self._revision(connection)
+            if revision is None:
                 schema.create_all(connection)
                 connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
                 connection.execute(sa.insert(_version).values(version_num=REVISIONS[-1]))
-                return
-            revision = None
-            if "alembic_version" in tables:
-                revision = connection.execute(sa.select(_version.c.version_num)).scalar()
-            if revision == REVISIONS[-1]:
-                return
-            if revision not in REVISIONS:
+            elif revision not in REVISIONS:
                 newer = "was written by a newer version of multiframe" if revision else "is not a catalog of multiframe"
                 raise CatalogUnavailable(
                     f"{self.name} {newer}: name another one, or delete it (a catalog is only a cache)"
                 )
-            from multiframe.migrations.upgrade import upgrade
+            elif revision != REVISIONS[-1]:
+                from multiframe.migrations.upgrade import upgrade
 
-            upgrade(connection)
+                upgrade(connection)
+        self._engine.dispose()  # connections that wait so long
+
+    @staticmethod
+    def _revision(connection: sa.Connection) -> str | None:
+        """Give which revision a database is of; None: it is empty; nothing: it is not ours."""
+        tables = sa.inspect(connection).get_table_names()
+        if "alembic_version" not in tables:
+            return "" if tables else None
+        return connection.execute(sa.select(_version.c.version_num)).scalar() or ""
 
 
 def look(place: Path | str) -> tuple[str, str | None]:
@@ -259,8 +278,9 @@ def _url(text: str) -> sa.URL:
 
 
 def _on_begin_postgresql(connection: sa.Connection) -> None:
-    if connection.get_execution_options().get("writes"):
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * BUSY)}")
+    options = connection.get_execution_options()
+    if options.get("writes"):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * options.get('patience', BUSY))}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
@@ -294,5 +314,7 @@ def on_connect(connection: Any, _: object) -> None:
 
 def _on_begin(connection: sa.Connection) -> None:
     # A writer takes its turn at once: one that read first could find that it read too early, and no waiting helps it.
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if "patience" in options:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(1000 * options['patience'])}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")

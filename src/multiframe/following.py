@@ -105,7 +105,7 @@ class Follower:
         """Make sure that the file is what it was, up to where it ended."""
         instance, old = self._instance, self._instance.stat
         source, raw, known = instance.source, instance.header.raw, instance.known
-        same = isinstance(source, FileSource) and stat.identity[:2] == old.identity[:2] and stat.size >= old.size
+        same = isinstance(source, FileSource) and stat.identity[0] == old.identity[0] and stat.size >= old.size
         if same:
             wanted, expected = [ByteRange(0, len(raw))], [raw]
             if known is not None and known.fragments:

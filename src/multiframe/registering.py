@@ -6,7 +6,6 @@ found, nor HTTP.
 """
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,15 +19,19 @@ from multiframe.dicomjson import attributes
 from multiframe.errors import FormatError, NotDicom, SourceError, SourceNotFound, UnknownSyntax
 from multiframe.header import Header
 from multiframe.instance import header_of
+from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
 from multiframe.schema import columns_of, instances, objects, requests, requests_of, series, shared_out, studies
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, Identity, ObjectStat
 
-__all__ = ["LOOKUP", "UID", "Record", "as_text", "gone", "identity_of", "read_record", "register", "remove"]
+__all__ = ["LONGEST", "LOOKUP", "UID", "Record", "as_text", "gone", "identity_of", "read_record", "register", "remove"]
 
 LOOKUP = 500
 """Paths asked for in one query."""
+
+LONGEST = 2500
+"""Bytes of a place that an index of PostgreSQL takes: longer ones are not catalogued."""
 
 UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 """Looser than PS3.5 9.1, and harmless in a URL or a header."""
@@ -69,21 +72,34 @@ class Record(NamedTuple):
         return self.problem in (_NOT_DICOM, _NO_UIDS) or self.duplicate_of is not None
 
 
-def read_record(path: bytes, stat: ObjectStat, settings: Settings, budget: MemoryBudget) -> Record:
+def read_record(path: bytes, stat: ObjectStat | None, settings: Settings, budget: MemoryBudget) -> Record:
     """Read a file's header into rows; what is no instance is remembered as that, so as not to be opened again.
+
+    Parameters
+    ----------
+    stat : ObjectStat or None
+        The state of a local file that is meant; a far object tells its own with its first bytes.
 
     Raises
     ------
     SourceError, OverBudget
         It cannot be read now: that is no property of the file, and not remembered.
     """
-    source = FileSource(os.fsdecode(path))
+    source = source_at(path)
+    near = isinstance(source, FileSource)
+    if near:
+        stat = stat or source.stat()
     limits = {"first_read": settings.first_read, "max_header": settings.max_header}
     try:
-        _, header = header_of(source, stat.identity, budget, **limits)
-        return _record_of(path, stat, header)
+        _, header = header_of(source, stat.identity if near and stat else None, budget, **limits)
+        problem = None
     except (FormatError, UnknownSyntax) as error:
-        return Record(path, stat, _NOT_DICOM if isinstance(error, NotDicom) else str(error))
+        header, problem = None, _NOT_DICOM if isinstance(error, NotDicom) else str(error)
+    if not isinstance(source, FileSource):
+        stat = source.seen
+    if stat is None:  # not a byte was read of it
+        stat = source.stat()
+    return Record(path, stat, problem) if header is None else _record_of(path, stat, header)
 
 
 def _record_of(path: bytes, stat: ObjectStat, header: Header) -> Record:
@@ -140,7 +156,7 @@ def gone(database: Database, records: Iterable[Record]) -> set[Holder]:
 
 def _there(path: bytes, identity: str) -> bool:
     try:
-        return FileSource(os.fsdecode(path)).stat().identity == identity_of(identity)
+        return source_at(path).stat().identity == identity_of(identity)
     except SourceNotFound:
         return False
     except SourceError:
@@ -150,9 +166,7 @@ def _there(path: bytes, identity: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def register(
-    connection: sa.Connection, records: Iterable[Record], generation: int, gone: Collection[Holder]
-) -> list[Record]:
+def register(connection: sa.Connection, records: Iterable[Record], gone: Collection[Holder]) -> list[Record]:
     """Write records in place of whatever their paths held; give them as they were written.
 
     The first file of an instance keeps it: another one is a duplicate, unless the first is not there any more. What
@@ -162,8 +176,6 @@ def register(
     ----------
     connection : Connection
         In the transaction of the one writer.
-    generation : int
-        The scan that met them.
     gone : collection of Holder
         As `gone` gives it.
     """
@@ -174,7 +186,11 @@ def register(
         return []
     for paths in batched(written, LOOKUP):
         remove(connection, paths)
-    taken = _holders(connection, {record.uid for record in written.values() if record.uid is not None}, gone)
+    first: dict[str, Record] = {}
+    for record in written.values():
+        if record.uid is not None:
+            first.setdefault(record.uid, record)
+    taken = _holders(connection, first, gone)
     for path, record in written.items():
         if (uid := record.uid) is None:
             continue
@@ -191,7 +207,6 @@ def register(
                 "identity": as_text(r.stat.identity),
                 "problem": r.problem,
                 "duplicate_of": r.duplicate_of,
-                "seen": generation,
             }
             for r in final
         ],
@@ -219,17 +234,30 @@ def _same(connection: sa.Connection, records: Mapping[bytes, Record]) -> list[by
     return known
 
 
-def _holders(connection: sa.Connection, uids: Collection[str], gone: Collection[Holder]) -> set[str]:
-    """Give which of the instances another file holds; a file that is gone, or changed, holds nothing."""
-    query = sa.select(instances.c.instance, objects.c.path, objects.c.identity).join_from(instances, objects)
+def _holders(connection: sa.Connection, records: Mapping[str, Record], gone: Collection[Holder]) -> set[str]:
+    """Give which of the instances another file holds; a file that is gone, or changed, holds nothing.
+
+    A file that was moved keeps what is known of its frames.
+    """
+    i, o = instances.c, objects.c
+    query = sa.select(i.instance, o.path, o.identity, i.frame_index).join_from(instances, objects)
     held: set[str] = set()
-    for some in batched(sorted(uids), LOOKUP):
-        for uid, path, identity in connection.execute(query.where(instances.c.instance.in_(some))).all():
-            if (path, identity) in gone:
-                remove(connection, [path])
-            else:
+    for some in batched(sorted(records), LOOKUP):
+        for uid, path, identity, frame_index in connection.execute(query.where(i.instance.in_(some))).all():
+            if (path, identity) not in gone:
                 held.add(uid)
+                continue
+            remove(connection, [path])
+            moved = records[uid]
+            if frame_index is not None and moved.instance and _moved(identity_of(identity), moved.stat.identity):
+                moved.instance["frame_index"] = frame_index
     return held
+
+
+def _moved(old: Identity, new: Identity) -> bool:
+    """Whether a file is the one that lay elsewhere: inode, size and time of modification outlast a new name."""
+    near = len(old) == len(new) == 4 and all(isinstance(part, int) for part in (*old, *new))
+    return old[:3] == new[:3] if near else old[:1] == ("etag",) and same_object(old, new)
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, dict[str, Any]]) -> list[Any]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["RemoteSource", "source_of"]
+__all__ = ["RemoteSource", "listed", "source_of"]
 
 _AT_ONCE = 128  # requests of one call; the walk of a far file is fastest with about so many
 _SLOWEST = 16 * 1024  # bytes a second: what one connection among many may fall to, far away
@@ -303,6 +303,52 @@ def source_of(place: str | os.PathLike[str]) -> ByteSource:
     """
     name = os.fspath(place)
     return RemoteSource(name) if "://" in name else FileSource(name)
+
+
+def listed(url: str, *, timeout: float = 30.0, retries: int = 4) -> Iterator[tuple[str, ObjectStat]]:
+    """List the objects below an ``s3://``, ``gs://`` or ``az://`` address, in the order their server gives.
+
+    Parameters
+    ----------
+    url : str
+        ``SCHEME://BUCKET`` or ``SCHEME://BUCKET/PREFIX``; where nothing lies below it, it may be an object itself.
+
+    Yields
+    ------
+    str, ObjectStat
+        The address of an object, and what the list says of it: less than a request for the object would.
+
+    Raises
+    ------
+    SourceError
+        It cannot be listed.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    told = RemoteSource(f"{scheme}://{bucket}/{prefix or 'x'}", timeout=timeout, retries=retries)
+    failure: SourceError | None = None
+    some = False
+    if _first_process() != os.getpid():
+        raise SourceError(f"{told.place}: no remote reads in a forked process; start it by spawn")
+    try:
+        store = _store(scheme.lower(), bucket, timeout, retries, _environment())
+        for chunk in obstore.list(store, prefix=prefix or None, chunk_size=1000):
+            for meta in chunk:
+                some = True
+                etag = meta["e_tag"] or ""
+                strong = bool(etag) and not etag.startswith("W/")
+                last = meta["version"] or "" if strong else int(meta["last_modified"].timestamp())
+                identity = (_STRONG if strong else _WEAK, etag, last, meta["size"])
+                yield f"{scheme}://{bucket}/{meta['path']}", ObjectStat(meta["size"], identity)
+    except (BaseError, OSError, ValueError) as error:
+        failure = error if isinstance(error, SourceError) else told._told(error)
+    if failure is not None:
+        raise failure
+    if not some and prefix:
+        yield url, told.stat()
 
 
 def _shown(url: str) -> str:

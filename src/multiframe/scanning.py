@@ -8,24 +8,32 @@ know how an instance is given out.
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import batched
-from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
 
 from multiframe.database import Database
-from multiframe.errors import MultiframeError, SourceError
-from multiframe.folders import files, inside
-from multiframe.registering import LOOKUP, Record, gone, identity_of, register, remove
+from multiframe.errors import SourceError
+from multiframe.folders import inside
+from multiframe.listing import is_local, root_of, same_object, scope_of, vanished
+from multiframe.listing import objects as objects_below
+from multiframe.reading import Asked, Reader
+from multiframe.registering import LONGEST, LOOKUP, Record, gone, identity_of, register, remove
 from multiframe.schema import instances, objects, scans
 from multiframe.settings import MIB
-from multiframe.source import FileSource, ObjectStat
+from multiframe.source import ObjectStat
 
 __all__ = ["Scan", "ScanStatus"]
 
 _BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 200, 0.5, 8 * MIB  # whichever comes first
+_KEPT = 100  # scans that are remembered
+_PAGE = 5000  # of what is catalogued
+_HASH = 2**64 - 1
+_LONG_AGO = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,51 +77,74 @@ class Scan:
     ----------
     database : Database
         Where what is found is kept.
-    roots : sequence of Path
-        Files and folders.
-    read : callable
-        Reads a header into a `Record`.
+    roots : sequence of path-like
+        Files, folders and URLs.
+    reader : Reader
+        Reads headers.
     forget : callable
         Told which instance is not what it was.
     progress : callable, optional
         Told now and then how far it is.
+    settle : float
+        Seconds for which a local file must not have been written to: a younger one is left for later.
+    whole : bool
+        Whether `roots` are what somebody named, and not only what has changed below.
+
+    Attributes
+    ----------
+    young : list of bytes
+        What was left for later.
     """
 
     def __init__(
         self,
         database: Database,
-        roots: Sequence[Path],
-        read: Callable[[bytes, ObjectStat], Record],
+        roots: Sequence[str | os.PathLike[str] | bytes],
+        reader: Reader,
         forget: Callable[[str], object],
         progress: Callable[[ScanStatus], object] | None = None,
+        *,
+        settle: float = 0.0,
+        whole: bool = True,
     ) -> None:
         self.database = database
         self.roots = _outermost(roots)
         self.progress = progress
         self.status = ScanStatus(running=True)
-        self.unlisted: list[bytes] = []
-        self._read, self._forget = read, forget
+        self.young: list[bytes] = []
+        self._unlisted: list[bytes] = []
+        self._met = array("Q")
+        self._reader, self._forget, self._settle = reader, forget, settle
         self._records: list[Record] = []
         self._weight = 0
-        self._seen: list[bytes] = []
         self._flushed = time.monotonic()
-        with database.transaction(write=True) as connection:
+        self._id = self._enter() if whole else None
+
+    def _enter(self) -> int:
+        with self.database.transaction(write=True) as connection:
             connection.execute(sa.update(scans).values(running=False))
             added = connection.execute(sa.insert(scans).values(running=True, updated=time.time(), counts="{}"))
-            self.generation = int(added.inserted_primary_key[0])  # type: ignore[index]  # a plain insert has one
+            number = int(added.inserted_primary_key[0])  # type: ignore[index]  # a plain insert has one
+            connection.execute(sa.delete(scans).where(scans.c.id < number - _KEPT))
+        return number
 
     def run(self, stop: Callable[[], bool]) -> ScanStatus:
         """Scan, unless `stop` says otherwise before a file; give what was done."""
         stopped = False
         try:
-            for some in batched(files(self.roots, self._unlisted), LOOKUP):
+            for some in batched(self._objects(), LOOKUP):
                 known = self._known([path for path, _ in some])
+                changed: list[Asked] = []
                 for path, stat in some:
                     if stopped := stop():
                         break
-                    self._meet(path, stat, known.get(path))
+                    self._meet(path, stat, known.get(path), changed)
+                self._open(changed)
+                self._flush_if_due()
                 if stopped:
                     break
+            for path, found in self._reader.rest():
+                self._take(path, found)
             self.flush()
             if not stopped:
                 self._drop_vanished()
@@ -123,8 +154,12 @@ class Scan:
             self.flush()
         return self.status
 
-    def _unlisted(self, directory: bytes) -> None:
-        self.unlisted.append(directory)
+    def _objects(self) -> Iterator[tuple[bytes, ObjectStat | None]]:
+        for root in self.roots:
+            yield from objects_below(root, self._not_listed)
+
+    def _not_listed(self, directory: bytes) -> None:
+        self._unlisted.append(directory)
         self._count("failed")
 
     def _count(self, what: str, n: int = 1) -> None:
@@ -133,82 +168,97 @@ class Scan:
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         query = sa.select(objects.c.path, objects.c.identity).where(objects.c.path.in_(paths))
         with self.database.transaction() as connection:
-            return dict(connection.execute(query).all())
+            return {row.path: row.identity for row in connection.execute(query)}
 
-    def _meet(self, path: bytes, stat: ObjectStat, known: str | None) -> None:
+    def _meet(self, path: bytes, stat: ObjectStat | None, known: str | None, changed: list[Asked]) -> None:
         self._count("found")
-        if known is not None and identity_of(known) == stat.identity:
+        self._met.append(hash(path) & _HASH)
+        identity = None if known is None else identity_of(known)
+        if stat is not None and identity is not None and same_object(stat.identity, identity):
             self._count("unchanged")
-            self._seen.append(path)
+        elif len(path) > LONGEST:
+            self._count("failed")
+        elif stat is not None and self._settle and is_local(path) and _age(stat) < self._settle:
+            self.young.append(path)
         else:
-            self._open(path, stat)
-        self._flush_if_due()
+            changed.append(Asked(path, stat, identity))
 
     def _flush_if_due(self) -> None:
         if (
             len(self._records) >= _BATCH_FILES
             or self._weight >= _BATCH_BYTES
-            or len(self._seen) >= 2 * LOOKUP
             or time.monotonic() - self._flushed >= _BATCH_SECONDS
         ):
             self.flush()
 
-    def _open(self, path: bytes, stat: ObjectStat) -> None:
-        try:
-            record = self._read(path, stat)
-        except MultiframeError:
-            self._count("failed")
-            self._seen.append(path)  # it is there: what was known of it, should it come back, stays
-            return
-        except Exception as error:  # a fault of ours with one file must not cost all others
-            record = Record(path, stat, f"internal error: {type(error).__name__}")
-        self._records.append(record)
-        self._weight += record.weight
+    def _open(self, changed: Sequence[Asked]) -> None:
+        for path, found in self._reader.read(changed):
+            self._take(path, found)
+            self._flush_if_due()
+
+    def _take(self, path: bytes, found: Record | SourceError | None) -> None:
+        if found is None:  # as it was
+            self._count("unchanged")
+        elif isinstance(found, SourceError):
+            self._count("failed")  # what was known of it, should it come back, stays
+        else:
+            self._records.append(found)
+            self._weight += found.weight
 
     def flush(self) -> None:
         """Write what has come together, in one short transaction, and say so."""
         not_there = gone(self.database, self._records)
-        with self.database.transaction(write=True) as connection:
-            written = register(connection, self._records, self.generation, not_there)
-            for record in written:
-                if record.uid is not None:
-                    self._count("registered")
-                    self._forget(record.uid)
-                else:
-                    self._count("ignored" if record.harmless else "failed")
-            # Another process has read the others meanwhile.
-            self._seen += {record.path for record in self._records} - {record.path for record in written}
-            self._count("unchanged", len(self._records) - len(written))
-            for paths in batched(self._seen, LOOKUP):
-                # A later scan may have met it already, and would take it for one that is gone.
-                these = sa.and_(objects.c.path.in_(paths), objects.c.seen < self.generation)
-                connection.execute(sa.update(objects).where(these).values(seen=self.generation))
-            self.status = replace(self.status, updated=time.time())
-            counts = asdict(self.status)
-            running, updated = counts.pop("running"), counts.pop("updated")
-            connection.execute(
-                sa.update(scans)
-                .where(scans.c.id == self.generation)
-                .values(running=running, updated=updated, counts=json.dumps(counts))
-            )
-        self._records, self._seen, self._weight = [], [], 0
+        if self._records or self._id is not None:
+            with self.database.transaction(write=True) as connection:
+                written = register(connection, self._records, not_there)
+                for record in written:
+                    if record.uid is not None:
+                        self._count("registered")
+                        self._forget(record.uid)
+                    else:
+                        self._count("ignored" if record.harmless else "failed")
+                # Another process has read the others meanwhile.
+                self._count("unchanged", len(self._records) - len(written))
+                self._say(connection)
+        self._records, self._weight = [], 0
         self._flushed = time.monotonic()
         if self.progress is not None:
             self.progress(self.status)
 
+    def _say(self, connection: sa.Connection) -> None:
+        self.status = replace(self.status, updated=time.time())
+        counts = asdict(self.status)
+        running, updated = counts.pop("running"), counts.pop("updated")
+        said = {"running": running, "updated": updated, "counts": json.dumps(counts)}
+        connection.execute(sa.update(scans).where(scans.c.id == self._id).values(said))
+
     def _drop_vanished(self) -> None:
-        missed = sa.and_(objects.c.seen < self.generation, sa.or_(*map(_below, self.roots)))
-        for directory in self.unlisted:  # not seen, but not known to be gone either
-            missed = sa.and_(missed, sa.not_(_below(directory)))
-        query = sa.select(objects.c.path).where(missed).limit(LOOKUP)
-        while True:
+        """Forget what lies below the roots in the catalog, was not met, and is not there when looked for."""
+        met = np.sort(np.frombuffer(self._met, np.uint64)) if self._met else np.empty(0, np.uint64)
+        unlisted = [scope_of(directory) for directory in self._unlisted]  # not met, but not known to be gone either
+        for scope in map(scope_of, self.roots):
+            after = b""
+            while paths := self._catalogued(scope, after):
+                after = paths[-1]
+                hashes = np.array([hash(path) & _HASH for path in paths], np.uint64)
+                at = np.searchsorted(met, hashes)
+                missed = at == len(met)
+                missed[~missed] = met[at[~missed]] != hashes[~missed]
+                asked = [path for path, not_met in zip(paths, missed, strict=True) if not_met]
+                asked = [path for path in asked if not any(path == u or path.startswith(inside(u)) for u in unlisted)]
+                self._drop(vanished(asked))
+
+    def _catalogued(self, scope: bytes, after: bytes) -> Sequence[bytes]:
+        query = sa.select(objects.c.path).where(_below(scope), objects.c.path > after)
+        with self.database.transaction() as connection:
+            return connection.execute(query.order_by(objects.c.path).limit(_PAGE)).scalars().all()
+
+    def _drop(self, paths: Sequence[bytes]) -> None:
+        for some in batched(paths, LOOKUP):
             with self.database.transaction(write=True) as connection:
-                paths = connection.execute(query).scalars().all()
-                if not paths:
-                    return
-                for uid in remove(connection, paths):
+                for uid in remove(connection, some):
                     self._forget(uid)
-            self._count("vanished", len(paths))
+            self._count("vanished", len(some))
 
     def _promote_copies(self) -> None:
         """Read the second copies of instances whose first is gone."""
@@ -216,21 +266,24 @@ class Scan:
         query = sa.select(objects.c.path).where(objects.c.duplicate_of.is_not(None), ~first.exists())
         with self.database.transaction() as connection:
             paths = connection.execute(query).scalars().all()
-        for path in paths:
-            try:
-                self._open(path, FileSource(os.fsdecode(path)).stat())
-            except SourceError:
-                self._count("failed")
-            self._flush_if_due()
+        self._open([Asked(path, None, None) for path in paths])
+        for path, found in self._reader.rest():
+            self._take(path, found)
 
 
-def _outermost(roots: Iterable[Path]) -> list[bytes]:
-    """Give the roots as they really lie, without those that lie below others."""
+def _outermost(roots: Iterable[str | os.PathLike[str] | bytes]) -> list[bytes]:
+    """Give the roots as they really lie, without those that lie below others; bytes are as they lie already."""
     kept: list[bytes] = []
-    for root in sorted({os.fsencode(os.path.realpath(root)) for root in roots}):
+    for root in sorted({root if isinstance(root, bytes) else root_of(root) for root in roots}):
         if not any(root.startswith(inside(outer)) for outer in kept):
             kept.append(root)
     return kept
+
+
+def _age(stat: ObjectStat) -> float:
+    """Seconds since a local file was last written to; one that is of the future is old enough."""
+    age = time.time() - int(stat.identity[2]) / 1e9
+    return age if age >= 0 else _LONG_AGO
 
 
 def _below(root: bytes) -> sa.ColumnElement[bool]:

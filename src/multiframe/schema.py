@@ -162,7 +162,6 @@ objects = sa.Table(
     sa.Column("identity", TEXT, nullable=False),  # JSON of `source.Identity`
     sa.Column("problem", TEXT),  # why it is no instance
     sa.Column("duplicate_of", TEXT),  # the instance another file had first
-    sa.Column("seen", sa.Integer, nullable=False),  # the last scan that met it
     sa.Index("duplicates", "duplicate_of"),
 )
 studies = sa.Table(

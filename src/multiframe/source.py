@@ -40,7 +40,8 @@ __all__ = [
 
 type Window = Callable[[Callable[[int, int, int], bytes], int, int, int], bytes]
 type Identity = tuple[int | str, ...]
-"""What tells one state of an object from another; a local file's is device, inode, size, mtime_ns, ctime_ns."""
+"""What tells one state of an object from another; a local file's is inode, size, mtime_ns, ctime_ns: its
+device has another number on each machine that has mounted it."""
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _CANNOT_SAY = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)  # a file system that does not know RWF_NOWAIT
@@ -214,7 +215,7 @@ class _OpenFile:
 
 def object_stat(s: os.stat_result) -> ObjectStat:
     """Give size and identity of a local file."""
-    return ObjectStat(s.st_size, (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+    return ObjectStat(s.st_size, (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
 
 
 def _pread(fd: int, start: int, stop: int) -> bytes:

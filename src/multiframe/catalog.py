@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from itertools import batched
 from pathlib import Path
@@ -28,8 +29,9 @@ from multiframe.header import Header, LongHeader, PixelData
 from multiframe.indexfile import dump, index_beside, load
 from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
-from multiframe.listing import REMEMBERED, path_of, source_at
+from multiframe.listing import REMEMBERED, source_at
 from multiframe.memory import ByteCache, MemoryBudget
+from multiframe.places import is_local, path_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
@@ -46,6 +48,7 @@ from multiframe.syntaxes import syntax_of
 
 __all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
 
+_AT_ONCE = 32  # far objects that are looked at
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _DEFAULTS = Settings()
 
@@ -321,6 +324,17 @@ class Catalog:
                 self._register([read_record(row.path, stat, self.settings, self.budget)])
             return self._load(sop_instance_uid)
 
+    def look_again(self, sop_instance_uid: str, *, study: str | None = None, series: str | None = None) -> Instance:
+        """Give an instance as the database has it now, not as it is in memory: another process may know better.
+
+        Raises
+        ------
+        InstanceNotFound, SourceChanged
+            As of `instance`.
+        """
+        self._forget(sop_instance_uid)
+        return self.instance(sop_instance_uid, study=study, series=series)
+
     def _forget(self, uid: str) -> None:
         self._cache.drop(uid)
         self._live.pop(uid, None)
@@ -345,18 +359,19 @@ class Catalog:
         Every file is looked at; a header is read only where a file has changed. None: the file is gone, or what it
         holds now is of another instance.
         """
-        told: list[tuple[str, Identity | None]] = []
-        for uid, path, dumped in self._of_series(study, series):
-            kept = identity_of(dumped)
-            found: Identity | None
-            try:
-                found = source_at(path).stat().identity
-                if found != kept:
-                    found = self.refresh(uid).stat.identity
-            except (SourceNotFound, InstanceNotFound):
-                found = None
-            told.append((uid, found))
-        return told
+        listed = self._of_series(study, series)
+        if all(is_local(path) for _, path, _ in listed):
+            return [self._state(one) for one in listed]
+        with ThreadPoolExecutor(min(len(listed), _AT_ONCE), thread_name_prefix="states") as pool:
+            return list(pool.map(self._state, listed))
+
+    def _state(self, one: tuple[str, bytes, str]) -> tuple[str, Identity | None]:
+        uid, path, kept = one
+        try:
+            found = source_at(path).stat().identity
+            return uid, found if found == identity_of(kept) else self.refresh(uid).stat.identity
+        except (SourceNotFound, InstanceNotFound):
+            return uid, None
 
     # ------------------------------------------------------------------------------------------------ searching
 

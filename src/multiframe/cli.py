@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -463,7 +463,8 @@ def _root(
 def serve(
     ctx: typer.Context,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH...", help="Files and folders to serve.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Files, folders and URLs to serve.", show_default=False),
     ] = None,
     config: Config = None,
     host: Host = "127.0.0.1",
@@ -518,9 +519,9 @@ def serve(
     `MULTIFRAME_PUBLIC_URL`. A flag goes before the environment, that before the file.
     """
     if not paths and not store:
-        raise typer.BadParameter("name files and folders to serve, or a --store", param_hint="PATH...")
+        raise typer.BadParameter("name files, folders or URLs to serve, or a --store", param_hint="PATH...")
     for path in paths or ():
-        if not path.exists():
+        if "://" not in path and not Path(path).exists():
             raise errors.SourceNotFound(f"{path}: no such file or folder")
     if (tls_cert is None) != (tls_key is None) or (tls_cert and tls_self_signed):
         raise typer.BadParameter(
@@ -582,7 +583,7 @@ def _ohif(named: Path | None) -> str:
 
 
 def _serve(
-    paths: list[Path], host: str, port: int, workers: int, cache: Path | None = None, *,
+    paths: Sequence[str | Path], host: str, port: int, workers: int, cache: Path | None = None, *,
     settings: "Settings", database: str | None = None, tls: tuple[Path, Path] | bool = False,
 ) -> NoReturn:  # fmt: skip
     from multiframe.settings import LEAST_MEMORY
@@ -638,16 +639,18 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _roots(paths: list[Path], settings: "Settings") -> list[Path]:
+def _roots(paths: Sequence[str | Path], settings: "Settings") -> list[str]:
     """Say what is served: what is named, and what is stored."""
-    return [path.resolve() for path in paths] + ([Path(settings.store)] if settings.store else [])
+    from multiframe.places import root_of
+
+    return [os.fsdecode(root_of(path)) for path in (*paths, *([settings.store] if settings.store else []))]
 
 
-def _kept(roots: list[Path], cache: Path | None) -> tuple[Path, Path]:
+def _kept(roots: list[str], cache: Path | None) -> tuple[Path, Path]:
     """Name the folder of what is kept, and the catalog in it that is of these roots."""
     from multiframe.settings import cache_folder
 
-    name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = hashlib.sha256("\0".join(sorted(roots)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = cache or cache_folder(os.environ)
     return folder, folder / f"catalog-{name}.sqlite"
 
@@ -739,7 +742,7 @@ def _installation(args: list[str]) -> "Installation":
     folder, catalog = _kept(_roots(params["paths"], settings), params["cache"])
     cert, key = params["tls_cert"], params["tls_key"]
     return Installation(
-        [str(path) for path in params["paths"]], folder, params["database"] or catalog, params["host"], params["port"],
+        list(params["paths"]), folder, params["database"] or catalog, params["host"], params["port"],
         params["workers"], (cert, key) if cert and key else None,
         [str(params[name]) for name in ("store", "spool") if params.get(name)], settings, problem,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """What lies below a root, near or far: folders, buckets, and lists of addresses at a web server.
 
-It knows how a place is written in the catalog: a local path as the operating system has it, bytes that begin with a
-slash; anything else is a URL. It must not know what an object holds, nor how that is kept.
+It must not know what an object holds, nor how that is kept.
 """
 
 import os
@@ -13,81 +12,18 @@ from urllib.parse import urljoin
 from multiframe.errors import SourceError
 from multiframe.far import Nearby
 from multiframe.folders import files, inside
+from multiframe.places import is_local, lists, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.remote import RemoteSource, listed
 from multiframe.source import FileSource, Identity, ObjectStat
 
-__all__ = [
-    "REMEMBERED",
-    "is_local",
-    "objects",
-    "path_of",
-    "root_of",
-    "same_object",
-    "scope_of",
-    "shown",
-    "source_at",
-    "vanished",
-]
+__all__ = ["REMEMBERED", "objects", "same_object", "source_at", "vanished"]
 
 REMEMBERED = 256 << 10
 """Bytes that a far object keeps of what was read of it last."""
 
-_LIST = b".txt"
 _AT_ONCE = 32
 _LONGEST_LIST = 256 << 20
-
-
-def is_local(path: bytes) -> bool:
-    """Whether a place is a file of this machine."""
-    return path.startswith(b"/")
-
-
-def is_url(place: str | os.PathLike[str]) -> bool:
-    """Whether somebody means a URL."""
-    return isinstance(place, str) and "://" in place and not place.startswith(("/", "."))
-
-
-def path_of(place: str | os.PathLike[str]) -> bytes:
-    """Write a place as the catalog does.
-
-    Examples
-    --------
-    >>> path_of("/srv/../srv/a.dcm"), path_of("s3://archive/2026/a.dcm")
-    (b'/srv/a.dcm', b's3://archive/2026/a.dcm')
-    """
-    return str(place).encode() if is_url(place) else os.fsencode(os.path.abspath(place))
-
-
-def root_of(place: str | os.PathLike[str]) -> bytes:
-    """Write a root as the catalog does: a folder where it really lies, a bucket without a slash at its end.
-
-    Raises
-    ------
-    SourceError
-        It is a URL that would have to be kept secret, or is none that can be read.
-    """
-    if not is_url(place):
-        return os.fsencode(os.path.realpath(place))
-    url = str(place).rstrip("/")
-    scheme = url.partition("://")[0].lower()
-    if scheme in ("http", "https"):
-        if "?" in url or "#" in url:
-            raise SourceError(f"{shown(url.encode())}: a root is a URL without a query: what it says would be kept")
-        RemoteSource(url)
-    else:
-        RemoteSource(f"{url}/x")  # says what is wrong with it
-    return url.encode()
-
-
-def scope_of(root: bytes) -> bytes:
-    """Give what all that a root lists lies below: a list of addresses may only name what lies beside it."""
-    return root.rpartition(b"/")[0] if _is_list(root) else root
-
-
-def shown(path: bytes) -> str:
-    """Give what of a place may be shown."""
-    return os.fsdecode(path) if is_local(path) else path.decode("utf-8", "replace").partition("?")[0]
 
 
 def source_at(path: bytes) -> FileSource | Nearby:
@@ -132,7 +68,7 @@ def objects(root: bytes, unlisted: Callable[[bytes], None]) -> Iterator[tuple[by
         yield from files([root], unlisted)
         return
     try:
-        if _is_list(root):
+        if lists(root):
             yield from _named(root)
         elif root.startswith(b"http"):
             yield root, None
@@ -140,10 +76,6 @@ def objects(root: bytes, unlisted: Callable[[bytes], None]) -> Iterator[tuple[by
             yield from ((url.encode(), stat) for url, stat in listed(root.decode()))
     except SourceError:
         unlisted(root)
-
-
-def _is_list(root: bytes) -> bool:
-    return root.startswith(b"http") and root.lower().endswith(_LIST)
 
 
 def _named(root: bytes) -> Iterator[tuple[bytes, None]]:

@@ -14,8 +14,9 @@ from itertools import batched
 from typing import NamedTuple
 
 from multiframe.errors import MultiframeError, SourceError
-from multiframe.listing import is_local, same_object, source_at
+from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
+from multiframe.places import is_local
 from multiframe.registering import Record, read_record
 from multiframe.settings import Settings
 from multiframe.source import Identity, ObjectStat

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from multiframe.database import Database
 from multiframe.errors import SourceError
 from multiframe.folders import inside
-from multiframe.listing import is_local, root_of, same_object, scope_of, vanished
 from multiframe.listing import objects as objects_below
+from multiframe.listing import same_object, vanished
+from multiframe.places import is_local, root_of, scope_of
 from multiframe.reading import Asked, Reader
 from multiframe.registering import LONGEST, LOOKUP, Record, gone, identity_of, register, remove
 from multiframe.schema import instances, objects, scans

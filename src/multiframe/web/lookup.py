@@ -13,6 +13,7 @@ from multiframe.catalog import Catalog
 from multiframe.errors import MultiframeError, SourceChanged, SourceNotFound
 from multiframe.instance import Instance
 from multiframe.settings import Settings
+from multiframe.source import is_far
 from multiframe.web.forwarded import forwarded
 
 __all__ = [
@@ -97,9 +98,11 @@ async def with_fresh[T](
     try:
         return await use(instance)
     except SourceNotFound:
-        raise  # it stays in the catalog: a folder can be away for a moment
+        # It was moved, and another process has seen it; or it is gone, and stays in the catalog: a folder can be away
+        # for a moment.
+        return await use(await asyncio.to_thread(catalog.look_again, uid, study=study, series=series))
     except MultiframeError:
-        if _unchanged(instance):
+        if await _unchanged(instance):
             raise
     await asyncio.to_thread(catalog.refresh, uid)
     return await use(await find(catalog, study, series, uid))
@@ -107,12 +110,12 @@ async def with_fresh[T](
 
 async def current(instance: Instance) -> Instance:
     """Make sure the file is the one whose header is kept."""
-    if not _unchanged(instance):
+    if not await _unchanged(instance):
         raise SourceChanged("the file is not the one whose header is kept")
     return instance
 
 
-def _unchanged(instance: Instance) -> bool:
+async def _unchanged(instance: Instance) -> bool:
     """Whether the file is still the one whose header and index are kept.
 
     Raises
@@ -120,4 +123,5 @@ def _unchanged(instance: Instance) -> bool:
     SourceNotFound, SourceError
         It is not there, or cannot be read.
     """
-    return instance.source.stat() == instance.stat
+    source = instance.source
+    return (await asyncio.to_thread(source.stat) if is_far(source) else source.stat()) == instance.stat

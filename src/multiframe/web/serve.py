@@ -66,8 +66,8 @@ class Served:
 
     Attributes
     ----------
-    roots : sequence of Path
-        Files and folders.
+    roots : sequence of str
+        Files, folders and URLs.
     database : Path or str
         Where headers and indexes are kept: a file, or a URL.
     host, port
@@ -78,7 +78,7 @@ class Served:
         With one HTTP/2 and HTTP/1.1 are spoken over TLS, else HTTP/1.1 alone.
     """
 
-    roots: Sequence[Path]
+    roots: Sequence[str]
     database: Path | str
     host: str = "127.0.0.1"
     port: int = 8080
@@ -127,7 +127,7 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
         shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
         orders = {
             "database": str(served.database),
-            "roots": [str(root) for root in served.roots],
+            "roots": list(served.roots),
             "settings": dataclasses.asdict(settings),
             "listener": listener.fileno(),
             "started": time.time(),
@@ -443,6 +443,7 @@ def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     _when_orphaned(stopped.set)
+    cores = min(8, len(os.sched_getaffinity(0)))
     os.nice(5)  # who waits for a picture goes before who makes the list longer
     catalog = Catalog(orders["database"], settings=settings)
     with contextlib.closing(catalog), catalog.claim(orders["roots"]) as claimed:
@@ -458,7 +459,7 @@ def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None
                 shown = now
                 _say(f"reading headers: {status.found:,} files, {status.registered:,} instances", live=tty)
 
-        status = catalog.scan([Path(r) for r in orders["roots"]], progress=progress, stop=stopped.is_set)
+        status = catalog.scan(orders["roots"], processes=cores, progress=progress, stop=stopped.is_set)
         if not stopped.is_set():
             _say(_told(status, time.monotonic() - begun), live=tty)
 

@@ -84,7 +84,9 @@ def command(
 
 
 @contextmanager
-def serving(paths: Sequence[Path | str], *options: str, cache: Path, wait: bool = True, **client: Any) -> Iterator[Server]:
+def serving(
+    paths: Sequence[Path | str], *options: str, cache: Path, wait: bool = True, **client: Any
+) -> Iterator[Server]:
     """Serve files until the block ends; `client` is how httpx asks."""
     with command("serve", *paths, "--port", "0", *options, cache=cache) as (process, url):
         server = Server(process, url, **client)

@@ -65,14 +65,14 @@ class Reader:
         """Begin to read, and give what is ready, of this or of what was asked for before."""
         near = [one for one in asked if is_local(one.path)]
         far = [one for one in asked if not is_local(one.path)]
+        # The first ones at once: somebody may be looking.
+        here = len(near) if self._processes == 1 else max(0, _ENOUGH - self._near)
         self._near += len(near)
-        if self._processes > 1 and self._near >= _ENOUGH:
-            for chunk in batched(near, _CHUNK):
-                self._under_way.append((self._submitted(chunk), chunk))
-                yield from self._ready(_AHEAD * self._processes)
-        else:
-            for one in near:
-                yield _read(one, self._settings, self._budget)
+        for one in near[:here]:
+            yield _read(one, self._settings, self._budget)
+        for chunk in batched(near[here:], _CHUNK):
+            self._under_way.append((self._submitted(chunk), chunk))
+            yield from self._ready(_AHEAD * self._processes)
         for one in far:
             self._threads = self._threads or ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
             work = self._threads.submit(_read_some, [one], self._settings, self._budget)

@@ -31,7 +31,7 @@ type Figures = dict[str, Any]
 
 SERIES, EACH = 2, 20  # of a study, of a series
 FAMILIES = ["Doe", "Smith", "Müller", "Yamada", "O'Brien", "García", "Nguyen", "Kowalski", "Rossi", "Johansson"]
-GIVEN = ["Anna", "Bob", "Carla", "Dmitri", "Eve", "Felix", "Grace", "Hiro", "Ines", "Jörg", "Kim", "Lena", "Xaver"]
+GIVEN = ["Anna", "Bob", "Carla", "Dmitri", "Eve", "Felix", "Grace", "Hiro", "Iris", "Jörg", "Kim", "Lena", "Xaver"]
 FIELDS = "includefield=00081030%2C00080060%2C00080090%2C00100030"  # as OHIF asks
 
 

@@ -359,7 +359,7 @@ def test_it_answers_while_it_still_reads(tmp_path):
         (folder / str(i)).write_bytes(body)
     begun = time.monotonic()
     with serving([folder], cache=tmp_path / "cache", wait=False) as server:
-        assert server.get("dicom-web/studies").status_code == 200
+        assert server.get("dicom-web/studies").status_code in (200, 204)  # nothing may have been read yet
         answered = time.monotonic() - begun
         scanning = server.get("api/status").json()
     assert answered < 20, scanning  # a hang, not a timing: the benchmark has those

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from multiframe.testing import read_number
 
@@ -19,18 +19,26 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 
 
 @contextmanager
-def page_of(*, width: int = 1280, height: int = 900) -> Iterator[Page]:
-    """Open an empty page; an error nobody caught in it fails the test."""
+def browser_of() -> Iterator[Browser]:
+    """Run a Chromium until the block ends."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     assert found, "no Chromium: run make test, or set CHROMIUM"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        yield page
+        yield browser
         browser.close()
-        assert not problems
+
+
+@contextmanager
+def page_of(browser: Browser, *, width: int = 1280, height: int = 900) -> Iterator[Page]:
+    """Open an empty page, of a user who was nowhere before; an error nobody caught in it fails the test."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    context.close()
+    assert not problems
 
 
 def renderer_rss() -> int:

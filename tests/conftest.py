@@ -1,11 +1,41 @@
-"""What tests of the catalog, and of all that stands on it, share: the databases it may lie in."""
+"""What many tests share: a server, a browser, the databases a catalog may lie in, and interrupts that arrive."""
 
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.chromium import browser_of
 from tests.postgres import PostgreSQL
+from tests.serving import Server, serving
+
+
+def pytest_configure() -> None:
+    # A job in a shell's background is started with interrupts ignored, and hands that on to all that it starts.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def options() -> Sequence[str]:
+    """Options of `server`: a module gives its own."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, options: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`multiframe serve` over the `folder` of the module."""
+    with serving([folder], *options, cache=tmp_path_factory.mktemp("cache")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium of the module's own: while Playwright runs, no test in this thread can run an event loop."""
+    with browser_of() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 import multiframe
 from multiframe.demo import real_files
@@ -53,15 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([folder], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
-
-
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with page_of() as page:
+def page(browser: Browser) -> Iterator[Page]:
+    with page_of(browser) as page:
         yield page
 
 

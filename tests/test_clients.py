@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from dicomweb_client import DICOMwebClient
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from wsidicom import WsiDicom, WsiDicomWebClient
 
 import multiframe
@@ -129,9 +129,11 @@ def same(got: dict[str, Any], wanted: Any, tolerance: int = 0) -> None:
 
 @pytest.mark.browser
 @needs_npm
-def test_cornerstone3d_decodes_every_syntax_as_we_do(server: Server, things: dict[str, Thing], elsewhere: str) -> None:
+def test_cornerstone3d_decodes_every_syntax_as_we_do(
+    browser: Browser, server: Server, things: dict[str, Thing], elsewhere: str
+) -> None:
     asked: list[str] = []
-    with page_of() as page:
+    with page_of(browser) as page:
         page.on("request", lambda r: asked.append(r.method) if "/frames/" in r.url else None)
         page.goto(f"{elsewhere}/dist/cornerstone3d.html")
         page.wait_for_function("() => window.clients", timeout=30_000)
@@ -152,10 +154,10 @@ def test_cornerstone3d_decodes_every_syntax_as_we_do(server: Server, things: dic
 @pytest.mark.browser
 @needs_npm
 def test_cornerstone3d_retrieves_htj2k_streamed_and_by_ranges(
-    server: Server, things: dict[str, Thing], elsewhere: str
+    browser: Browser, server: Server, things: dict[str, Thing], elsewhere: str
 ) -> None:
     statuses: list[int] = []
-    with page_of() as page:
+    with page_of(browser) as page:
         page.on("response", lambda r: statuses.append(r.status) if "/frames/" in r.url else None)
         page.goto(f"{elsewhere}/dist/cornerstone3d.html")
         page.wait_for_function("() => window.clients", timeout=30_000)
@@ -179,8 +181,10 @@ def c3d(page: Page, server: Server, thing: Thing, number: int, options: Any = No
 
 @pytest.mark.browser
 @needs_npm
-def test_the_legacy_loader_by_wadors_and_by_wadouri(server: Server, things: dict[str, Thing], elsewhere: str) -> None:
-    with page_of() as page:
+def test_the_legacy_loader_by_wadors_and_by_wadouri(
+    browser: Browser, server: Server, things: dict[str, Thing], elsewhere: str
+) -> None:
+    with page_of(browser) as page:
         page.goto(f"{elsewhere}/legacy.html")
         page.wait_for_function("() => window.clients", timeout=30_000)
 
@@ -260,8 +264,10 @@ def test_wsidicom_opens_a_slide_as_from_its_files(
 
 @pytest.mark.browser
 @needs_npm
-def test_dwv_shows_whole_files_and_single_frames(server: Server, things: dict[str, Thing], elsewhere: str) -> None:
-    with page_of() as page:
+def test_dwv_shows_whole_files_and_single_frames(
+    browser: Browser, server: Server, things: dict[str, Thing], elsewhere: str
+) -> None:
+    with page_of(browser) as page:
         page.goto(f"{elsewhere}/dwv.html")
         page.wait_for_function("() => window.clients", timeout=30_000)
 

@@ -17,7 +17,7 @@ import multiframe
 from multiframe.codec import PixelSpec, codec_for
 from multiframe.syntaxes import syntax_of
 from multiframe.testing import cine, part10
-from tests.serving import Server, serving
+from tests.serving import Server
 
 FIXTURES = Path(__file__).parent / "fixtures" / "clients"
 HTJ2K = "1.2.840.10008.1.2.4.202"
@@ -42,7 +42,7 @@ class Object(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     cine(folder / "jpeg", frames=12, rows=96, columns=128)
     rng = np.random.default_rng(4)
@@ -62,9 +62,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def objects(archive: Path) -> dict[str, Object]:
+def objects(folder: Path) -> dict[str, Object]:
     found = {}
-    for path in archive.iterdir():
+    for path in folder.iterdir():
         instance = multiframe.open(path)
         h = instance.header
         names = {"study": h.study_instance_uid, "series": h.series_instance_uid, "instance": h.sop_instance_uid,
@@ -72,12 +72,6 @@ def objects(archive: Path) -> dict[str, Object]:
         frames = [bytes(frame.data) for frame in instance.encoded(range(len(instance)))]
         found[path.name] = Object(names, frames, instance.spec, instance.syntax.uid)
     return found
-
-
-@pytest.fixture(scope="module")
-def server(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([archive], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
 
 
 def ask(server: Server, exchange: dict[str, Any], names: dict[str, str], **more: str) -> httpx.Response:

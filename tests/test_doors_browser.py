@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Browser, Page, Request
 
 import multiframe
 from multiframe.settings import cache_folder
@@ -59,10 +59,10 @@ class Seen:
         assert not [r.url for r in self.requests if TOKEN in r.url or TOKEN in (r.header_value("referer") or "")]
 
 
-def test_the_viewer_shows_the_token_it_was_opened_with(server: Server, path: Path) -> None:
+def test_the_viewer_shows_the_token_it_was_opened_with(browser: Browser, server: Server, path: Path) -> None:
     h = multiframe.open(path).header
     place = f"/study/{h.study_instance_uid}/series/{h.series_instance_uid}/instance/{h.sop_instance_uid}"
-    with page_of() as page:
+    with page_of(browser) as page:
         seen = Seen(page)
         page.goto(f"{server.url}#{place}?token={TOKEN}&frame=3")
         assert wait_for(3, lambda: page.evaluate("() => window.multiframe.painted()")) == 3
@@ -72,16 +72,16 @@ def test_the_viewer_shows_the_token_it_was_opened_with(server: Server, path: Pat
         page.goto(f"{server.url}#")
         assert wait_for(1, lambda: page.locator("tbody tr").count()) == 1, "the other study is not for this token"
         seen.check()
-    with page_of() as page:
+    with page_of(browser) as page:
         page.goto(server.url)
         page.get_by_text("HTTP 401").first.wait_for()
 
 
 @pytest.mark.skipif(not ohif_is_here, reason="no OHIF here: make ohif brings one")
-def test_ohif_shows_the_token_it_was_opened_with(server: Server, path: Path) -> None:
+def test_ohif_shows_the_token_it_was_opened_with(browser: Browser, server: Server, path: Path) -> None:
     study = multiframe.open(path).header.study_instance_uid
     shown = "() => window.cornerstone?.getEnabledElements?.()[0]?.viewport.getCornerstoneImage?.()?.columns ?? 0"
-    with page_of() as page:
+    with page_of(browser) as page:
         seen = Seen(page)
         page.goto(f"{server.url}ohif/viewer?StudyInstanceUIDs={study}#token={TOKEN}")
         assert wait_for(128, lambda: page.evaluate(shown), seconds=60) == 128

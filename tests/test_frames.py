@@ -54,12 +54,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(folder, tmp_path_factory):
-    with serving([folder], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
-
-
 NAMES = ["jpeg", "j2k", "jls", "rle", "planar", "bits", "ybr", "native"]
 COMPRESSED = ["jpeg", "j2k", "jls", "rle"]
 

@@ -1,17 +1,17 @@
 """OHIF as its package has it, in a real Chromium, over `serve --ohif`: the picture on the screen tells its frame."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 import multiframe
 from multiframe.settings import cache_folder
 from multiframe.testing import cine
 from tests.chromium import number_on_screen, page_of, renderer_rss, wait_for
-from tests.serving import Server, serving
+from tests.serving import Server
 
 OHIF = Path(os.environ.get("OHIF") or cache_folder(os.environ) / "ohif")
 
@@ -41,9 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([folder], "--ohif-dir", str(OHIF), cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
+def options() -> Sequence[str]:
+    return "--ohif-dir", str(OHIF)
 
 
 def number(page: Page) -> int | None:
@@ -51,9 +50,9 @@ def number(page: Page) -> int | None:
     return number_on_screen(page, picture) if picture else None
 
 
-def test_it_opens_a_cine_jumps_and_plays(server: Server, folder: Path) -> None:
+def test_it_opens_a_cine_jumps_and_plays(browser: Browser, server: Server, folder: Path) -> None:
     answers: list[tuple[int, str]] = []
-    with page_of() as page:
+    with page_of(browser) as page:
         page.on("response", lambda r: answers.append((r.status, r.url)))
         study = multiframe.open(folder / "cine").header.study_instance_uid
         page.goto(f"{server.url}ohif/viewer?StudyInstanceUIDs={study}")

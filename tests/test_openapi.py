@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,22 +14,16 @@ from multiframe.catalog import KEYS, Catalog
 from multiframe.testing import cine
 from multiframe.web.app import DICOMWEB, ROUTES, create_app
 from multiframe.web.openapi import description
-from tests.serving import Server, serving
+from tests.serving import Server
 
 TOLD = description([DICOMWEB], [row.path for row in ROUTES], ["/wado", "/wado/"])
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "cine"
-    cine(path, frames=4, rows=96, columns=128)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([archive], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    cine(folder / "cine", frames=4, rows=96, columns=128)
+    return folder
 
 
 def test_every_route_parameter_and_key_is_told(server: Server, tmp_path: Path) -> None:
@@ -57,8 +50,8 @@ def test_a_route_nobody_tells_about_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("path", TOLD["paths"])
-def test_it_answers_as_it_says(path: str, server: Server, archive: Path) -> None:
-    h = multiframe.open(archive).header
+def test_it_answers_as_it_says(path: str, server: Server, folder: Path) -> None:
+    h = multiframe.open(folder / "cine").header
     known = {"study": h.study_instance_uid, "series": h.series_instance_uid, "instance": h.sop_instance_uid,
              "studyUID": h.study_instance_uid, "seriesUID": h.series_instance_uid,
              "objectUID": h.sop_instance_uid}  # fmt: skip

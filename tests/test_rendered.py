@@ -78,12 +78,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(folder, tmp_path_factory):
-    with serving([folder], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def film(folder):
     return Served(folder / "cine.dcm")
 

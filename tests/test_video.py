@@ -1,19 +1,18 @@
 """A video in DICOM, in a plain ``<video>`` of a real Chromium: it plays, and winds to any picture by range requests."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 import multiframe
 from multiframe.testing import Layout, cine, part10
 from tests.chromium import number_on_screen, page_of, wait_for
-from tests.serving import Server, serving
+from tests.serving import Server
 
 MPEG4_HIGH_41 = "1.2.840.10008.1.2.4.102"
 FRAMES, RATE = 60, 12
@@ -49,23 +48,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving([folder], cache=tmp_path_factory.mktemp("cache")) as server:
-        yield server
-
-
 def number(page: Page) -> int | None:
     return number_on_screen(page, (0, 0, COLUMNS, ROWS))
 
 
-def test_a_video_plays_and_winds(server: Server, folder: Path) -> None:
+def test_a_video_plays_and_winds(browser: Browser, server: Server, folder: Path) -> None:
     h = multiframe.open(folder / "video").header
     series = f"{server.url}dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}"
     [metadata] = server.client.get(f"{series}/instances/{h.sop_instance_uid}/metadata").json()
     told = metadata["7FE00010"]["BulkDataURI"]
     statuses: set[int] = set()
-    with page_of() as page:
+    with page_of(browser) as page:
         page.on("response", lambda r: statuses.add(r.status))
         for address in (
             told,

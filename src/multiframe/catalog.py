@@ -142,6 +142,11 @@ class Catalog:
         """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""
         return self._database.claim("scan\0" + "\0".join(sorted(roots)))
 
+    @property
+    def kept(self) -> ByteCache[str, Instance]:
+        """The instances that are kept in memory."""
+        return self._cache
+
     def status(self) -> ScanStatus:
         """Tell how far the last scan came, whichever process runs it."""
         with self._database.transaction() as connection:

@@ -290,6 +290,11 @@ class ByteCache[K: Hashable, V]:
     share : float
         The part of the budget it may take, 0 to 1.
 
+    Attributes
+    ----------
+    hits, misses : int
+        How often something was found, and how often not.
+
     Examples
     --------
     >>> cache = ByteCache(MemoryBudget(100), share=0.5)
@@ -303,6 +308,7 @@ class ByteCache[K: Hashable, V]:
         self._budget = budget
         self._limit = int(budget.limit * share)
         self._held = 0
+        self.hits = self.misses = 0
         self._entries: OrderedDict[K, tuple[V, Lease]] = OrderedDict()
         self._lock = threading.RLock()
         budget.reclaim_with(self.evict)
@@ -312,9 +318,16 @@ class ByteCache[K: Hashable, V]:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
+                self.misses += 1
                 return None
+            self.hits += 1
             self._entries.move_to_end(key)
             return entry[0]
+
+    @property
+    def held(self) -> int:
+        """Bytes of what is kept."""
+        return self._held
 
     def put(self, key: K, value: V, *, size: int) -> None:
         """Keep `value`, whose size is `size` bytes, if it fits in the share without anybody waiting."""

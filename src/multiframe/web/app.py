@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from multiframe.web import (
     arriving,
     bulkdata,
     frames,
+    health,
     lookup,
     metadata,
     openapi,
@@ -258,7 +259,7 @@ def _sweep(store: Store) -> None:
 
 def create_app(
     catalog: Catalog, settings: Settings | None = None, *, budget: MemoryBudget | None = None, started: float = 0.0,
-    gauges: Gauges | None = None, journal: Journal | None = None, form: Format = "json",
+    gauges: Gauges | None = None, journal: Journal | None = None, form: Format = "json", roots: Sequence[str] = (),
 ) -> Starlette:  # fmt: skip
     """Build the application over a catalog.
 
@@ -278,6 +279,8 @@ def create_app(
         Where each request is written down, and nothing without one.
     form : str
         How: ``json`` or ``text``.
+    roots : sequence of str
+        What has to be readable for the server to be ready.
 
     Returns
     -------
@@ -298,7 +301,7 @@ def create_app(
     rows = arriving.watched(ROUTES) if settings.store else ROUTES
     web = [route for root in (DICOMWEB, COUNTED) for route in guarded(rows, root=root, locked=keys.locked)]
     web += guarded(changing, root=DICOMWEB, locked=keys.locked)
-    beside = [*own.ROUTES, *wado_uri.ROUTES]
+    beside = [*own.ROUTES, *wado_uri.ROUTES, *health.ROUTES]
     told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
     ours = [*guarded(beside, locked=keys.locked), told]
     store = Store(Path(settings.store), catalog) if settings.store else None
@@ -309,7 +312,10 @@ def create_app(
         await asyncio.to_thread(_warm, catalog)
         if store is not None:
             await asyncio.to_thread(_sweep, store)
+        sampled = asyncio.create_task(health.sampling(app.state))
         yield
+        sampled.cancel()
+        gauges.end()
         app.state.indexer.close()
         app.state.workers.close()
         keys.close()
@@ -354,6 +360,7 @@ def create_app(
     app.around = partial(Witness, gauges=gauges, journal=journal, form=form, trusted=settings.trusted_proxies)
     app.state.catalog = catalog
     app.state.gauges = gauges
+    app.state.readiness = health.Readiness(catalog, gauges, roots, settings.store)
     app.state.journal = journal
     app.state.settings = settings
     app.state.store = store

@@ -146,6 +146,9 @@ _TABLE: Final = (
         (413,),
         ranges=True,
     ),
+    _Told(r"/healthz", "Whether it lives", "watching", ("text/plain",)),
+    _Told(r"/readyz", "Whether it can serve, or why not", "watching", (_JSON,)),
+    _Told(r"/metrics", "Its numbers, for Prometheus", "watching", ("text/plain", "application/openmetrics-text")),
     _Told(r"/api/.*", "What the viewer shows beside the picture; no part of the standard", "own", (_JSON,)),
 )
 """The first row whose `ends` is the path behind the root, or behind the address of an instance, tells of it."""

@@ -357,7 +357,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
     app = create_app(
         catalog, settings, budget=budget, started=orders["started"], journal=journal,
         gauges=Gauges(orders["gauges"], orders["row"], workers=orders["workers"]),
-        form=format_for(journal, settings.log_format) if journal else "json",
+        form=format_for(journal, settings.log_format) if journal else "json", roots=orders["roots"],
     )  # fmt: skip
     listener = socket.socket(fileno=orders["listener"])
 

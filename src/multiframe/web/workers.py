@@ -132,6 +132,11 @@ class Workers:
                 raise ClientGone
             yield
 
+    @property
+    def living(self) -> int:
+        """How many processes there are."""
+        return sum(process.alive for process in list(self._all))
+
     def _work(self, job: bytes) -> bytes:
         with self._lock:
             process = self._idle.pop() if self._idle else None

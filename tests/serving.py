@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -22,6 +22,12 @@ class Server:
         self.process = process
         self.url = url
         self.client = httpx.Client(base_url=url, timeout=30, **client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={k.replace("_", "-"): v for k, v in headers.items()})

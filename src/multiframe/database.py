@@ -7,8 +7,10 @@ hold; no value, and no password, gets out.
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
@@ -24,6 +26,8 @@ from multiframe.migrations import REVISIONS
 from multiframe.schema import schema
 
 __all__ = ["BUSY", "Database", "is_url", "look"]
+
+log = logging.getLogger("multiframe.catalog")
 
 BUSY = 10.0
 """Seconds a writer waits for another, and anybody for a connection."""
@@ -68,6 +72,8 @@ class Database:
             url = sa.URL.create("sqlite", database=str(place))
             self.name = str(place)
             _make_private(Path(place))
+        self._file: tuple[int, int] | None = None
+        self._finding = threading.RLock()
         self.shared = url.get_backend_name() == "postgresql"
         # Parameters of statements are patients' data: they must not come out in an error.
         if self.shared:
@@ -130,6 +136,8 @@ class Database:
         CatalogUnavailable
             It is away, busy, full, or damaged.
         """
+        if not self.shared:
+            self._find_again()
         try:
             engine = self._writer if write else self._engine
             if patience is not None:
@@ -140,6 +148,19 @@ class Database:
             raise CatalogUnavailable(f"{self.name}: no connection came free for {BUSY:g} s; try again") from None
         except sa.exc.DBAPIError as error:
             raise CatalogUnavailable(f"{self.name}: {self._advice(error)}") from None
+
+    def _find_again(self) -> None:
+        """Begin anew where the file was removed or replaced: connections would go on with what nobody else sees."""
+        path = Path(self._engine.url.database or "")
+        with self._finding:  # others wait until it has its tables
+            known = self._file
+            if known != (there := _identity(path)) or there is None:
+                _make_private(path)
+                self._file = _identity(path)
+                if known is not None:
+                    log.warning("%s was taken away: a new one is made, and filled by the next scan", self.name)
+                    self._engine.dispose()
+                    self._prepare()
 
     @contextmanager
     def claim(self, what: str) -> Iterator[bool]:
@@ -285,6 +306,14 @@ def _on_begin_postgresql(connection: sa.Connection) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- SQLite
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _private(path: str, flags: int) -> int:

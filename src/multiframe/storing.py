@@ -9,6 +9,7 @@ dead (decision 0021). It knows files, and the Failure Reasons of PS3.18 I.2.2. I
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -42,6 +43,8 @@ from multiframe.ranges import Buffer, ByteRange
 from multiframe.source import ByteSource, FileSource
 
 __all__ = ["Arriving", "Names", "Refusal", "Store", "Upload"]
+
+log = logging.getLogger("multiframe.store")
 
 OUT_OF_RESOURCES, NO_MATCH, NOT_UNDERSTOOD = 0xA700, 0xA900, 0xC000
 UNKNOWN_SYNTAX, PROCESSING, DUPLICATE, UNKNOWN_CLASS, NOT_AUTHORIZED = 0xC122, 0x0110, 0x0111, 0x0122, 0x0124
@@ -101,6 +104,7 @@ def _refusal(error: Exception) -> Refusal:
     if isinstance(error, OverBudget) or (isinstance(error, OSError) and error.errno in _FULL):
         return Refusal(OUT_OF_RESOURCES, "no room is left in the store, or no memory: try again later")
     if isinstance(error, SourceError | OSError):
+        log.warning("the store: %s", error)
         return Refusal(PROCESSING, "the store or its catalog cannot be written to: the server's log says why")
     raise error
 

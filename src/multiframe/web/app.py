@@ -7,6 +7,7 @@ endpoint one row in the ROUTES of its module.
 import asyncio
 import contextlib
 import contextvars
+import errno
 import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
@@ -106,6 +107,15 @@ _UNSAID: dict[type[Exception], str] = {
 }
 """What is said in place of a message that names a path: a path can hold a patient's name."""
 
+_SPENT = {
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
+    errno.ENOMEM: "no memory is left",
+    errno.ENOSPC: "a disk of the server is full",
+    errno.EDQUOT: "a disk of the server is full",
+}
+"""What a machine can run out of, and get back."""
+
 _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
@@ -129,6 +139,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     status = STATUS[nearest]
     message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), str(error))
     failed(request.scope, error)
+    if status == 502 and (spent := _spent(error)):
+        status, message = 503, f"{spent}: ask again in a moment"
     if status >= 500:
         uid = request.path_params.get("instance", "-")
         log.warning("%s %s: %s", status, type(error).__name__, uid if UID.fullmatch(uid) else "-")
@@ -136,6 +148,24 @@ async def _refused(request: Request, error: Exception) -> Response:
         log.warning("%s", error)
     headers = {"retry-after": "2"} if status == 503 else getattr(error, "headers", None)
     return JSONResponse(_told(error, message), status, headers)
+
+
+def _spent(error: BaseException | None) -> str:
+    """Say what has run out, if that is what is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _SPENT:
+            return _SPENT[error.errno]
+        error = error.__context__
+    return ""
+
+
+async def _surroundings(request: Request, error: Exception) -> Response:
+    if not (spent := _spent(error)):
+        raise error
+    failed(request.scope, error)
+    log.warning("503 %s: %s", type(error).__name__, spent)
+    told = _told("SourceError", f"{spent}: ask again in a moment")
+    return JSONResponse(told, 503, {"retry-after": "2"})
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -337,6 +367,7 @@ def create_app(
             arriving.NotYet: _refused,
             stow.LengthRequired: _refused,
             stow.UnsupportedMedia: _refused,
+            OSError: _surroundings,
             ClientGone: _nobody,
             HTTPException: _http_error,
             Exception: _unforeseen,

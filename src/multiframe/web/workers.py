@@ -229,15 +229,19 @@ class _Process:
     def __init__(self) -> None:
         self._file = _shared()
         self._ready = False
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "multiframe.web.workers", str(self._file), journal.form()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=[self._file],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # nothing here multiplies matrices
-            start_new_session=True,
-        )
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "multiframe.web.workers", str(self._file), journal.form()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=[self._file],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # nothing here multiplies matrices
+                start_new_session=True,
+            )
+        except OSError:  # too many files, or processes
+            os.close(self._file)
+            raise
         # Also when nobody closes it: it ends with us, and no file stays open.
         self.close = weakref.finalize(self, _end, self._child, self._file)
 

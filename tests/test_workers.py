@@ -1,14 +1,15 @@
 """Heavy work beside the event loop: done elsewhere, bounded, and survived when it goes wrong."""
 
 import asyncio
+import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
 from random import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from starlette.requests import Request
 
@@ -19,9 +20,11 @@ from multiframe.memory import MemoryBudget
 from multiframe.ranges import ByteRange
 from multiframe.rope import Made, Rope, Stored
 from multiframe.settings import Settings
+from multiframe.syntaxes import EXPLICIT_LE
 from multiframe.web.answers import Body, Section, made_once, works_of
 from multiframe.web.once import ClientGone
 from multiframe.web.workers import Workers
+from tests.jobs import SIDE, alone, die, greedy, pause, peak_of, process, refuse, stumble, sum_up, times
 
 
 @pytest.fixture
@@ -29,31 +32,6 @@ def workers():
     workers = Workers(2, timeout=20)
     yield workers
     workers.close()
-
-
-def process(_: bytes) -> bytes:
-    return str(os.getpid()).encode()
-
-
-def die(_: bytes) -> bytes:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    return b""
-
-
-def refuse(_: bytes) -> bytes:
-    raise DecodeError("the codestream is damaged")
-
-
-def stumble(_: bytes) -> bytes:
-    raise ZeroDivisionError
-
-
-def greedy(_: bytes) -> bytes:
-    return bytes(1 << 40)
-
-
-def times(count: int, data: bytes) -> bytes:
-    return count * data
 
 
 def request_of(workers: Workers, *, gone: bool = False, memory: int = 1 << 20) -> Request:
@@ -134,11 +112,6 @@ def test_the_event_loop_goes_on_meanwhile(workers):
     assert asyncio.run(both()) > 5
 
 
-def sum_up(_: bytes) -> bytes:
-    time.sleep(0.3)
-    return b""
-
-
 def test_nothing_is_begun_for_a_client_that_has_gone(workers):
     request = request_of(workers, gone=True)
     with pytest.raises(ClientGone):
@@ -159,9 +132,9 @@ def test_what_can_never_fit_is_refused_and_what_fits_is_given_back(workers):
 class Counting(Workers):
     calls = 0
 
-    async def run(self, function, *args, gone=None, who=None):
+    async def run(self, function, *args, **options):
         self.calls += 1
-        return await super().run(function, *args, gone=gone, who=who)
+        return await super().run(function, *args, **options)
 
 
 def test_a_made_part_is_made_once_for_all_pieces_of_a_body():
@@ -214,6 +187,57 @@ def test_a_thousand_at_once_wait_without_memory():
     workers.close()
 
 
-def pause(_: bytes) -> bytes:
-    time.sleep(0.01)
-    return b"done"
+def test_work_that_takes_much_waits_until_there_is_room_for_it(tmp_path):
+    workers = Workers(3, memory=1000)
+    marker = str(tmp_path / "busy")
+
+    async def many(need: int) -> list[bytes]:
+        return await asyncio.gather(*(workers.run(alone, marker, b"done", need=need) for _ in range(6)))
+
+    assert asyncio.run(many(501)) == [b"done"] * 6
+    assert asyncio.run(many(5000)) == [b"done"] * 6, "more than there is for all: alone"
+    with pytest.raises(OverBudget, match="8000 are the most"):
+        asyncio.run(many(8001))
+    assert workers.room.held == 0
+    workers.close()
+
+
+def test_work_gets_little_more_memory_than_it_is_said_to_need(workers):
+    assert len(asyncio.run(workers.run(times, 100 << 20, b"a", need=150 << 20))) == 100 << 20
+    with pytest.raises(OverBudget):
+        asyncio.run(workers.run(times, 200 << 20, b"a", need=1))
+    assert asyncio.run(workers.run(times, 2, b"good", need=1)) == b"goodgood"
+
+
+def test_a_process_that_has_nothing_to_do_is_ended(monkeypatch):
+    monkeypatch.setattr("multiframe.web.workers._IDLE", 0.1)
+    workers = Workers(2)
+
+    async def one() -> int:
+        pid = int(await workers.run(process, b""))
+        while workers._idle:
+            await asyncio.sleep(0.01)
+        return pid
+
+    pid = asyncio.run(one())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert asyncio.run(workers.run(process, b"")) != str(pid).encode()
+    workers.close()
+
+
+JXL, HT, J2K, JLS, RLE, LOSSLESS = (f"1.2.840.10008.1.2.{n}" for n in ("4.110", "4.201", "4.90", "4.80", "5", "4.70"))
+
+
+@pytest.mark.parametrize(("samples", "bits"), [(3, 8), (1, 12)])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(EXPLICIT_LE, uid) for uid in (HT, J2K, JLS, RLE, LOSSLESS, JXL)]
+    + [(uid, EXPLICIT_LE) for uid in (HT, J2K, JLS, RLE, LOSSLESS, JXL)],
+)  # fmt: skip
+def test_making_a_frame_takes_no_more_than_is_said(workers, source, target, samples, bits):
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    pixels = ((3 * x ^ 5 * y) % (1 << bits)).astype("u1" if bits == 8 else "u2")
+    data = np.repeat(pixels[..., None], samples, axis=2).tobytes()
+    took, said = json.loads(asyncio.run(workers.run(peak_of, source, target, samples, bits, data)))
+    assert took <= said

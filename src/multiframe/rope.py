@@ -101,6 +101,8 @@ class Made:
         pickled: it may run in another process.
     key : str
         What `make` does, in words that change when its result would; enters the ETag.
+    need : int
+        Bytes that `make` takes while it works, where that is; 0: nobody has said.
 
     Examples
     --------
@@ -121,6 +123,7 @@ class Made:
     size: int
     make: Callable[[bytes], bytes] = field(repr=False, compare=False)
     key: str
+    need: int = field(default=0, repr=False, compare=False)
 
     @property
     def cost(self) -> int:

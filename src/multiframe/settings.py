@@ -25,7 +25,8 @@ class Settings:
     Attributes
     ----------
     memory : int
-        Bytes that one process may hold on behalf of all its requests, caches included.
+        Bytes that one process may hold on behalf of all its requests, caches included; what decoding and encoding take
+        in the processes beside it may be as much again.
     memory_wait : float
         Seconds a request waits for memory before it is refused.
     piece : int

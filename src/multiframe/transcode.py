@@ -23,7 +23,7 @@ from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decoded_spec", "fingerprint", "making", "targets", "transcode"]
+__all__ = ["decoded_spec", "fingerprint", "making", "takes", "targets", "transcode"]
 
 
 def decoded_spec(spec: PixelSpec, source: TransferSyntax) -> PixelSpec:
@@ -170,12 +170,34 @@ def making(
     4
     """
     size = (decoded_spec(spec, source).frame_bits + 7) // 8
+    need = takes(spec, source, target)
     key = f"{fingerprint(source, target)} {spec!r}"
 
     def made(stored: tuple[Stored, ...], i: int) -> Made:
-        return Made(stored, size, partial(transcode, spec=spec, source=source, target=target, index=i), key)
+        return Made(stored, size, partial(transcode, spec=spec, source=source, target=target, index=i), key, need)
 
     return made
+
+
+_TAKEN = {"jpegxl": 16, "": 8}
+"""Times the bytes of a decoded frame that encoding it takes, by family; measured, the check of the result included."""
+
+_TAKEN_DECODING = {"jpeg2000": 8, "": 4}
+"""The same of decoding alone; JPEG 2000 has 32 bits for each sample."""
+
+
+def takes(spec: PixelSpec, source: TransferSyntax, target: TransferSyntax | None = None) -> int:
+    """Say how many bytes turning a frame into another Transfer Syntax takes at most; None: decoding it.
+
+    Examples
+    --------
+    >>> takes(PixelSpec(1000, 1000), syntax_of("1.2.840.10008.1.2.4.80"), syntax_of("1.2.840.10008.1.2.4.201"))
+    8000000
+    """
+    decoded = spec.rows * spec.columns * spec.samples * max(1, spec.dtype.itemsize)
+    if target is None or not target.encapsulated:
+        return decoded * _TAKEN_DECODING.get(source.family, _TAKEN_DECODING[""])
+    return decoded * _TAKEN.get(target.family, _TAKEN[""])
 
 
 def fingerprint(source: TransferSyntax, target: TransferSyntax) -> str:

@@ -263,7 +263,7 @@ def _making(request: Request, part: Made, instance: Instance) -> Callable[[Gone]
 
     async def make(nobody: Gone) -> bytes:
         data = await run_async(part.read(), instance.source, identity=identity)
-        return await workers.run(part.make, data, gone=nobody, who=who(request))
+        return await workers.run(part.make, data, gone=nobody, who=who(request), need=part.need)
 
     return make
 

@@ -397,7 +397,7 @@ def create_app(
     app.state.store = store
     app.state.arriving = ByteCache[str, arriving.Growing](budget, share=_ARRIVING)
     app.state.started = started
-    app.state.workers = Workers(settings.decoders)
+    app.state.workers = Workers(settings.decoders, memory=settings.memory)
     app.state.budget = budget
     app.state.works = works_of(app.state.workers, budget)
     app.state.encoded = ByteCache[Hashable, bytes](budget, share=_ENCODED)

@@ -23,6 +23,7 @@ from multiframe.picture import revision
 from multiframe.render import Facts, draw, representative
 from multiframe.rope import Rope
 from multiframe.settings import Settings
+from multiframe.transcode import takes
 from multiframe.web.answers import ASK, Body, Section, Works, body_answer, lasting, not_modified, stream_answer
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
@@ -339,10 +340,13 @@ async def _drawn(
         state.catalog.weigh(instance)
     presentation = replace(wanted.presentation, media_type=form.media_type)
 
+    # In the process that draws: decoding, samples through a LUT, and the picture before and after it is scaled.
+    need = takes(spec, instance.frame_syntax) + 2 * decoded + 6 * columns * rows
+
     async def make(nobody: Gone) -> bytes:
         frame = await anext(instance.encoded_async([index]))
         return await workers.run(
-            draw, frame.data, spec, frame.syntax, facts, presentation, gone=nobody, who=who(request)
+            draw, frame.data, spec, frame.syntax, facts, presentation, gone=nobody, who=who(request), need=need
         )
 
     # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.

@@ -13,13 +13,12 @@ import json
 import logging
 import os
 import pickle
-import resource
 import select
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from multiframe.web import journal
 from multiframe.web.forwarded import forwarded
 from multiframe.web.journal import REQUEST
 from multiframe.web.once import ClientGone
+from multiframe.web.work import ANSWER, ASKED, read_file, write_file
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -41,11 +41,23 @@ __all__ = ["ClientGone", "Workers", "gone", "watcher", "who"]
 
 log = logging.getLogger("multiframe.web")
 
-_ADDRESSES = 8 << 30
-"""Bytes of address space that one process may have: libraries reserve far more than they use."""
-
-_KEPT = 8 << 20
+_KEPT = 1 << 20
 """Bytes that the file between the two processes may keep when nothing goes through it."""
+
+_LARGEST = 8
+"""So many times the memory for all a single piece of work may take, alone: where less is refused, so are frames that
+can be had."""
+
+_IDLE = 30.0
+"""Seconds after which a process that has nothing to do is ended: it holds its libraries."""
+
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # nothing here multiplies matrices
+    # What a picture took is given back when it is done, whatever the next one needs.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 10),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 20),
+}
 
 
 class Workers:
@@ -55,6 +67,8 @@ class Workers:
     ----------
     count : int
         How many at most; 0: as many as this process may use cores.
+    memory : int
+        Bytes that pieces of work may take at once in these processes, together: a larger one waits until it is alone.
     timeout : float
         Seconds after which a piece of work is given up and its process stopped.
 
@@ -71,20 +85,23 @@ class Workers:
     >>> workers.close()
     """
 
-    def __init__(self, count: int = 0, *, timeout: float = 60.0) -> None:
+    def __init__(self, count: int = 0, *, memory: int = 64 << 20, timeout: float = 60.0) -> None:
         self.count = count or len(os.sched_getaffinity(0))
         self._timeout = timeout
         # Turns, not bytes: who waits for them is served as fairly.
         self._free = MemoryBudget(self.count)
         self.turns = MemoryBudget(2 * self.count)
+        self.room = MemoryBudget(memory)
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="workers")
         self._idle: list[_Process] = []
+        self._reaper: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._all: weakref.WeakSet[_Process] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     async def run(
         self, function: Callable[..., bytes], *args: Any, gone: Callable[[], Awaitable[bool]] | None = None,
-        who: Hashable = None,
+        who: Hashable = None, need: int = 0,
     ) -> bytes:  # fmt: skip
         """Call a function in one of the processes; who wait for one take turns.
 
@@ -96,6 +113,8 @@ class Workers:
             Asked when its turn comes: whether nobody waits for it any more.
         who : hashable
             For whom, as of `MemoryBudget.acquire_async`.
+        need : int
+            Bytes that it takes in its process; it gets little more. 0: not said.
 
         Raises
         ------
@@ -103,17 +122,27 @@ class Workers:
             Nobody does.
         MultiframeError
             What the function raised.
+        OverBudget
+            It needs far more than there is for all.
         DecodeError
             It took too long, or its process died.
         RuntimeError
             It raised something else; the server's log has more.
         """
-        with await self._free.acquire_async(1, who=who):
+        room = self.room.limit
+        if need > _LARGEST * room:
+            raise errors.OverBudget(
+                f"making it would take {need} bytes, {_LARGEST * room} are the most with this --memory: raise it"
+            )
+        with await self._free.acquire_async(1, who=who), await self.room.acquire_async(min(need, room), who=who):
             if gone is not None and await gone():
                 raise ClientGone
             job = pickle.dumps((REQUEST.get(), function, args), protocol=5)
-            here = contextvars.copy_context()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, here.run, self._work, job)
+            here, loop = contextvars.copy_context(), asyncio.get_running_loop()
+            try:
+                return await loop.run_in_executor(self._threads, here.run, self._work, job, need)
+            finally:
+                self._reap_later(loop)
 
     @asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[None]:
@@ -137,14 +166,30 @@ class Workers:
         """How many processes there are."""
         return sum(process.alive for process in list(self._all))
 
-    def _work(self, job: bytes) -> bytes:
+    def _reap_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._reaper is None or self._loop is not loop:
+            self._loop, self._reaper = loop, loop.call_later(_IDLE, _reap, weakref.ref(self), loop)
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End who has had nothing to do for long."""
+        self._reaper = None
+        with self._lock:
+            old = [process for process in self._idle if time.monotonic() - process.since >= _IDLE]
+            self._idle = [process for process in self._idle if process not in old]
+            left = bool(self._idle)
+        for process in old:
+            process.close()
+        if left:
+            self._reap_later(loop)
+
+    def _work(self, job: bytes, need: int) -> bytes:
         with self._lock:
             process = self._idle.pop() if self._idle else None
         if process is None or not process.alive:
             process = _Process()
             self._all.add(process)
         try:
-            result = process.call(job, self._timeout)
+            result = process.call(job, need, self._timeout)
         except _Lost as lost:
             process.close()
             log.warning("a process that decodes was lost: %s", lost)
@@ -157,6 +202,7 @@ class Workers:
         return result
 
     def _give_back(self, process: _Process) -> None:
+        process.since = time.monotonic()
         with self._lock:
             self._idle.append(process)
 
@@ -219,6 +265,12 @@ def who(request: Request) -> tuple[Hashable, ...]:
     return known
 
 
+def _reap(workers: weakref.ref[Workers], loop: asyncio.AbstractEventLoop) -> None:
+    found = workers()
+    if found is not None:
+        found._reap(loop)
+
+
 class _Lost(Exception):
     """The process gave no answer."""
 
@@ -229,14 +281,15 @@ class _Process:
     def __init__(self) -> None:
         self._file = _shared()
         self._ready = False
+        self.since = 0.0
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "multiframe.web.workers", str(self._file), journal.form()],
+                [sys.executable, "-m", "multiframe.web.work", str(self._file), journal.form()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=[self._file],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # nothing here multiplies matrices
+                env={**os.environ, **_ENVIRONMENT},
                 start_new_session=True,
             )
         except OSError:  # too many files, or processes
@@ -249,21 +302,21 @@ class _Process:
     def alive(self) -> bool:
         return self._child.poll() is None
 
-    def call(self, job: bytes, timeout: float) -> bytes:
+    def call(self, job: bytes, need: int, timeout: float) -> bytes:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
             if not self._ready:
                 self._ready = bool(self._child.stdout.read(1))  # starting is not counted as work
-            _write(self._file, job)
-            self._child.stdin.write(pack("<Q", len(job)))
+            write_file(self._file, job)
+            self._child.stdin.write(pack(ASKED, len(job), need))
             if not select.select([self._child.stdout], [], [], timeout)[0]:
                 raise _Lost(f"no result after {timeout:g} s")
             answer = self._child.stdout.read(9)
             if len(answer) < 9:
                 raise _Lost("it died")
-            good, size = unpack("<?Q", answer)
-            result = _read(self._file, size)
+            good, size = unpack(ANSWER, answer)
+            result = read_file(self._file, size)
             if max(len(job), size) > _KEPT:
                 os.ftruncate(self._file, 0)
         except (OSError, ValueError):  # ValueError: closed meanwhile
@@ -294,58 +347,3 @@ def _shared() -> int:
         return os.memfd_create("multiframe")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _write(file: int, data: bytes) -> None:
-    view, at = memoryview(data), 0
-    while at < len(view):
-        at += os.pwrite(file, view[at:], at)
-
-
-def _read(file: int, size: int) -> bytes:
-    data = os.pread(file, size, 0)
-    while len(data) < size:
-        more = os.pread(file, size - len(data), len(data))
-        if not more:
-            raise OSError("the shared file is shorter than was said")
-        data += more
-    return data
-
-
-def main() -> None:
-    """Be such a process: a length comes in, the work is done, success and a length go out; until the parent ends."""
-    file = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError, ValueError):  # not every system has it
-        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would be a picture of a patient
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever prints, prints beside
-    said = journal.Journal()
-    journal.log_to(said, journal.format_for(said, sys.argv[2]))
-    os.write(answers, b".")
-    while len(asked := os.read(0, 8)) == 8:
-        job = _read(file, *unpack("<Q", asked))
-        good, result = _done(job)
-        del job
-        _write(file, result)
-        os.write(answers, pack("<?Q", good, len(result)))
-
-
-def _done(job: bytes) -> tuple[bool, bytes]:
-    try:
-        request, function, args = pickle.loads(job)  # noqa: S301 -- from our own parent, by a file without a name
-        REQUEST.set(request)
-        return True, bytes(function(*args))
-    except errors.MultiframeError as error:
-        return False, json.dumps([type(error).__name__, str(error)]).encode()
-    except MemoryError:
-        message = f"more than the {_ADDRESSES} bytes a worker may have would be needed"
-        return False, json.dumps(["OverBudget", message]).encode()
-    except Exception as error:
-        log.exception("unforeseen, on a worker")
-        return False, json.dumps([type(error).__name__, ""]).encode()
-
-
-if __name__ == "__main__":
-    main()

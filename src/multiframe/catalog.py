@@ -49,6 +49,7 @@ from multiframe.syntaxes import syntax_of
 __all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
 
 _AT_ONCE = 32  # far objects that are looked at
+_PATIENCE = 5  # times that files are waited for which are being written
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _DEFAULTS = Settings()
 
@@ -105,9 +106,11 @@ class Catalog:
 
     def scan(
         self,
-        roots: Sequence[str | os.PathLike[str]],
+        roots: Sequence[str | os.PathLike[str] | bytes],
         *,
         processes: int = 1,
+        settle: float = 0.0,
+        whole: bool = True,
         progress: Callable[[ScanStatus], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> ScanStatus:
@@ -125,6 +128,12 @@ class Catalog:
         processes : int
             How many processes read the headers of many local files; 1: this one alone. Of far objects 32 are read at
             a time.
+        settle : float
+            Seconds for which a local file must not have been written to: a younger one is waited for a little, and left
+            if it is still being written.
+        whole : bool
+            Whether the roots are those that are served: `status` tells of it. Else they are what has changed there,
+            bytes as the catalog writes them (`multiframe.places`).
         progress : callable, optional
             Told now and then how far it is.
         stop : callable, optional
@@ -136,7 +145,16 @@ class Catalog:
             What was done.
         """
         with closing(Reader(self.settings, self.budget, processes)) as reader:
-            return Scan(self._database, roots, reader, self._forget, progress).run(stop)
+            scan = Scan(self._database, roots, reader, self._forget, progress, settle=settle, whole=whole)
+            status, young = scan.run(stop), scan.young
+            for _ in range(_PATIENCE):
+                if not young or stop():
+                    break
+                time.sleep(settle)
+                scan = Scan(self._database, young, reader, self._forget, settle=settle, whole=False)
+                scan.run(stop)
+                young = scan.young
+            return status
 
     def claim(self, roots: Iterable[str]) -> AbstractContextManager[bool]:
         """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""

@@ -201,6 +201,19 @@ MaxUpload = Annotated[
         rich_help_panel=STORING,
     ),
 ]  # fmt: skip
+Watch = Annotated[
+    bool,
+    typer.Option(help="Notice what comes, changes and goes in folders while they are served.", rich_help_panel=WHERE),
+]
+Rescan = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Look through everything again so often: for buckets, and disks others write to. 0: never.",
+        rich_help_panel=WHERE,
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.", rich_help_panel=MEMORY)]
 Decoders = Annotated[
     int,
@@ -471,6 +484,8 @@ def serve(
     port: Port = 8080,
     cache: Cache = None,
     database: CatalogDatabase = None,
+    watch: Watch = True,
+    rescan: Rescan = 600.0,
     store: StoreIn = None,
     max_upload: MaxUpload = "0",  # type: ignore[assignment]  # typer parses it, and all sizes
     workers: Workers = 1,

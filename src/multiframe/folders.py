@@ -4,12 +4,10 @@ import os
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator
 
+from multiframe.places import OURS
 from multiframe.source import ObjectStat, object_stat
 
 __all__ = ["OURS", "files", "inside"]
-
-OURS = ".multiframe-"
-"""What the names of files and folders begin with that are on their way, and nobody's business but their writer's."""
 
 _OURS = OURS.encode()
 

@@ -9,7 +9,10 @@ import re
 
 from multiframe.errors import SourceError
 
-__all__ = ["is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
+__all__ = ["OURS", "is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
+
+OURS = ".multiframe-"
+"""What the names of files and folders begin with that are on their way, and nobody's business but their writer's."""
 
 _ROOT = re.compile(r"(?:https?://[^/?#@\s]+(?:/[^?#]*)?|(?:s3|gs|az)://[^/\s]+(?:/.*)?)", re.I | re.S)
 

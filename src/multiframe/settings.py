@@ -47,6 +47,10 @@ class Settings:
         Addresses and networks, such as ``10.0.0.0/8``, whose Forwarded and X-Forwarded headers are believed.
     shutdown_timeout : float
         Seconds that answers under way have to be finished when the server is told to end.
+    watch : bool
+        Whether folders that are served are watched for what comes, changes and goes.
+    rescan : float
+        Seconds after which all that is served is looked through again; 0: never.
     page_limit : int
         Most results one search answers with.
     decoders : int
@@ -105,6 +109,8 @@ class Settings:
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     trusted_proxies: tuple[str, ...] = ()
     shutdown_timeout: float = 30.0
+    watch: bool = True
+    rescan: float = 600.0
     page_limit: int = 1000
     decoders: int = 0
     max_decode: int = 512_000_000

@@ -1,4 +1,4 @@
-"""Running it: one process that watches over the others, workers that answer, one that scans.
+"""Running it: one process that watches over the others, workers that answer, one that scans, one that watches folders.
 
 The parent binds the port, starts the children, restarts a worker that dies, and passes signals on; it reads nothing.
 Children are this module run again, with their orders as JSON on their standard input; they end when its other end
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiframe.errors import MultiframeError, SourceError
+from multiframe.errors import CatalogUnavailable, MultiframeError, SourceError
 from multiframe.settings import Settings
 from multiframe.web.gauges import Gauges, shared
 from multiframe.web.journal import Journal, audit_to, catch_all, form, format_for, log_to
@@ -31,7 +31,7 @@ from multiframe.web.journal import Journal, audit_to, catch_all, form, format_fo
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from multiframe.catalog import ScanStatus
+    from multiframe.catalog import Catalog, ScanStatus
     from multiframe.web.over_tls import Certificate
 
 __all__ = ["Served", "serve"]
@@ -55,6 +55,15 @@ _AFTERWARDS = 5.0
 
 _LAST_WORD = 0.2
 """Seconds for who was let in last to say what they want: uvicorn hangs up at its end on who has not."""
+
+_SETTLE = 0.3
+"""Seconds for which a file must not have been written to before it is catalogued."""
+
+_RETRY = 5.0
+"""Seconds after which a scan is begun again that the database was away for."""
+
+_UNWATCHED = 60.0
+"""Seconds after which everything is looked through again where the kernel does not tell."""
 
 _SHORT_SCAN = 0.3
 """Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
@@ -201,9 +210,12 @@ class _Parent:
         coming: list[_Child] = []  # are to take their places, once all can
         leaving: list[_Child] = []  # still finish what they have begun
         scanner: _Child | None = None
+        watcher: _Child | None = None
         try:
             workers += [self._start("worker") for _ in range(self._wanted)]
             scanner = self._start("scan")
+            if self._orders["settings"]["watch"] or self._orders["settings"]["rescan"]:
+                watcher = self._start("watch")
             waiting, announced = self._wanted, False
             answering = 0.0
             while not self._ended:
@@ -233,6 +245,10 @@ class _Parent:
                     coming, waiting = [self._start("worker") for _ in range(self._wanted)], self._wanted
                     scanner = self._start("scan") if scanned else scanner
                 _reap(leaving)
+                if watcher and watcher.poll() is not None and not self._ended:
+                    log.warning("what watches the folders ended with %s: starting another", watcher.returncode)
+                    self._count_death()
+                    watcher = self._start("watch")
                 for dead in [c for c in workers if c.poll() is not None and not self._ended]:
                     workers.remove(dead)
                     if dead.returncode == _UNUSABLE and not announced:
@@ -244,7 +260,7 @@ class _Parent:
         finally:
             _notify("STOPPING=1")
             self._listener.close()  # it is the children's alone now: when they close it, nobody else is let in
-            self._stop([*workers, *coming, *leaving, *([scanner] if scanner else [])])
+            self._stop([*workers, *coming, *leaving, *(c for c in (scanner, watcher) if c)])
             signal.set_wakeup_fd(waker)
             for s, handler in handlers.items():
                 signal.signal(s, handler)
@@ -285,27 +301,32 @@ class _Parent:
         return min(set(range(2 * self._wanted)) - set(self._rows.values()), default=0)
 
     def _start(self, role: str) -> _Child:
+        inherited: list[int]
         inherited, row = [], 0
         if role == "worker":
             inherited, row = [self._listener.fileno(), self._ready_w, self._orders["gauges"]], self._free_row()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "multiframe.web.serve", role],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**_ENVIRONMENT, **os.environ},
-            pass_fds=inherited,
-            # A Ctrl-C is ours to pass on: children end in order, not each on its own.
-            start_new_session=True,
-        )
+        child = _child(role, {**self._orders, "ready": self._ready_w, "row": row}, inherited)
         if role == "worker":
             self._rows[child] = row
-        assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead already: seen where children are waited for
-            # Not as an argument, which everybody on this machine may read: there are secrets in it.
-            orders = {**self._orders, "ready": self._ready_w, "row": row}
-            child.stdin.write(json.dumps(orders).encode() + b"\n")
-            child.stdin.flush()
         return child
+
+
+def _child(role: str, orders: dict[str, Any], inherited: Sequence[int] = ()) -> _Child:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "multiframe.web.serve", role],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**_ENVIRONMENT, **os.environ},
+        pass_fds=inherited,
+        # A Ctrl-C is ours to pass on: children end in order, not each on its own.
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it is dead already: seen where children are waited for
+        # Not as an argument, which everybody on this machine may read: there are secrets in it.
+        child.stdin.write(json.dumps(orders).encode() + b"\n")
+        child.stdin.flush()
+    return child
 
 
 def _terminate(children: Sequence[_Child]) -> None:
@@ -438,30 +459,82 @@ def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str
 
 
 def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None:
+    """Scan what is served, or what has changed there."""
     from multiframe.catalog import Catalog
 
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    _when_orphaned(stopped.set)
-    cores = min(8, len(os.sched_getaffinity(0)))
+    stopped = _ending()
     os.nice(5)  # who waits for a picture goes before who makes the list longer
-    catalog = Catalog(orders["database"], settings=settings)
-    with contextlib.closing(catalog), catalog.claim(orders["roots"]) as claimed:
+    while not stopped.is_set():
+        try:
+            with contextlib.closing(Catalog(orders["database"], settings=settings)) as catalog:
+                changed = orders.get("changed")
+                if changed is not None:
+                    paths = [os.fsencode(path) for path in changed]
+                    catalog.scan(paths, settle=_SETTLE, whole=False, stop=stopped.is_set)
+                else:
+                    _scan_all(catalog, orders, stopped)
+            return
+        except CatalogUnavailable:  # the workers say so
+            stopped.wait(_RETRY)
+
+
+def _scan_all(catalog: Catalog, orders: dict[str, Any], stopped: threading.Event) -> None:
+    with catalog.claim(orders["roots"]) as claimed:
         if not claimed:
             return  # another server scans the same folders into the same database
+        again = orders.get("again", False)
         tty = sys.stderr.isatty()
         begun = shown = time.monotonic()
 
         def progress(status: ScanStatus) -> None:
             nonlocal shown
             now = time.monotonic()
-            if now - shown >= (0.2 if tty else 5):
+            if now - shown >= (0.2 if tty else 5) and not again:
                 shown = now
                 _say(f"reading headers: {status.found:,} files, {status.registered:,} instances", live=tty)
 
-        status = catalog.scan(orders["roots"], processes=cores, progress=progress, stop=stopped.is_set)
-        if not stopped.is_set():
+        cores = min(8, len(os.sched_getaffinity(0)))
+        status = catalog.scan(orders["roots"], processes=cores, settle=_SETTLE, progress=progress, stop=stopped.is_set)
+        if not stopped.is_set() and (not again or status.registered or status.vanished):
             _say(_told(status, time.monotonic() - begun), live=tty)
+
+
+def _ending() -> threading.Event:
+    """Give what is set when this child is to end."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    _when_orphaned(stopped.set)
+    return stopped
+
+
+def _watch(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None:
+    """Watch what is served, and have it scanned: what has changed at once, all of it now and then."""
+    from multiframe.watching import Watcher
+
+    stopped = _ending()
+    watcher = Watcher([os.fsencode(root) for root in orders["roots"]] if settings.watch else [], stopped)
+    waiting: list[bytes] = []
+    scan: _Child | None = None
+    # The first scan may have passed by where something came before it was watched.
+    scanned = time.monotonic() - max(0.0, settings.rescan - _UNWATCHED)
+    for due in watcher.changes():
+        waiting += due
+        if scan is not None and scan.poll() is not None:
+            _reap([scan])
+            scan = None
+        if scan is not None:
+            continue
+        every = settings.rescan if watcher.watched or not settings.watch else min(settings.rescan, _UNWATCHED)
+        if every and time.monotonic() - scanned >= every:
+            scanned = time.monotonic()
+            waiting.clear()
+            scan = _child("scan", {**orders, "again": True})
+        elif waiting:
+            scan = _child("scan", {**orders, "changed": [os.fsdecode(path) for path in waiting]})
+            waiting = []
+    if scan is not None:
+        _terminate([scan])
+        scan.wait()
 
 
 def _told(status: ScanStatus, seconds: float) -> str:
@@ -499,7 +572,7 @@ def main() -> None:
     _, journal = _journals(settings)
     catch_all()
     try:
-        {"worker": _work, "scan": _scan}[role](orders, settings, journal)
+        {"worker": _work, "scan": _scan, "watch": _watch}[role](orders, settings, journal)
     except MultiframeError as error:
         if role == "worker":  # the scan meets the same, and once is enough
             sys.stderr.write(f"multiframe: {error}\n")

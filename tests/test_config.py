@@ -70,6 +70,8 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "cache_share": (0.25, ".25", 0.25),
     "memory_wait": (7, "7", 7.0),
     "shutdown_timeout": (7, "7", 7.0),
+    "watch": (False, "0", False),
+    "rescan": (60, "60", 60.0),
     "page_limit": (7, "7", 7),
     "decoders": (7, "7", 7),
     "layout_rs": ("legacy", "legacy", "legacy"),

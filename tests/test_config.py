@@ -80,6 +80,8 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "strict_accept": (True, "1", True),
     "virtual_series": (True, "true", True),
     "revalidate": (True, "yes", True),
+    "patience": (7, "7", 7.0),
+    "connections": (7, "7", 7),
     "tokens": ("/etc/tokens", "/etc/tokens", "/etc/tokens"),
     "oidc_issuer": ("https://id.example.org", "https://id.example.org", "https://id.example.org"),
     "oidc_audience": ("images", "images", "images"),

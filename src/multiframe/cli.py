@@ -379,6 +379,18 @@ TlsSelfSigned = Annotated[
     bool,
     typer.Option(help="Make a certificate nobody vouches for: to try HTTP/2 with.", rich_help_panel=LOCKS),
 ]
+Patience = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Seconds in which a request must be whole, and a body or an answer go on: 1 KiB for each.",
+        rich_help_panel=CLIENTS,
+    ),
+]
+Connections = Annotated[
+    int,
+    typer.Option(min=1, help="Most connections that one worker holds at once.", rich_help_panel=CLIENTS),
+]
 Tokens = Annotated[
     Path | None,
     typer.Option(
@@ -497,6 +509,8 @@ def serve(
     hosts: Hosts = None,
     public_url: PublicUrl = None,
     trusted_proxies: Proxies = None,
+    patience: Patience = 30.0,
+    connections: Connections = 1000,
     max_decode: MaxDecode = "512MB",  # type: ignore[assignment]
     layout_rs: LayoutRs = Wrapping.stored,
     layout_uri: LayoutUri = Wrapping.legacy,

@@ -71,6 +71,11 @@ class Settings:
         Whether clients are told to ask, before they use frames they have kept, if those are still the same.
     ohif : str or None
         Folder of a built OHIF, served at ``/ohif``.
+    patience : float
+        Seconds in which a client has brought its request; and after which it must have brought, or taken, 1024 bytes
+        for each, of a body or an answer.
+    connections : int
+        Most that one process holds at once.
     tokens : str or None
         File of the tokens that are let in, as ``multiframe token`` writes it.
     oidc_issuer : str or None
@@ -121,6 +126,8 @@ class Settings:
     virtual_series: bool = False
     revalidate: bool = False
     ohif: str | None = None
+    patience: float = 30.0
+    connections: int = 1000
     tokens: str | None = None
     oidc_issuer: str | None = None
     oidc_audience: str | None = None

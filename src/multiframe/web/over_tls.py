@@ -12,12 +12,15 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multiframe.errors import SourceError
+from multiframe.web.sockets import LEAST, LONGEST_HEAD, Sockets
+from multiframe.web.workers import ClientGone
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -116,7 +119,7 @@ def self_signed(folder: Path, names: tuple[str, ...]) -> Certificate:
 
 async def serve_tls(
     app: Starlette, listener: socket.socket, certificate: Certificate, *,
-    ready: Callable[[], None], stop: asyncio.Event,
+    ready: Callable[[], None], stop: asyncio.Event, patience: float = 30.0, connections: int = 1000,
 ) -> None:  # fmt: skip
     """Serve until `stop` is set or the process is told to end; what is on its way then is sent to its end.
 
@@ -130,9 +133,11 @@ async def serve_tls(
         One that `check` let pass.
     ready : callable
         Called when requests are answered.
+    patience, connections
+        As of `Settings`.
     """
     from granian.constants import Interfaces, SSLProtocols
-    from granian.http import HTTP2Settings
+    from granian.http import HTTP1Settings, HTTP2Settings
     from granian.log import LogLevels
     from granian.net import SocketHolder  # type: ignore[attr-defined]
     from granian.server.embed import Server
@@ -143,26 +148,38 @@ async def serve_tls(
             self._ssp: Any = None
             self._shd: Any = holder(os.dup(listener.fileno()), False, 2048)  # it closes what it is given
 
+    asked: dict[int, int] = {}
     server = OnListener(
-        _as_granian_needs_it(app),
+        _as_granian_needs_it(app, asked, patience),
         interface=Interfaces.ASGINL,
         backlog=2048,
+        backpressure=2 * connections,  # beyond `connections` idle ones go; beyond this nobody comes in
         websockets=False,
-        http2_settings=HTTP2Settings(max_concurrent_streams=_STREAMS, max_headers_size=64 * 1024),
+        http1_settings=HTTP1Settings(header_read_timeout=round(1000 * patience), max_buffer_size=LONGEST_HEAD),
+        http2_settings=HTTP2Settings(
+            max_concurrent_streams=_STREAMS,
+            max_headers_size=LONGEST_HEAD,
+            max_send_buffer_size=128 * 1024,  # of each stream, and no budget knows of it
+            keep_alive_interval=round(1000 * patience),
+            keep_alive_timeout=max(1, round(patience)),
+        ),
         log_level=LogLevels.error,
         ssl_cert=certificate.cert,
         ssl_key=certificate.key,
         ssl_protocol_min=SSLProtocols.tls12,
     )
+    sockets = Sockets(listener.getsockname()[1], asked, patience=patience, most=connections)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with app.router.lifespan_context(app):
         serving = asyncio.ensure_future(server.serve())
         stopping = asyncio.ensure_future(stop.wait())
+        looking = asyncio.ensure_future(_look(sockets, asked, min(1.0, patience / 4)))
         loop.call_soon(ready)
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        looking.cancel()
         _let_nobody_in(listener)
         await asyncio.sleep(_LAST_WORD)
         server.stop()  # type: ignore[no-untyped-call]
@@ -186,8 +203,18 @@ def _let_nobody_in(listener: socket.socket) -> None:
                     os.dup2(nobody.fileno(), number, inheritable=False)
 
 
-def _as_granian_needs_it(app: ASGIApp) -> ASGIApp:
-    """Send `bytes` alone, and let others have their turn after each piece.
+async def _look(sockets: Sockets, asked: dict[int, int], pause: float) -> None:
+    while True:
+        await asyncio.sleep(pause)
+        before = list(asked)
+        there = await asyncio.to_thread(sockets.look)
+        for port in before:
+            if port not in there and not asked[port]:
+                del asked[port]
+
+
+def _as_granian_needs_it(app: ASGIApp, asked: dict[int, int], patience: float) -> ASGIApp:
+    """Send `bytes` alone, let others have their turn after each piece, and wait for no body that hardly comes.
 
     Any other buffer costs granian sixteen times as much. And its ``send`` succeeds at once even when the client has
     left: without a pause nobody would ever be told so by ``receive``.
@@ -196,10 +223,51 @@ def _as_granian_needs_it(app: ASGIApp) -> ASGIApp:
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
             body = message.get("body", b"")
-            await send(message if isinstance(body, bytes) else {**message, "body": bytes(body)})
+            try:
+                # Over HTTP/2 a client can refuse a single answer, of which the kernel knows nothing.
+                async with asyncio.timeout(patience):
+                    await send(message if isinstance(body, bytes) else {**message, "body": bytes(body)})
+            except TimeoutError:
+                raise ClientGone from None
             if body:
                 await asyncio.sleep(0)
 
-        await app(scope, receive, sent)
+        port = int((scope.get("client") or ("", 0))[1])  # granian has it as text
+        asked[port] = asked.get(port, 0) + 1
+        try:
+            await app(scope, _Body(receive, patience).receive, sent)
+        finally:
+            asked[port] -= 1
 
     return wrapped
+
+
+class _Body:
+    """What is received of a request, by somebody who does not wait for it without end."""
+
+    def __init__(self, receive: Receive, patience: float) -> None:
+        self._receive, self._patience = receive, patience
+        self._whole = self._lost = False
+        self._taken, self._since = 0, 0.0
+
+    async def receive(self) -> Message:
+        """Give the next piece; what hardly comes is told as a client that has left."""
+        if self._whole:
+            return await self._receive()
+        if self._lost:
+            return {"type": "http.disconnect"}
+        try:
+            async with asyncio.timeout(self._patience):
+                message = await self._receive()
+        except TimeoutError:
+            self._lost = True  # and it is not listened to again: granian would tell of a disconnect that never was
+            return {"type": "http.disconnect"}
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        now = time.monotonic()
+        self._taken += len(message.get("body", b""))
+        if not self._since:
+            self._since = now
+        if now - self._since > self._patience:
+            self._lost = not self._whole and self._taken < LEAST * (now - self._since)
+            self._taken, self._since = 0, now
+        return message

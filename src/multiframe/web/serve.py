@@ -27,6 +27,7 @@ from multiframe.errors import CatalogUnavailable, MultiframeError, SourceError
 from multiframe.settings import Settings
 from multiframe.web.gauges import Gauges, shared
 from multiframe.web.journal import Journal, audit_to, catch_all, form, format_for, log_to
+from multiframe.web.sockets import cut_off
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -124,6 +125,7 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     """
     _journals(settings)  # that the log cannot be written is said before anything is begun
     listener = _bind(served.host, served.port)
+    cut_off(listener, settings.patience)
     with listener:
         host, port = listener.getsockname()[:2]
         cores = len(os.sched_getaffinity(0))
@@ -389,17 +391,20 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
 
     try:
         if orders["certificate"]:
-            _work_tls(app, listener, orders["certificate"], ready)
+            _work_tls(app, listener, orders["certificate"], ready, settings)
         else:
-            _work_plain(app, listener, ready, settings.shutdown_timeout)
+            _work_plain(app, listener, ready, settings)
     finally:
         catalog.close()
 
 
-def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None], patience: float) -> None:
+def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None], settings: Settings) -> None:
     import asyncio
 
     import uvicorn
+
+    from multiframe.web.connections import patient, watch
+    from multiframe.web.sockets import IDLE
 
     config = uvicorn.Config(
         app,
@@ -408,14 +413,16 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=max(1, round(patience)),
+        timeout_keep_alive=round(IDLE),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+        http=patient(settings.patience, settings.connections),
         ws="none",
     )
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            self.watching = asyncio.create_task(watch(self.server_state.connections, settings.patience))
             ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -435,7 +442,9 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
     asyncio.run(server.serve(sockets=[listener]), loop_factory=config.get_loop_factory())
 
 
-def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str], ready: Callable[[], None]) -> None:
+def _work_tls(
+    app: Starlette, listener: socket.socket, certificate: Sequence[str], ready: Callable[[], None], settings: Settings
+) -> None:
     import asyncio
 
     import uvloop
@@ -453,7 +462,9 @@ def _work_tls(app: Starlette, listener: socket.socket, certificate: Sequence[str
                 loop.call_soon_threadsafe(stop.set)
 
         _when_orphaned(orphaned)
-        await serve_tls(app, listener, files, ready=ready, stop=stop)
+        await serve_tls(
+            app, listener, files, ready=ready, stop=stop, patience=settings.patience, connections=settings.connections
+        )
 
     asyncio.run(work(), loop_factory=uvloop.new_event_loop)
 

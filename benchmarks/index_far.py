@@ -1,7 +1,8 @@
 """index-far: a file far away over HTTP, 50 ms and 100 Mbit/s: all frames, and open and one frame, beside a download.
 
 The server (tests/far.py) runs in a process of its own and counts requests and bytes. The file has 2,700 frames of 185
-kB without a table, then with a Basic and with an Extended one. A download is what its bytes take at that bandwidth.
+kB without a table, varying by 5, 10 and 25 %, then with a Basic and with an Extended one. A download is what its bytes
+take at that bandwidth.
 Every frame is compared with what was written. It must not know how frames are found.
 """
 
@@ -19,7 +20,7 @@ from tests.far import FarServer
 
 import multiframe
 from benchmarks import machine
-from benchmarks.index_files import Made, Plan, Table, made
+from benchmarks.index_files import SPREAD, Made, Plan, Table, made
 from benchmarks.index_report import size
 from benchmarks.report import rows
 
@@ -28,7 +29,9 @@ type Figures = dict[str, Any]
 FRAMES, FRAME = 2_700, 185_000
 ROUND_TRIP = 0.05
 BANDWIDTH = 12_500_000
-TABLES: tuple[Table, ...] = ("none", "basic", "extended")
+FILES: tuple[tuple[Table, float], ...] = (
+    ("none", SPREAD), ("none", 0.10), ("none", 0.25), ("basic", SPREAD), ("extended", SPREAD),
+)  # fmt: skip
 
 
 def run(out: Path, *, quick: bool = False) -> None:
@@ -37,8 +40,8 @@ def run(out: Path, *, quick: bool = False) -> None:
     load = [machine.load()]
     results = []
     with TemporaryDirectory(prefix="multiframe-bench-") as folder:
-        for table in TABLES:
-            with made(Plan(frames, FRAME, table), Path(folder)) as file:
+        for table, spread in FILES:
+            with made(Plan(frames, FRAME, table, spread=spread), Path(folder)) as file:
                 print(f"{file.plan.name}, load {machine.load()}", file=sys.stderr, flush=True)
                 results.append(measure(file, repeats))
     load.append(machine.load())
@@ -75,7 +78,7 @@ def measure(file: Made, repeats: int) -> Figures:
                     "bytes": after.bytes_sent - before.bytes_sent,
                 }
                 runs[task].append(asked)
-    out: Figures = {"table": file.plan.table, "frames": file.plan.frames, "size": file.size}
+    out: Figures = {"table": file.plan.table, "spread": file.plan.spread, "frames": file.plan.frames, "size": file.size}
     out["download_s"] = round(file.size / BANDWIDTH, 3)
     for task, those in runs.items():
         out[task] = {key: round(median(r[key] for r in those), 3) for key in those[0]}
@@ -91,7 +94,7 @@ def told(facts: Figures, results: list[Figures]) -> str:
     """Write the figures for people."""
     lines = []
     for r in results:
-        line = [r["table"], size(r["size"]), f"{r['download_s']:.1f} s"]
+        line = [r["table"], f"{100 * r['spread']:.0f} %", size(r["size"]), f"{r['download_s']:.1f} s"]
         for task in ("index", "frame", "random"):
             f = r[task]
             line += [f"{f['seconds']:.2f} s", f"{f['requests']:.0f}", size(f["bytes"])]
@@ -99,7 +102,7 @@ def told(facts: Figures, results: list[Figures]) -> str:
                 line += [f"1/{r['download_s'] / f['seconds']:.1f}", f"{100 * f['bytes'] / r['size']:.2f} %"]
         lines.append(line)
     head = (
-        "table|file|download|all frames|requests|bytes|of the download|of the file|"
+        "table|sizes vary by|file|download|all frames|requests|bytes|of the download|of the file|"
         "first frame|requests|bytes|random frame|requests|bytes"
     )
     before, after = facts["load"]

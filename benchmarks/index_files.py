@@ -1,8 +1,8 @@
 """Files to index: any number of frames and fragments, with or without an offset table, and what is true of them.
 
 Each frame begins with the header of a real JPEG Baseline file, goes on with its number and coded-looking bytes, and
-ends with EOI: what readers look at is there, but nothing would decode. Sizes vary by 5 %: no frame can be found by
-multiplication. It must not know who reads them.
+ends with EOI: what readers look at is there, but nothing would decode. Sizes vary, by 5 % if nothing else is said: no
+frame can be found by multiplication. It must not know who reads them.
 """
 
 import io
@@ -40,6 +40,8 @@ class Plan:
         Bytes of a frame on average.
     slide : bool
         A whole slide image (which wsidicom opens), not a secondary capture.
+    spread : float
+        The part of that by which a frame is longer or shorter at most.
     """
 
     frames: int
@@ -47,6 +49,7 @@ class Plan:
     table: Table = "none"
     fragments: int = 1
     slide: bool = False
+    spread: float = SPREAD
 
     @property
     def name(self) -> str:
@@ -109,7 +112,7 @@ def _write(plan: Plan, path: Path) -> Made:
 def _sizes(plan: Plan) -> list[int]:
     """Bytes of each frame, all even; the same whatever the table."""
     chance = random.Random(plan.frame_size)
-    most = int(plan.frame_size * SPREAD) // 2
+    most = int(plan.frame_size * plan.spread) // 2
     return [plan.frame_size // 2 * 2 + 2 * chance.randint(-most, most) for _ in range(plan.frames)]
 
 

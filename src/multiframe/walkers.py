@@ -15,6 +15,7 @@ from heapq import heapify, heapreplace
 from itertools import pairwise
 from math import sqrt
 from struct import Struct
+from typing import NamedTuple
 
 from multiframe.elements import UNDEFINED
 from multiframe.encapsulation import ITEM_WORD
@@ -30,18 +31,23 @@ _NEAR = 16 << 10
 _WINDOW = 256 << 10
 _ROUND_TRIP = 512 << 10
 """Bytes that a round trip is worth: what a line of 100 Mbit/s brings in 40 ms."""
-_SHARE = 0.0175
+_SHARE = 0.019
 """The part of the object that may be read in search of Items."""
 _SMALL = 4 << 20
 """So much may be read in search of Items however small the object is."""
-_FIRST = 0.5
-"""The part of that for the first search, which finds out how long Items are all over the object."""
+_FIRST, _LATE, _LAST = 0.47, 0.08, 0.05
+"""Parts of that: for the first search, which finds out how long Items are all over the object; kept until few searches
+are open, and until none is: for the gaps in which most is left to walk then."""
+_FEW = 8
+"""Few searches are less than one for so many walkers."""
 _TELLING = 8
 """So many Items tell how much they differ."""
 _LEAST, _MOST = 4 << 10, 24 << 10
 """Bytes of one look in a search."""
 _WORTH_SPLITTING = 8
 """Items between two walkers from which on a third one between them saves time."""
+_DRIFT = 1.3
+"""Items that differ so many times more from all others than from their neighbours are longer here and shorter there."""
 _AHEAD = 16 << 20
 """Bytes of records kept of walkers that nobody has caught up with."""
 _HINTS, _APART = 1 << 12, 128 << 10
@@ -59,17 +65,20 @@ class _Walker:
         Of the Items met, in order.
     length : int
         Bytes of the values met lately, on average.
+    last : int
+        Bytes of the value met last; 0: none.
     ended : bool
         There is no further Item behind the last record.
     gone : bool
         Another walker has taken over, or what it met were no Items.
     """
 
-    __slots__ = ("at", "ended", "gone", "length", "open", "records", "start", "tags")
+    __slots__ = ("at", "ended", "gone", "last", "length", "open", "records", "start", "tags")
 
     def __init__(self, start: int, length: float) -> None:
         self.start = self.at = start
         self.length = length
+        self.last = 0
         self.tags: list[int] = []
         self.records: list[bytes] = []
         self.ended = self.gone = False
@@ -85,12 +94,14 @@ class _Search:
         What was searched already.
     left, right : int
         Borders of what is to be searched.
+    begun : int
+        When it began, as the first walker tells time: by the answers it was given.
     """
 
-    __slots__ = ("centre", "high", "left", "low", "open", "right", "step", "unsure")
+    __slots__ = ("begun", "centre", "high", "left", "low", "open", "right", "step", "unsure")
 
-    def __init__(self, centre: int, step: int, left: int, right: int, unsure: float = 0) -> None:
-        self.unsure = unsure
+    def __init__(self, centre: int, step: int, left: int, right: int, *, begun: int, unsure: float = 0) -> None:
+        self.begun, self.unsure = begun, unsure
         self.centre = self.low = self.high = centre
         self.step = step
         self.left, self.right = left, right
@@ -111,6 +122,15 @@ class _Search:
         first = self.low == self.high
         self.low = asked.start if first else min(self.low, asked.start)
         self.high = asked.stop - 7 if first else max(self.high, asked.stop - 7)
+
+
+class _Gap(NamedTuple):
+    """A stretch in which nobody is: how many Items it may hold, and whether there are known ones at both ends."""
+
+    items: float
+    start: int
+    stop: int
+    told: bool
 
 
 def _start(walker: _Walker) -> int:
@@ -164,8 +184,11 @@ class Walkers:
         self._allowed = max(_SHARE * chain.stop, _SMALL)
         self._missed = 1.0  # how far off Items were, as a part of what was foreseen
         self._placed = self._moved = False
-        # Of all values met: how many, their sum, and the sum of their squares.
+        self._now = 0  # how many answers the first walker was given
+        self._wait = 1.0  # how long searches take, by the same clock
+        # Of all values met: how many, their sum, and the sum of their squares; the same of steps between neighbours.
         self._met, self._sum, self._squares = 0, 0.0, 0.0
+        self._pairs, self._steps = 0, 0.0
         self._kept = 0  # records of all walkers
         apart = max(_APART, (chain.stop - chain.start) // _HINTS)
         for at in sorted(hints):
@@ -225,6 +248,7 @@ class Walkers:
                 wanted = search.ask()
                 if wanted is None:
                     self._searches.remove(search)
+                    self._moved = True
                 else:
                     self._spent += wanted.size
                     asked.append(self._ask(search, wanted))
@@ -247,6 +271,7 @@ class Walkers:
             if who in self._searches:
                 self._look(who, asked, bytes(data))
         elif not who.gone:
+            self._now += who is self._walkers[0]
             self._walk(who, bytes(data))
             self._meet(who)
             self._moved |= self._met == _TELLING
@@ -281,6 +306,10 @@ class Walkers:
                 self._met += 1
                 self._sum += length
                 self._squares += length * length
+                if walker.last:
+                    self._pairs += 1
+                    self._steps += (length - walker.last) ** 2
+                walker.last = length
         self._kept += len(walker.records) - before
 
     def _meet(self, walker: _Walker) -> None:
@@ -334,6 +363,8 @@ class Walkers:
                 at = asked.start + i
                 if length % 2 == 0 and 0 < length <= longest and at + 8 + length <= self._size:
                     self._searches.remove(search)
+                    self._moved = True
+                    self._wait += (self._now - search.begun - self._wait) / 8
                     if search.unsure:
                         self._missed += (min(abs(at - search.centre) / search.unsure, 8) - self._missed) / 16
                     self._found(at, data[i - 8 :] if i >= 8 else b"")
@@ -362,6 +393,16 @@ class Walkers:
     def _spread(self) -> float:
         return sqrt(max(self._squares / self._met - self._mean**2, 0)) if self._met else 0.0
 
+    @property
+    def _drifts(self) -> bool:
+        """Whether Items are longer here and shorter there, so that their neighbours tell more than all of them do."""
+        return self._pairs > 0 and self._spread > _DRIFT * sqrt(self._steps / self._pairs / 2)
+
+    @property
+    def _blind(self) -> float:
+        """How many bytes have to be looked at until an Item is met from anywhere: long ones are hit more often."""
+        return (self._mean + 8 + self._spread**2 / (self._mean + 8)) / 2
+
     def _send_out(self) -> None:
         """Send out who is worth his price."""
         if not self._met or self._hinted:
@@ -375,59 +416,65 @@ class Walkers:
             count = int(min(count, most, self._width - 8, rest / mean / 6))
             for k in range(1, count + 1):
                 centre = first.at + rest * k // (count + 1)
-                self._searches.append(_Search(centre, _MOST, first.at, self._size))
+                self._searches.append(_Search(centre, _MOST, first.at, self._size, begun=self._now))
         elif mean >= _NEAR and self._met >= _TELLING and self._moved:
             self._moved = False
-            self._split(mean)
+            self._split()
 
-    def _split(self, mean: float) -> None:
+    def _split(self) -> None:
         """Send more into the largest gaps, to where Items should lie if they go on as they did."""
         present = len(self._walkers) + len(self._searches)
-        rest = (self._size - self._walkers[0].at) / mean
-        _, price = self._price(rest / present / 2, rest / present / 2, mean)
-        blind = price >= mean / 2  # the middle of a gap can be foreseen as little as any other place
-        left = self._allowed - self._spent
-        left -= sum(max(mean / 2 - search.high + search.low, search.step) for search in self._searches)
-        gaps = list(self._gaps())
+        late = len(self._searches) * _FEW < present
+        gaps = [gap for gap in self._gaps() if gap.told or not late]
         if not gaps:
             return
+        rest = sum(gap.items for gap in gaps)
+        _, price = self._price(rest / present / 2, rest / present / 2)
+        left = self._allowed * (1 - _LATE * (not late) - _LAST * bool(self._searches)) - self._spent
+        left -= sum(max(self._blind - search.high + search.low, search.step) for search in self._searches)
         parts = [1] * len(gaps)
-        largest = [(-gap[0] / mean, i) for i, gap in enumerate(gaps)]
+        largest = [(-gap.items, i) for i, gap in enumerate(gaps)]
         heapify(largest)
         # Where it will be cheap to split what comes of this once more, that is paid for first.
         part = rest / (present + max(left, 0) / price) / 2
-        _, again = self._price(part, part, mean)
-        if again < mean / 4:
+        _, again = self._price(part, part)
+        if again < self._blind / 2:
             price += again
         for _ in range(int(min(left / price, self._width - present))):
             items, i = largest[0]
             if -items < _WORTH_SPLITTING:
                 break
             parts[i] += 1
-            heapreplace(largest, (-gaps[i][0] / mean / parts[i], i))
-        for (gap, start, stop, told), n in zip(gaps, parts, strict=True):
-            count = max(round(gap / mean), 1)
-            for k in range(1, n if told or blind else 0):  # where both ends are known the middle will be cheap: wait
-                before = count * k // n
-                step, _ = self._price(before, count - before, mean)
+            heapreplace(largest, (-gaps[i].items / parts[i], i))
+        for gap, n in zip(gaps, parts, strict=True):
+            if not gap.told:  # where both ends are known the middle will be cheaper: wait
+                continue
+            count = max(round(gap.items), 1)
+            ahead = min(self._wait, count / 3)  # so far the walker before them goes while they are searched
+            for k in range(1, n):
+                before = int(ahead + (count - ahead) * k / n)
+                step, _ = self._price(before, count - before)
+                centre = gap.start + (gap.stop - gap.start) * before // count
                 unsure = self._unsure(before, count - before)
-                self._searches.append(_Search(start + (stop - start) * before // count, step, start, stop, unsure))
+                self._searches.append(_Search(centre, step, gap.start, gap.stop, begun=self._now, unsure=unsure))
 
-    def _price(self, before: float, behind: float, mean: float) -> tuple[int, float]:
+    def _price(self, before: float, behind: float) -> tuple[int, float]:
         """Say how far to look at a time for an Item with so many on both sides, and what finding it may cost."""
         unsure = max(self._unsure(before, behind) * self._missed * 1.25, 1)
         step = int(min(max(3 * unsure, _LEAST), _MOST))
-        return step, min(2.5 * unsure + step, mean / 2 + step / 2)
+        return step, min(2.5 * unsure + step, self._blind + step / 2)
 
     def _unsure(self, before: float, behind: float) -> float:
         """Say how far off an Item may be that has so many on both sides, if their lengths are independent."""
         return max(self._spread, 64) * sqrt(before * behind / max(before + behind, 1))
 
-    def _gaps(self) -> Iterator[tuple[int, int, int, bool]]:
-        """Give the stretches in which nobody is: bytes, ends, and whether Items are known to be at both of them."""
-        places = [(walker.at, True) for walker in self._walkers if not walker.ended]
-        places += [(walker.start, True) for walker in self._walkers[1:]]
-        places = sorted([*places, *((search.centre, False) for search in self._searches), (self._size, True)])
-        for (start, one), (stop, other) in pairwise(places):
+    def _gaps(self) -> Iterator[_Gap]:
+        mean, drifts = self._mean + 8, self._drifts
+        places = [(walker.at, True, walker.length) for walker in self._walkers if not walker.ended]
+        places += [(walker.start, True, walker.length) for walker in self._walkers[1:]]
+        places += [(search.centre, False, 0.0) for search in self._searches]
+        for (start, one, before), (stop, other, behind) in pairwise(sorted([*places, (self._size, True, 0.0)])):
             if start < stop:
-                yield stop - start, start, stop, one and other
+                near = [length + 8 for length in (before, behind) if length] if drifts else ()
+                local = sum(near) / len(near) if near else mean
+                yield _Gap((stop - start) / local, start, stop, one and other)

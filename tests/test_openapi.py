@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,11 +13,12 @@ from starlette.routing import Route
 import multiframe
 from multiframe.catalog import KEYS, Catalog
 from multiframe.testing import cine
-from multiframe.web.app import DICOMWEB, ROUTES, create_app
+from multiframe.web.app import CHANGING, DICOMWEB, ROUTES, create_app
 from multiframe.web.openapi import description
-from tests.serving import Server
+from tests.serving import Server, serving
 
-TOLD = description([DICOMWEB], [row.path for row in ROUTES], ["/wado", "/wado/"])
+CHANGES = [(row.path, method) for row in CHANGING for method in row.methods]
+TOLD = description([DICOMWEB], [row.path for row in ROUTES], ["/wado", "/wado/"], CHANGES)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     cine(folder / "cine", frames=4, rows=96, columns=128)
     return folder
+
+
+@pytest.fixture(scope="module")
+def storing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    store = tmp_path_factory.mktemp("store")
+    with serving([], "--store", str(store), cache=tmp_path_factory.mktemp("cache"), wait=False) as server:
+        yield server
+
+
+@schemathesis.serializer("application/dicom", "multipart/related")
+def as_bytes(context: object, value: object) -> bytes:
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+
+@pytest.mark.parametrize(("path", "method"), CHANGES)
+def test_what_is_changed_is_answered_as_it_says(path: str, method: str, storing: Server) -> None:
+    schema = schemathesis.openapi.from_dict(json.loads(json.dumps(TOLD)))
+    responses = TOLD["paths"][DICOMWEB + path][method.lower()]["responses"]
+
+    @hypothesis.given(case=schema[DICOMWEB + path][method].as_strategy())
+    @hypothesis.settings(max_examples=30, deadline=None, database=None, derandomize=True,
+                         suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+    def ask(case: schemathesis.Case) -> None:
+        answer = case.call(base_url=storing.url.rstrip("/"), timeout=20)
+        assert str(answer.status_code) in responses, answer.content[:300]
+        assert answer.status_code < 500, answer.content[:300]
+        assert answer.status_code not in (200, 202)
+        kind = (answer.headers.get("content-type") or [""])[0].partition(";")[0]
+        assert kind in responses[str(answer.status_code)]["content"]
+
+    ask()
 
 
 def test_every_route_parameter_and_key_is_told(server: Server, tmp_path: Path) -> None:

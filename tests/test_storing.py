@@ -257,7 +257,6 @@ def test_the_next_start_finishes_what_a_crash_left(store, catalog):
     living, dead = half(), half()
     os.close(dead._lock)
     place = store.place(f"{SERIES}.1")
-    place.parent.mkdir()
     path = dead.arriving[0].path  # it came as far as this, and was not catalogued
     path.with_name(path.name + ".placed").symlink_to(place)
     path.rename(place)

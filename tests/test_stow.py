@@ -267,6 +267,37 @@ def test_nothing_is_taken_where_there_is_no_store(tmp_path):
             "origin": "http://localhost:3000", "access-control-request-method": "POST"}).status_code == 400  # fmt: skip
 
 
+def test_over_http2_too_and_what_is_broken_off_there_stores_nothing(tmp_path):
+    class Gone(Exception):
+        pass
+
+    whole = dcmread(BytesIO(instance(122)))
+    del whole.PixelData  # any of it that ends with an element is a whole data set, as far as lengths tell
+    buffer = BytesIO()
+    whole.save_as(buffer)
+
+    def half():
+        yield buffer.getvalue()[:-10]
+        time.sleep(0.1)
+        raise Gone
+
+    with serving([], "--store", str(tmp_path / "store"), "--tls-self-signed", cache=tmp_path / "cache", wait=False,
+                 http2=True, verify=False) as server:  # fmt: skip
+        answer = post(server, in_parts(instance(121)))
+        assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
+        for http2 in (True, False):
+            with (
+                httpx.Client(base_url=server.url, http2=http2, verify=False) as client,  # noqa: S501
+                pytest.raises(Gone),
+            ):
+                client.post(STUDIES, content=half(), headers={"content-type": "application/dicom"})
+        deadline = time.monotonic() + 10
+        while list((tmp_path / "store" / ".multiframe-incoming").iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [p.stem for p in (tmp_path / "store").rglob("*.dcm")] == [f"{SERIES}.121"]
+
+
 def test_a_token_for_one_study_stores_in_no_other(tmp_path):
     from multiframe.web.tokens import line_of, new_token
 

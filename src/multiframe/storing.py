@@ -53,6 +53,8 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, but for zeros in front, which are met
 _PLACED: Final = ".placed"
 _COMPARED: Final = 1 << 20
+_SYNCED: Final = 32 << 20
+"""Bytes after which those before are synced while more come."""
 _TOGETHER: Final = 64
 """Files entered into the catalog at once: so many headers are held."""
 
@@ -168,6 +170,9 @@ class Arriving:
         self._fd = -1
         self._header: Header | None = None
         self._held: Lease | None = None
+        self._begun = 0
+        self._syncing: threading.Thread | None = None
+        self._failed: OSError | None = None
         settings = catalog.settings
         self._limits = {"first_read": settings.first_read, "max_header": settings.max_header}
         self._plan = read_header(**self._limits)
@@ -200,6 +205,7 @@ class Arriving:
                         view = view[os.write(self._fd, view) :]
                     self.size += len(buffer)
                 self._look(ended=False)
+                self._sync_meanwhile()
             except (MultiframeError, OSError) as error:
                 self._refuse(error)
 
@@ -211,7 +217,7 @@ class Arriving:
             try:
                 self._look(ended=True)
                 self._prove()
-                os.fsync(self._fd)
+                self._synced()
             except (MultiframeError, OSError) as error:
                 self._refuse(error)
             else:
@@ -226,6 +232,31 @@ class Arriving:
             self._let_go()
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
+
+    def _sync_meanwhile(self) -> None:
+        """Have what is written go to the disk while more comes: at the end little is left to wait for."""
+        if self.size - self._begun < _SYNCED or (self._syncing is not None and self._syncing.is_alive()):
+            return
+
+        def sync(fd: int) -> None:
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                self._failed = error  # the system tells it once alone
+            finally:
+                os.close(fd)
+
+        self._begun = self.size
+        self._syncing = threading.Thread(target=sync, args=[os.dup(self._fd)])
+        self._syncing.start()
+
+    def _synced(self) -> None:
+        """See that all of it is on the disk."""
+        if self._syncing is not None:
+            self._syncing.join()
+        os.fsync(self._fd)
+        if self._failed is not None:
+            raise self._failed
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -390,6 +421,10 @@ class Store:
         self.catalog = catalog
         try:
             self.incoming.mkdir(parents=True, exist_ok=True, mode=0o750)
+            if not (self.folder / "ff").exists():  # the last one
+                for n in range(256):
+                    (self.folder / f"{n:02x}").mkdir(exist_ok=True, mode=0o750)
+                _sync(self.folder)
         except OSError as error:
             raise StoreError(f"{self.folder}: nothing can be stored here: {error.strerror}") from None
 
@@ -521,18 +556,13 @@ class Store:
 
 @contextlib.contextmanager
 def _alone(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold the locks of folders, made if they are not there; always in the same order, so that nobody waits in a ring.
+    """Hold the locks of folders, always in the same order, so that nobody waits in a ring.
 
     Whoever takes a file away again because it could not be catalogued must know that nobody else has told a client
     meanwhile that it is stored.
     """
     with contextlib.ExitStack() as locks:
         for folder in folders:
-            try:
-                folder.mkdir(mode=0o750)
-                _sync(folder.parent)
-            except FileExistsError:
-                pass
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             locks.callback(os.close, fd)
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -76,6 +76,7 @@ STATUS: dict[type[Exception], int] = {
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
     arriving.NotYet: 503,
+    stow.Stalled: 408,
     stow.LengthRequired: 411,
     stow.UnsupportedMedia: 415,
     errors.FrameNotFound: 404,
@@ -118,6 +119,9 @@ _SPENT = {
 
 _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
+
+_UPLOADS = 0.25
+"""The part of the memory for uploads on their way."""
 
 _ARRIVING = 0.125
 """The part of the memory for what is known of instances that are still arriving."""
@@ -366,6 +370,7 @@ def create_app(
             Unverifiable: _refused,
             arriving.NotYet: _refused,
             stow.LengthRequired: _refused,
+            stow.Stalled: _refused,
             stow.UnsupportedMedia: _refused,
             OSError: _surroundings,
             ClientGone: _nobody,
@@ -395,6 +400,7 @@ def create_app(
     app.state.journal = journal
     app.state.settings = settings
     app.state.store = store
+    app.state.uploads = MemoryBudget(max(1, int(budget.limit * _UPLOADS)))
     app.state.arriving = ByteCache[str, arriving.Growing](budget, share=_ARRIVING)
     app.state.started = started
     app.state.workers = Workers(settings.decoders, memory=settings.memory)

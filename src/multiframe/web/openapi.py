@@ -304,7 +304,7 @@ def _path(root: str, path: str) -> Json:
 
 
 _CHANGES: Final[Mapping[str, tuple[str, str, Sequence[int]]]] = {
-    "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (202, 409, 411, 413, 415, 507)),
+    "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (202, 408, 409, 411, 413, 415, 507)),
 }
 """What a method does, and how it is answered besides."""
 

@@ -25,12 +25,18 @@ from multiframe.web.media import PART10, MediaRange, parse_accept
 from multiframe.web.multipart import Begun, Ended, Event, Malformed, MultipartReader
 from multiframe.web.workers import ClientGone, who
 
-__all__ = ["ROUTES", "LengthRequired", "UnsupportedMedia", "store"]
+__all__ = ["ROUTES", "LengthRequired", "Stalled", "UnsupportedMedia", "store"]
 
 log = logging.getLogger("multiframe.web")
 
 _MOST_PARTS = 10_000
 """In one request: an answer names each."""
+
+_ENDING = 4
+"""Instances that are looked through and synced while the next one arrives."""
+
+_IDLE = 60.0
+"""Seconds for which the next byte of a body is waited for."""
 
 _JSON, _XML = "application/dicom+json", "application/dicom+xml"
 
@@ -56,13 +62,21 @@ class LengthRequired(Exception):
     """The request says neither how long its body is nor that it comes in chunks."""
 
 
+class Stalled(Exception):
+    """The client has stopped sending in the middle of its body."""
+
+
 async def store(request: Request) -> Response:
     """``/studies``, ``/studies/{study}``: store the instances in the body (PS3.18 10.5)."""
     form = _form(request)  # whoever could not read the answer is told before anything is stored
     body = _body(request)
-    state, settings = request.app.state, _settings(request)
-    held = min(2 * settings.piece, state.budget.limit)
-    with await state.budget.acquire_async(held, timeout=settings.memory_wait, who=who(request)):
+    state, settings, wait = request.app.state, _settings(request), _settings(request).memory_wait
+    held = min(2 * settings.piece, state.uploads.limit)
+    # A part of the memory alone: who sends slowly keeps nobody from reading.
+    with (
+        await state.uploads.acquire_async(held, timeout=wait, who=who(request)),
+        await state.budget.acquire_async(held, timeout=wait, who=who(request)),
+    ):
         study, permits = request.path_params.get("study"), access_of(request).sees
         upload = await asyncio.to_thread(Upload, state.store, study, permits=permits)
         try:
@@ -128,7 +142,15 @@ def _body(request: Request) -> AsyncIterator[Event]:
 
 async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
     total = 0
-    async for data in request.stream():
+    body = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(_IDLE):
+                data = await anext(body, None)
+        except TimeoutError:
+            raise Stalled(f"nothing came for {_IDLE:g} s: nothing is stored, send it again") from None
+        if data is None:
+            break
         total += len(data)
         if most and total > most:
             raise TooMuch(f"the body is longer than {most} bytes, the most that is stored at once: send less")
@@ -154,6 +176,7 @@ async def _in_parts(body: AsyncIterator[bytes], reader: MultipartReader) -> Asyn
 
 async def _receive(upload: Upload, body: AsyncIterator[Event], piece: int) -> None:
     writing: _Writing | None = None
+    ending: set[asyncio.Task[None]] = set()
     try:
         async for event in body:
             if isinstance(event, Begun):
@@ -164,15 +187,21 @@ async def _receive(upload: Upload, body: AsyncIterator[Event], piece: int) -> No
                     writing.arriving.refuse(NOT_UNDERSTOOD, complaint)
                 continue
             assert writing is not None  # a body begins with a part
-            if isinstance(event, Ended):
-                await writing.end()
+            if isinstance(event, Ended):  # it is synced while the next one arrives
+                ending.add(asyncio.create_task(writing.end()))
+                if len(ending) >= _ENDING:
+                    done, ending = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.gather(*done)
             else:
                 await writing.put(event)
         if writing is None:
             raise Malformed("the body has no part")
+        await asyncio.gather(*ending)
     finally:
         if writing is not None:
             await writing.rest()
+        if ending:
+            await asyncio.wait(ending)
 
 
 class _Writing:

@@ -189,11 +189,26 @@ StoreIn = Annotated[
     str | None,
     typer.Option(
         "--store",
-        metavar="DIR",
-        help="Store what clients send in this folder, and serve it; else nothing is taken.",
+        metavar="DIR|URL",
+        help="Store what clients send in this folder, or at s3://BUCKET/PREFIX, gs:// or az://, and serve it; else "
+        "nothing is taken.",
         rich_help_panel=STORING,
     ),
 ]
+Spool = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where uploads arrive before they go into a bucket; a disk of this machine.",
+        rich_help_panel=STORING,
+    ),
+]
+MaxSpool = Annotated[
+    int,
+    typer.Option(
+        parser=_most, metavar="SIZE", help="Most bytes that may lie there at a time; 0: any.", rich_help_panel=STORING
+    ),
+]  # fmt: skip
 MaxUpload = Annotated[
     int,
     typer.Option(
@@ -499,6 +514,8 @@ def serve(
     watch: Watch = True,
     rescan: Rescan = 600.0,
     store: StoreIn = None,
+    spool: Spool = None,
+    max_spool: MaxSpool = "0",  # type: ignore[assignment]
     max_upload: MaxUpload = "0",  # type: ignore[assignment]  # typer parses it, and all sizes
     workers: Workers = 1,
     decoders: Decoders = 0,
@@ -579,7 +596,8 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
         "trusted_proxies": _addresses(params["trusted_proxies"] or [], "--trusted-proxy"),
         "ohif": _ohif(named) if params["ohif"] or named else None,
         "tokens": str(params["tokens"].resolve()) if params["tokens"] else None,
-        "store": str(Path(params["store"]).resolve()) if params["store"] else None,
+        "store": _store_of(params["store"]) if params["store"] else None,
+        "spool": str(params["spool"].resolve()) if params["spool"] else None,
         "access_log": log if (log := params["access_log"]) in ("-", "off") else str(Path(log).resolve()),
     }
     # An enumeration leaves as the plain text it is: settings are handed on as JSON.
@@ -590,8 +608,24 @@ def _settings(params: Mapping[str, Any]) -> "Settings":
     return Settings(**{**plain, **made})
 
 
-def _make_store(folder: Path) -> None:
-    """Make the folder that instances are stored in, before anything is started."""
+def _store_of(place: str) -> str:
+    """Write the place of a store as settings have it."""
+    from multiframe.places import is_url, root_of
+
+    if is_url(place) and place.startswith(("http:", "https:")):
+        raise typer.BadParameter("name a folder, or s3://, gs:// or az://", param_hint="--store")
+    return os.fsdecode(root_of(place))
+
+
+def _make_store(settings: "Settings") -> None:
+    """Make the folders that instances are stored in, before anything is started."""
+    from multiframe.places import is_url
+
+    place, far = str(settings.store), is_url(str(settings.store))
+    if far != bool(settings.spool):
+        told = "a bucket needs a --spool, a folder in which uploads arrive" if far else "only a bucket has a spool"
+        raise typer.BadParameter(told, param_hint="--spool")
+    folder = Path(settings.spool or place)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
@@ -624,7 +658,7 @@ def _serve(
     _check_doors(settings, host)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     if settings.store:
-        _make_store(Path(settings.store))
+        _make_store(settings)
     roots = _roots(paths, settings)
     folder, catalog = _kept(roots, cache)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names

@@ -89,7 +89,11 @@ class Settings:
     anonymous : bool
         Whether whoever shows no token may search, read and render all the same.
     store : str or None
-        Folder in which instances are stored that are sent here; None: none are taken.
+        Folder, or URL of a bucket, in which instances are stored that are sent here; None: none are taken.
+    spool : str or None
+        Folder in which uploads arrive before they go into a bucket.
+    max_spool : int
+        Bytes that may lie in it at a time; 0: any.
     max_upload : int
         Bytes of the longest body that is taken; 0: any.
     access_log : str
@@ -135,6 +139,8 @@ class Settings:
     oidc_leeway: float = 30.0
     anonymous: bool = False
     store: str | None = None
+    spool: str | None = None
+    max_spool: int = 0
     max_upload: int = 0
     access_log: str = "-"
     log_format: str = "auto"

@@ -17,7 +17,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from hashlib import sha256
 from itertools import batched, chain
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,7 +38,9 @@ from multiframe.header import Deflated, Header, read_header
 from multiframe.inflate import Inflated
 from multiframe.instance import Instance, header_of
 from multiframe.memory import Lease
+from multiframe.places import is_url
 from multiframe.ranges import Buffer, ByteRange
+from multiframe.shelves import Bucket, Folder, Shelf
 from multiframe.source import ByteSource, FileSource
 
 __all__ = ["Arriving", "Names", "Refusal", "Store", "Upload"]
@@ -54,7 +55,8 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, but for zeros in front, wh
 _PLACED: Final = ".placed"
 _COMPARED: Final = 1 << 20
 _SYNCED: Final = 32 << 20
-"""Bytes after which those before are synced while more come."""
+"""Bytes after which those before are synced while more come, and the room in the spool is looked at."""
+_PATIENCE: Final = 60.0  # seconds for memory, at the end of an upload
 _TOGETHER: Final = 64
 """Files entered into the catalog at once: so many headers are held."""
 
@@ -105,7 +107,7 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal(NOT_UNDERSTOOD, str(error))
     if isinstance(error, OverBudget) or (isinstance(error, OSError) and error.errno in _FULL):
         return Refusal(OUT_OF_RESOURCES, "no room is left in the store, or no memory: try again later")
-    if isinstance(error, SourceError | OSError):
+    if isinstance(error, SourceError | StoreError | OSError):
         log.warning("the store: %s", error)
         return Refusal(PROCESSING, "the store or its catalog cannot be written to: the server's log says why")
     raise error
@@ -143,6 +145,8 @@ class Arriving:
         The study it has to be of.
     permits : callable
         Says of a study whether its sender may store in it.
+    full : callable
+        Says whether no more may be written.
 
     Attributes
     ----------
@@ -155,8 +159,9 @@ class Arriving:
     """
 
     def __init__(
-        self, path: Path, catalog: Catalog, *, study: str | None = None, permits: Callable[[str], bool] = _anybody
-    ) -> None:
+        self, path: Path, catalog: Catalog, *, study: str | None = None, permits: Callable[[str], bool] = _anybody,
+        full: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         self.path = path
         self.names: Names | None = None
         self.refusal: Refusal | None = None
@@ -165,6 +170,7 @@ class Arriving:
         self._catalog = catalog
         self._study = study
         self._permits = permits
+        self._full = full
         self._lock = threading.Lock()
         self._gone = False
         self._fd = -1
@@ -205,7 +211,10 @@ class Arriving:
                         view = view[os.write(self._fd, view) :]
                     self.size += len(buffer)
                 self._look(ended=False)
-                self._sync_meanwhile()
+                if self.size - self._begun >= _SYNCED:
+                    self._sync_meanwhile()
+                    if self._full():
+                        raise OSError(errno.ENOSPC, "the spool is full")
             except (MultiframeError, OSError) as error:
                 self._refuse(error)
 
@@ -235,7 +244,8 @@ class Arriving:
 
     def _sync_meanwhile(self) -> None:
         """Have what is written go to the disk while more comes: at the end little is left to wait for."""
-        if self.size - self._begun < _SYNCED or (self._syncing is not None and self._syncing.is_alive()):
+        self._begun = self.size
+        if self._syncing is not None and self._syncing.is_alive():
             return
 
         def sync(fd: int) -> None:
@@ -246,7 +256,6 @@ class Arriving:
             finally:
                 os.close(fd)
 
-        self._begun = self.size
         self._syncing = threading.Thread(target=sync, args=[os.dup(self._fd)])
         self._syncing.start()
 
@@ -368,12 +377,16 @@ class Upload:
     def begin(self) -> Arriving:
         """Begin with the next instance."""
         path = self.folder / str(len(self.arriving))
-        self.arriving.append(Arriving(path, self._store.catalog, study=self._study, permits=self._permits))
+        store = self._store
+        arriving = Arriving(path, store.catalog, study=self._study, permits=self._permits, full=store.full)
+        if store.full():
+            arriving.refuse(OUT_OF_RESOURCES, "too much is arriving: try again later")
+        self.arriving.append(arriving)
         return self.arriving[-1]
 
     def keep(self) -> None:
         """Store all that has come; blocking. Whatever is not refused then is stored."""
-        self._store.keep(self.arriving)
+        self._store.keep(self.folder.name, self.arriving)
 
     def close(self) -> None:
         """Leave no trace but what was kept; blocking."""
@@ -384,19 +397,23 @@ class Upload:
 
 
 class Store:
-    """A folder that instances are stored in.
+    """Where instances are stored.
 
     Parameters
     ----------
-    folder : Path
-        Made if it is not there.
+    place : Path or str
+        A folder, made if it is not there; or the URL of a bucket.
     catalog : Catalog
         Where what is stored is entered.
+    spool : Path, optional
+        Folder in which uploads arrive; by default in the one they are stored in. A bucket needs one.
+    room : int
+        Most bytes that may lie in the spool, of all processes that use it; 0: any.
 
     Raises
     ------
     StoreError
-        The folder cannot be written to.
+        A folder cannot be written to, or a bucket has no spool.
 
     Examples
     --------
@@ -415,63 +432,69 @@ class Store:
     >>> catalog.close()
     """
 
-    def __init__(self, folder: Path, catalog: Catalog) -> None:
-        self.folder = folder.resolve()
-        self.incoming = self.folder / f"{OURS}incoming"
+    def __init__(self, place: Path | str, catalog: Catalog, *, spool: Path | None = None, room: int = 0) -> None:
+        self.shelf: Shelf = Bucket(str(place)) if is_url(place) else Folder(Path(place))
         self.catalog = catalog
+        self.room = room
+        if isinstance(self.shelf, Folder):
+            spool = self.shelf.folder
+        elif spool is None:
+            raise StoreError("a store that is no folder needs one in which uploads arrive: name a spool")
+        self.incoming = spool.resolve() / f"{OURS}incoming"
         try:
             self.incoming.mkdir(parents=True, exist_ok=True, mode=0o750)
-            if not (self.folder / "ff").exists():  # the last one
-                for n in range(256):
-                    (self.folder / f"{n:02x}").mkdir(exist_ok=True, mode=0o750)
-                _sync(self.folder)
         except OSError as error:
-            raise StoreError(f"{self.folder}: nothing can be stored here: {error.strerror}") from None
+            raise StoreError(f"{spool}: nothing can arrive here: {error.strerror}") from None
 
-    def place(self, uid: str) -> Path:
-        """Say where an instance lies: of its own UID alone, so that no two can have one (decision 0021)."""
-        return self.folder / sha256(uid.encode()).hexdigest()[:2] / f"{uid}.dcm"
+    def full(self) -> bool:
+        """Whether more lies in the spool than may."""
+        if not self.room:
+            return False
+        used = 0
+        for folder in _entries(self.incoming):
+            for path in _entries(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    used += path.stat().st_size
+        return used > self.room
 
-    def keep(self, arrived: Sequence[Arriving]) -> None:
-        """Store what has come: renamed to its place, synced, catalogued. What cannot be is refused."""
+    def keep(self, upload: str, arrived: Sequence[Arriving]) -> None:
+        """Store what has come: put in its place, synced, catalogued. What cannot be is refused."""
         for some in batched((a for a in arrived if a.refusal is None and a.names), _TOGETHER):
-            shards = sorted({self.place(a.names.instance).parent for a in some if a.names})
             try:
-                with _alone(shards):
-                    self._keep(some)
+                with (
+                    self.catalog.budget.acquire(min(self.shelf.held, self.catalog.budget.limit), timeout=_PATIENCE),
+                    self.shelf.alone(a.names.instance for a in some if a.names) as alone,
+                ):
+                    self._keep(upload, some, alone=alone)
             except (MultiframeError, OSError) as error:
                 for arriving in some:
                     arriving.refusal = arriving.refusal or _refusal(error)
 
-    def _keep(self, some: Sequence[Arriving]) -> None:
-        """Store some, while nobody else stores any of the same UIDs."""
-        placed: dict[Path, list[Arriving]] = {}
-        ours: set[Path] = set()
+    def _keep(self, upload: str, some: Sequence[Arriving], *, alone: bool) -> None:
+        """Store some; `alone`: nobody else stores any of the same UIDs meanwhile."""
+        placed: dict[str, list[Arriving]] = {}
+        ours: set[str] = set()
         for arriving in some:
             try:
-                self._put(arriving, placed, ours)
+                self._put(upload, arriving, placed, ours)
             except (MultiframeError, OSError) as error:
                 arriving.refusal = _refusal(error)
-        for shard in {path.parent for path in placed}:
-            _sync(shard)
         if placed:
-            self._enter(placed, ours)
+            self.shelf.settle(placed)
+            self._enter(placed, ours, alone=alone)
 
-    def _put(self, arriving: Arriving, placed: dict[Path, list[Arriving]], ours: set[Path]) -> None:
+    def _put(self, upload: str, arriving: Arriving, placed: dict[str, list[Arriving]], ours: set[str]) -> None:
         """Give it its place, unless what is stored already is the same."""
         assert arriving.names is not None
         uid = arriving.names.instance
-        place = self.place(uid)
         if self._held(uid, arriving.path):
             return
-        if not place.exists():
-            # A sign for `sweep`, and no second link: taking that away would change the file's identity.
-            arriving.path.with_name(f"{arriving.path.name}{_PLACED}").symlink_to(place)
-            arriving.path.rename(place)
-            ours.add(place)
-        elif not _same(arriving.path, FileSource(place)):  # of this request, or of a crash; or the database was lost
+        arriving.path.with_name(f"{arriving.path.name}{_PLACED}").touch()  # for `sweep`, and for who waits for it
+        if uid not in placed and self.shelf.put(arriving.path, uid, upload):
+            ours.add(uid)
+        elif not _same(arriving.path, self.shelf.source(uid)):  # of this moment, or of a crash; or the catalog was lost
             raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
-        placed.setdefault(place, []).append(arriving)
+        placed.setdefault(uid, []).append(arriving)
 
     def _held(self, uid: str, path: Path) -> bool:
         """Whether the catalog has that instance, and it is the same.
@@ -482,36 +505,46 @@ class Store:
             It has other bytes.
         """
         try:
-            source = self.catalog.instance(uid).source
-            if _same(path, source.original if isinstance(source, Inflated) else source):
+            if _same(path, _original(self.catalog.instance(uid).source)):
                 return True
         except (InstanceNotFound, SourceNotFound):  # what is gone is in nobody's way
             return False
         raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
 
-    def _enter(self, placed: dict[Path, list[Arriving]], ours: set[Path]) -> None:
-        """Catalogue what has its place; what cannot be is refused, and taken away again if it was not there before."""
+    def _enter(self, placed: dict[str, list[Arriving]], ours: set[str], *, alone: bool) -> None:
+        """Catalogue what has its place; what cannot be is refused, and taken away again if it was not there before.
+
+        Who is `alone` may do that: nobody else has told a client meanwhile that it is stored. Else it stays, and the
+        next start finds it.
+        """
         try:
-            problems = self.catalog.add({path: arrived[0].index for path, arrived in placed.items()})
+            entered = {str(self.shelf.where(uid)): arrived[0].index for uid, arrived in placed.items()}
+            problems = self.catalog.add(entered)
         except (MultiframeError, OSError) as error:
             for arriving in chain(*placed.values()):
                 arriving.refusal = _refusal(error)
-            for path in ours:
-                path.unlink(missing_ok=True)
+            for uid in ours if alone else ():
+                self.shelf.remove(uid)
             return
-        for (path, arrived), problem in zip(placed.items(), problems, strict=True):
+        for (uid, arrived), problem in zip(placed.items(), problems, strict=True):
             if problem is None:
                 continue
             try:  # somebody else's file of that UID was catalogued in between
-                assert arrived[0].names is not None
-                if not self._held(arrived[0].names.instance, path):
+                if not self._elsewhere(uid):
                     raise _Refused(PROCESSING, "it could not be catalogued: send it again")
             except (MultiframeError, OSError) as error:
                 for arriving in arrived:
                     arriving.refusal = _refusal(error)
-            if path in ours:
-                self.catalog.remove([path])
-                path.unlink(missing_ok=True)
+            if uid in ours:
+                self.catalog.remove([str(self.shelf.where(uid))])
+                self.shelf.remove(uid)
+
+    def _elsewhere(self, uid: str) -> bool:
+        """Whether what the catalog has of an instance, elsewhere, is the same as what has its place here."""
+        theirs, ours = _original(self.catalog.instance(uid).source), self.shelf.source(uid)
+        if _equal(ours, theirs):
+            return True
+        raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
 
     def arriving(self, uid: str) -> Iterator[Path]:
         """Give where instances of a UID are still arriving, whichever process receives them.
@@ -545,28 +578,15 @@ class Store:
                 continue  # its request lives
             try:
                 for path in _entries(folder):
-                    place = self.place(path.name.partition("~")[0])
-                    if path.name.endswith(_PLACED) and place.exists():
-                        found += self.catalog.add({place: None}) == [None]
+                    if path.name.endswith(_PLACED):
+                        with contextlib.suppress(SourceNotFound):  # it did not come that far
+                            place = str(self.shelf.where(path.name.partition("~")[0]))
+                            found += self.catalog.add({place: None}) == [None]
+                self.shelf.clear(folder.name)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
         return found
-
-
-@contextlib.contextmanager
-def _alone(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold the locks of folders, always in the same order, so that nobody waits in a ring.
-
-    Whoever takes a file away again because it could not be catalogued must know that nobody else has told a client
-    meanwhile that it is stored.
-    """
-    with contextlib.ExitStack() as locks:
-        for folder in folders:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            locks.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -620,23 +640,24 @@ def _try_lock(folder: Path) -> int | None:
     return None
 
 
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _original(source: ByteSource) -> ByteSource:
+    return source.original if isinstance(source, Inflated) else source
 
 
 def _same(path: Path, source: ByteSource) -> bool:
     """Whether a file has the bytes of a source."""
-    stat = source.stat()
-    if path.stat().st_size != stat.size:
+    return _equal(FileSource(path), source)
+
+
+def _equal(one: ByteSource, other: ByteSource) -> bool:
+    """Whether two sources have the same bytes."""
+    here, there = one.stat(), other.stat()
+    if here.size != there.size:
         return False
-    with open(path, "rb") as file:
-        for at in range(0, stat.size, _COMPARED):
-            wanted = ByteRange(at, min(at + _COMPARED, stat.size))
-            (theirs,) = source.read_ranges([wanted], identity=stat.identity).buffers
-            if file.read(wanted.size) != theirs:
-                return False
+    for at in range(0, here.size, _COMPARED):
+        wanted = [ByteRange(at, min(at + _COMPARED, here.size))]
+        (ours,) = one.read_ranges(wanted, identity=here.identity).buffers
+        (theirs,) = other.read_ranges(wanted, identity=there.identity).buffers
+        if ours != theirs:
+            return False
     return True

@@ -280,6 +280,11 @@ def _warm(catalog: Catalog) -> None:
         catalog.instance("0")
 
 
+def _store_of(settings: Settings, catalog: Catalog) -> Store:
+    spool = Path(settings.spool) if settings.spool else None
+    return Store(str(settings.store), catalog, spool=spool, room=settings.max_spool)
+
+
 def _sweep(store: Store) -> None:
     """Finish what a crash has left behind; what cannot be finished now is left for the next start."""
     try:
@@ -338,7 +343,7 @@ def create_app(
     beside = [*own.ROUTES, *wado_uri.ROUTES, *health.ROUTES]
     told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
     ours = [*guarded(beside, locked=keys.locked), told]
-    store = Store(Path(settings.store), catalog) if settings.store else None
+    store = _store_of(settings, catalog) if settings.store else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -1,0 +1,272 @@
+"""Where stored instances lie: in a folder or an object store, each at a place made of its UID alone.
+
+A shelf takes a whole file only where nothing lies yet, whoever else tries at the same moment, on whatever machine. It
+knows folders, and object stores by obstore, which is imported on use. It must not know the catalog.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
+
+from multiframe.errors import StoreError
+from multiframe.folders import OURS
+from multiframe.remote import source_of
+from multiframe.source import ByteSource, FileSource
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["Bucket", "Folder", "Shelf", "sync_folder"]
+
+_AT_ONCE: Final = 5 << 20
+"""Bytes up to which an object is one request; beyond, it is sent in parts of so many."""
+
+_MOST: Final = 5 << 30
+"""Bytes of an object that S3 copies at once."""
+
+
+def _below(uid: str) -> str:
+    return f"{sha256(uid.encode()).hexdigest()[:2]}/{uid}.dcm"
+
+
+class Shelf(Protocol):
+    """Where instances are put.
+
+    Attributes
+    ----------
+    held : int
+        Bytes of memory that putting one takes.
+    """
+
+    held: int
+
+    def where(self, uid: str) -> Path | str:
+        """Say where an instance lies, as the catalog is told."""
+        ...
+
+    def source(self, uid: str) -> ByteSource:
+        """Give what lies there."""
+        ...
+
+    def alone(self, uids: Iterable[str]) -> AbstractContextManager[bool]:
+        """Keep others from putting these instances until the block ends; gives whether that can be done."""
+        ...
+
+    def put(self, path: Path, uid: str, upload: str) -> bool:
+        """Put a file, which may be moved, where its UID says, unless something lies there: then False.
+
+        Raises
+        ------
+        StoreError, OSError
+            It cannot be put.
+        """
+        ...
+
+    def settle(self, uids: Iterable[str]) -> None:
+        """See to it that what was put outlives a loss of power."""
+        ...
+
+    def remove(self, uid: str) -> None:
+        """Take away what lies there, if anything does."""
+        ...
+
+    def clear(self, upload: str) -> None:
+        """Take away what an upload that was killed has left on its way."""
+        ...
+
+
+class Folder:
+    """A folder, of 256.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> shelf = Folder(Path(tempfile.mkdtemp()))
+    >>> file = shelf.folder / "arrived"
+    >>> file.write_bytes(b"...")
+    3
+    >>> shelf.put(file, "1.2.3", ""), shelf.where("1.2.3").relative_to(shelf.folder)
+    (True, PosixPath('c4/1.2.3.dcm'))
+    """
+
+    held = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        try:
+            if not (self.folder / "ff").exists():  # the last one
+                for n in range(256):
+                    (self.folder / f"{n:02x}").mkdir(parents=True, exist_ok=True, mode=0o750)
+                sync_folder(self.folder)
+        except OSError as error:
+            raise StoreError(f"{self.folder}: nothing can be stored here: {error.strerror}") from None
+
+    def where(self, uid: str) -> Path:
+        """Say where an instance lies."""
+        return self.folder / _below(uid)
+
+    def source(self, uid: str) -> ByteSource:
+        """Give what lies there."""
+        return FileSource(self.where(uid))
+
+    @contextlib.contextmanager
+    def alone(self, uids: Iterable[str]) -> Iterator[bool]:
+        """Hold the locks of the folders, always in the same order, so that nobody waits in a ring."""
+        with contextlib.ExitStack() as locks:
+            for folder in sorted({self.where(uid).parent for uid in uids}):
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                locks.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            yield True
+
+    def put(self, path: Path, uid: str, upload: str) -> bool:
+        """Move a file to its place; whoever calls is `alone`."""
+        # No second link: taking the first name away would change the file's ctime, and with it its identity.
+        if (place := self.where(uid)).exists():
+            return False
+        path.rename(place)
+        return True
+
+    def settle(self, uids: Iterable[str]) -> None:
+        """Sync the folders."""
+        for folder in {self.where(uid).parent for uid in uids}:
+            sync_folder(folder)
+
+    def remove(self, uid: str) -> None:
+        """Take a file away."""
+        self.where(uid).unlink(missing_ok=True)
+
+    def clear(self, upload: str) -> None:
+        """Do nothing: what is on its way lies in the folder of its upload."""
+
+
+class Bucket:
+    """An object store: what is put there is sent whole under another name, and then copied if nothing lies there.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://BUCKET/PREFIX``, or ``gs://`` or ``az://``; credentials as for reading.
+    """
+
+    held = 2 * _AT_ONCE
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._prefix = urlsplit(self.url).path.strip("/")
+        self._client: ObjectStore | None = None
+
+    @property
+    def _store(self) -> "ObjectStore":
+        if self._client is None:
+            from obstore.store import from_url
+
+            parts = urlsplit(self.url)
+            more = {"copy_if_not_exists": "multipart"} if parts.scheme == "s3" else {}
+            bucket = f"{parts.scheme}://{parts.netloc}"
+            self._client = from_url(bucket, client_options={"allow_http": True}, **more)  # type: ignore[call-overload]
+        assert self._client is not None
+        return self._client
+
+    def _key(self, below: str) -> str:
+        return f"{self._prefix}/{below}" if self._prefix else below
+
+    def where(self, uid: str) -> str:
+        """Say where an instance lies."""
+        return f"{self.url}/{_below(uid)}"
+
+    def source(self, uid: str) -> ByteSource:
+        """Give what lies there."""
+        return source_of(self.where(uid))
+
+    def alone(self, uids: Iterable[str]) -> AbstractContextManager[bool]:
+        """Keep nobody from anything: that could not be done."""
+        return contextlib.nullcontext(False)
+
+    def put(self, path: Path, uid: str, upload: str) -> bool:
+        """Send a file, and create the object on condition that there is none (If-None-Match: *)."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+
+        size, key = path.stat().st_size, self._key(_below(uid))
+        if size > _MOST:
+            raise StoreError(f"instances of more than {_MOST} bytes are not stored in an object store")
+        sent = self._key(f"{OURS}incoming/{upload}/{secrets.token_hex(8)}")
+        failure: str | None = None
+        try:
+            if size <= _AT_ONCE:
+                obstore.put(self._store, key, path.read_bytes(), mode="create")
+                return True
+            with contextlib.suppress(NotFoundError, FileNotFoundError):
+                obstore.head(self._store, key)
+                return False  # nothing need be sent
+            try:
+                with (
+                    path.open("rb") as file,
+                    obstore.open_writer(self._store, sent, buffer_size=_AT_ONCE, max_concurrency=1) as writer,
+                ):
+                    while piece := file.read(_AT_ONCE):
+                        writer.write(piece)
+                obstore.copy(self._store, sent, key, overwrite=False)
+            finally:
+                with contextlib.suppress(BaseError, FileNotFoundError):
+                    obstore.delete(self._store, sent)
+            return True
+        except AlreadyExistsError:
+            return False
+        except (BaseError, OSError, ValueError) as error:
+            failure = type(error).__name__
+        raise StoreError(f"the object store does not take it ({failure})")  # obstore's own text may hold keys
+
+    def settle(self, uids: Iterable[str]) -> None:
+        """Do nothing: what an object store has acknowledged it has."""
+
+    def remove(self, uid: str) -> None:
+        """Delete an object."""
+        import obstore
+        from obstore.exceptions import BaseError, NotFoundError
+
+        failure: str | None = None
+        try:
+            obstore.delete(self._store, self._key(_below(uid)))
+        except (NotFoundError, FileNotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            failure = type(error).__name__
+        if failure is not None:
+            raise StoreError(f"the object store does not delete it ({failure})")
+
+    def clear(self, upload: str) -> None:
+        """Delete what an upload has sent under other names."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        with contextlib.suppress(BaseError, OSError):
+            for some in obstore.list(self._store, prefix=self._key(f"{OURS}incoming/{upload}/")):
+                obstore.delete(self._store, [one["path"] for one in some])
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in a folder outlive a loss of power."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

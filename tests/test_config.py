@@ -91,6 +91,7 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "max_spool": ("1GB", "1000000000", 10**9),
     "max_upload": ("1GB", "1000000000", 10**9),
     "access_log": ("off", "off", "off"),
+    "traces": (True, "1", True),
     "log_format": ("json", "json", "json"),
 }  # fmt: skip
 """Of fields of Settings; one that is missing here is looked for by the test, too."""

@@ -192,6 +192,27 @@ def test_ids_of_others_are_taken_where_they_are_sane(server: Server, log: Path) 
     assert [line["request"] for line in lines_of(log)][:3] == [SANE, trace, SANE]
 
 
+def test_what_is_stored_is_told_of_with_who_sent_it(folder: Path, tmp_path: Path, log: Path) -> None:
+    (tmp_path / "store").mkdir()
+    cine(tmp_path / "sent", frames=2, rows=96, columns=128, seed=5)
+    body = (tmp_path / "sent").read_bytes()
+    sent = {"content-type": "application/dicom"}
+    store = str(tmp_path / "store")
+    with serving([], "--store", store, "--access-log", str(log), cache=tmp_path, wait=False) as server:
+        assert server.client.post("dicom-web/studies", content=body, headers=sent).status_code == 200
+        assert server.client.post("dicom-web/studies", content=b"x" * 500, headers=sent).status_code == 409
+        samples = server.get("metrics").text
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    stored, answered, refused = told[:3]
+    assert (stored["event"], stored["bytes"], stored["who"]) == ("stored", len(body), None)
+    assert stored["instance"] == multiframe.open(tmp_path / "sent").header.sop_instance_uid
+    assert stored["request"] == answered["request"]
+    assert (answered["endpoint"], answered["received"]) == ("store", len(body))
+    assert refused["event"] == "refused"
+    assert 'multiframe_stored_total{what="stored"} 1.0' in samples
+    assert 'multiframe_stored_total{what="refused"} 1.0' in samples
+
+
 @pytest.mark.parametrize("form", ["auto", "text", "json"])
 def test_a_terminal_is_told_in_words_unless_asked_otherwise(folder: Path, tmp_path: Path, form: str) -> None:
     ours, theirs = pty.openpty()

@@ -483,6 +483,15 @@ LogFormat = Annotated[
 ]
 
 
+Traces = Annotated[
+    bool,
+    typer.Option(
+        help="Send spans by OpenTelemetry's OTLP, as OTEL_... in the environment says; needs multiframe\\[otel].",
+        rich_help_panel=WATCHING,
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from multiframe import __version__
@@ -549,6 +558,7 @@ def serve(
     oidc_leeway: OidcLeeway = 30.0,
     access_log: AccessLog = "-",
     log_format: LogFormat = Lines.auto,
+    traces: Traces = False,
     cache_share: CacheShare = 0.5,
     piece: Piece = "256KiB",  # type: ignore[assignment]
     first_read: FirstRead = "64KiB",  # type: ignore[assignment]

@@ -98,6 +98,8 @@ class Settings:
         Bytes of the longest body that is taken; 0: any.
     access_log : str
         Where each request is written down: a file, ``-`` for stderr, ``off``.
+    traces : bool
+        Whether spans are sent by OpenTelemetry's OTLP, as the variables ``OTEL_...`` say.
     log_format : str
         How lines of logs look: ``json``, ``text``, or ``auto``: text at a terminal, else JSON.
 
@@ -143,6 +145,7 @@ class Settings:
     max_spool: int = 0
     max_upload: int = 0
     access_log: str = "-"
+    traces: bool = False
     log_format: str = "auto"
 
 

@@ -30,6 +30,7 @@ from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
 from multiframe.web.media import RangeNotSatisfiable, content_range, digest, etag_matches, parse_range
 from multiframe.web.once import ClientGone, Gone, Once, Shared
+from multiframe.web.tracing import span
 from multiframe.web.witness import failed
 from multiframe.web.workers import Workers, gone, watcher, who
 
@@ -238,7 +239,8 @@ class Body:
         works: Works = request.app.state.works
 
         async def read(_: object) -> Sequence[Buffer]:
-            return await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
+            with span("read", bytes=inside.size):
+                return await run_async(rope.read(inside), instance.source, identity=instance.stat.identity)
 
         once = works.far if is_far(instance.source) else works.near
         with await once.do((self._told, at, inside), read, who=who(request)) as buffers:

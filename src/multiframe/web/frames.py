@@ -44,6 +44,7 @@ from multiframe.web.media import (
     multipart_type,
     parse_accept,
 )
+from multiframe.web.tracing import span
 
 __all__ = ["ROUTES", "choice_of", "frames", "indices_of"]
 
@@ -120,7 +121,8 @@ async def frames(request: Request) -> Response:
         if len(indices) > 1 and (not found if stored else choice.syntax.uid != EXPLICIT_LE):
             answer = await _while_made(request, instance, choice, indices)
         else:
-            index = await instance.grow_async(max(indices))
+            with span("index", frames=max(indices) + 1):
+                index = await instance.grow_async(max(indices))
             if stored:
                 rope, content_type = _rope(index, indices, choice, instance)
                 answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})

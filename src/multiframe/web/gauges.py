@@ -94,6 +94,7 @@ METRICS: Final = (
     Metric("sent_bytes", "counter", "Bytes of bodies sent.", _BY_ENDPOINT),
     Metric("received_bytes", "counter", "Bytes of bodies received.", _BY_ENDPOINT),
     Metric("frames_sent", "counter", "Frames in answers, as stored or made anew."),
+    Metric("stored", "counter", "Instances sent here, by what became of them.", {"what": ("stored", "refused")}),
     Metric("errors", "counter", "Requests refused or broken off, by kind of error.", {"kind": ERRORS}),
     Metric("memory_limit_bytes", "gauge", "Bytes that may be held for requests and caches."),
     Metric("memory_held_bytes", "gauge", "Bytes that are held for requests and caches."),

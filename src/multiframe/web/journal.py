@@ -112,6 +112,7 @@ class Journal:
         self._path = None if target == "-" else Path(target)
         self._waiting: deque[bytes] = deque()
         self._held = 0
+        self._lock = threading.Lock()
         self._looked = 0.0
         self._own = True
         self._fd = self._open()
@@ -138,11 +139,15 @@ class Journal:
     def write(self, line: str) -> None:
         """Write a line; its end is added."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:  # of the event loop most are, of threads some
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
         if self._path is not None and (now := time.monotonic()) - self._looked > 1:
             self._looked = now
             self._look()
         if self._waiting:
-            self.flush()
+            self._flush()
         if self._waiting or not self._written(data):
             if self._held + len(data) > _BACKLOG:
                 self.lost += 1
@@ -152,6 +157,10 @@ class Journal:
 
     def flush(self) -> None:
         """Write what had to wait, as far as it is read."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         while self._waiting and self._written(self._waiting[0]):
             self._held -= len(self._waiting.popleft())
 

@@ -15,6 +15,7 @@ from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.source import is_far
 from multiframe.web.forwarded import forwarded
+from multiframe.web.tracing import span
 
 __all__ = [
     "COUNTED",
@@ -82,7 +83,8 @@ async def find(catalog: Catalog, study: str | None, series: str | None, uid: str
     found = catalog.cached(uid, study=study, series=series)
     if found is not None:
         return found
-    return await asyncio.to_thread(catalog.instance, uid, study=study, series=series)
+    with span("catalog"):
+        return await asyncio.to_thread(catalog.instance, uid, study=study, series=series)
 
 
 async def with_fresh[T](

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiframe.errors import CatalogUnavailable, MultiframeError, SourceError
 from multiframe.settings import Settings
+from multiframe.web import tracing
 from multiframe.web.gauges import Gauges, shared
 from multiframe.web.journal import Journal, audit_to, catch_all, form, format_for, log_to
 from multiframe.web.sockets import cut_off
@@ -123,6 +124,8 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
     RuntimeError
         Workers die as soon as they are started.
     """
+    if settings.traces:
+        tracing.check()
     _journals(settings)  # that the log cannot be written is said before anything is begun
     listener = _bind(served.host, served.port)
     cut_off(listener, settings.patience)
@@ -374,6 +377,8 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
     from multiframe.virtual import VirtualCatalog
     from multiframe.web.app import create_app
 
+    if settings.traces:
+        tracing.start()
     budget = MemoryBudget(settings.memory)
     kind = VirtualCatalog if settings.virtual_series else Catalog
     catalog = kind(orders["database"], settings=settings, budget=budget)
@@ -396,6 +401,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
             _work_plain(app, listener, ready, settings)
     finally:
         catalog.close()
+        tracing.stop()
 
 
 def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None], settings: Settings) -> None:

@@ -19,7 +19,10 @@ from starlette.responses import Response
 from multiframe.errors import NotAcceptable
 from multiframe.settings import Settings
 from multiframe.storing import NOT_UNDERSTOOD, Arriving, Upload
+from multiframe.web.asked import UID
 from multiframe.web.doors import Row, access_of
+from multiframe.web.gauges import Gauges
+from multiframe.web.journal import audit
 from multiframe.web.lookup import DICOMWEB, BadRequest, TooMuch, accept_of, base_url
 from multiframe.web.media import PART10, MediaRange, parse_accept
 from multiframe.web.multipart import Begun, Ended, Event, Malformed, MultipartReader
@@ -90,7 +93,7 @@ async def store(request: Request) -> Response:
         except BaseException:
             await _close(upload)
             raise
-        await asyncio.shield(asyncio.to_thread(_keep, upload))
+        await asyncio.shield(asyncio.to_thread(_keep, upload, state.gauges, access_of(request).who))
     return _answer(request, upload.arriving, form)
 
 
@@ -99,11 +102,22 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-def _keep(upload: Upload) -> None:
+def _keep(upload: Upload, gauges: Gauges, whose: str) -> None:
     try:
         upload.keep()
+        for arriving in upload.arriving:
+            done = "stored" if arriving.refusal is None else "refused"
+            gauges.add("stored", done)
+            audit(done, who=whose if whose != "-" else None, bytes=arriving.size, **_named(arriving))
     finally:
         upload.close()
+
+
+def _named(arriving: Arriving) -> dict[str, str]:
+    """Give the UIDs of an instance, as far as they are such."""
+    named = arriving.names
+    uids = {"study": named.study, "series": named.series, "instance": named.instance} if named else {}
+    return {level: uid for level, uid in uids.items() if UID.fullmatch(uid)}
 
 
 async def _close(upload: Upload) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +23,7 @@ from multiframe.web.forwarded import forwarded
 from multiframe.web.gauges import ERRORS, Gauges
 from multiframe.web.journal import REQUEST, Format, Journal, request_id, stamp
 from multiframe.web.search import path_of
+from multiframe.web.tracing import request_span
 
 __all__ = ["Witness", "failed"]
 
@@ -100,21 +101,24 @@ class Witness:
             return message
 
         self._gauges.open += 1
-        try:
-            await self.app(scope, receiving if scope["method"] in ("POST", "PUT") else receive, sending)
-        except Exception as error:
-            # Its 500 has left, or the connection is broken off: either way it is we who have to say why.
-            failed(scope, error)
-            log.exception("unforeseen")
-        finally:
-            self._gauges.open -= 1
-            # Uvicorn alone knows that it threw away what it was given for a client that had left.
-            left = getattr(getattr(receive, "__self__", None), "disconnected", False)
-            self._over(scope, name, status, sent, received, perf_counter() - begun, whole and not left, left)
+        with request_span(scope, name) as span:
+            try:
+                await self.app(scope, receiving if scope["method"] in ("POST", "PUT") else receive, sending)
+            except Exception as error:
+                # Its 500 has left, or the connection is broken off: either way it is we who have to say why.
+                failed(scope, error)
+                log.exception("unforeseen")
+            finally:
+                self._gauges.open -= 1
+                # Uvicorn alone knows that it threw away what it was given for a client that had left.
+                left = getattr(getattr(receive, "__self__", None), "disconnected", False)
+                whole = whole and not left
+                self._over(scope, name, status, sent, received, perf_counter() - begun, whole, left, span)
 
     def _over(
-        self, scope: Scope, name: str, status: int, sent: int, received: int, seconds: float, whole: bool, left: bool
-    ) -> None:
+        self, scope: Scope, name: str, status: int, sent: int, received: int, seconds: float, whole: bool, left: bool,
+        span: Any,
+    ) -> None:  # fmt: skip
         method: str = scope["method"]
         asked, frames = asked_of(method, scope["path"], scope["query_string"])
         count = 0
@@ -129,6 +133,14 @@ class Witness:
         error: str | None = scope.get(_FAILED)
         if error is not None:
             self._gauges.add("errors", error if error in _ERRORS else "other")
+        if span is not None:
+            span.update_name(f"{method if method in METHODS else 'other'} {asked.endpoint}")
+            uids = {f"dicom.{level}": uid for level, uid in zip(Asked._fields[1:], asked[1:], strict=True) if uid}
+            span.set_attributes({
+                "http.request.method": method if method in METHODS else "_OTHER", "http.response.status_code": status,
+                "http.response.body.size": sent, "multiframe.endpoint": asked.endpoint, "multiframe.ended": ended,
+                **uids, **({"multiframe.frames": frames} if frames else {}), **({"error.type": error} if error else {}),
+            })  # fmt: skip
         if self._journal is None:
             return
         access = scope.get(ACCESS)

@@ -32,6 +32,7 @@ from multiframe.web import journal
 from multiframe.web.forwarded import forwarded
 from multiframe.web.journal import REQUEST
 from multiframe.web.once import ClientGone
+from multiframe.web.tracing import span
 from multiframe.web.work import ANSWER, ASKED, read_file, write_file
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class Workers:
             job = pickle.dumps((REQUEST.get(), function, args), protocol=5)
             here, loop = contextvars.copy_context(), asyncio.get_running_loop()
             try:
-                return await loop.run_in_executor(self._threads, here.run, self._work, job, need)
+                with span("work", bytes=len(job)):
+                    return await loop.run_in_executor(self._threads, here.run, self._work, job, need)
             finally:
                 self._reap_later(loop)
 

@@ -1,6 +1,7 @@
 """What proxies say of a request is believed of whom we trust, and of nobody else."""
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,8 +13,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from multiframe.settings import Settings
+from multiframe.testing import cine
 from multiframe.web.forwarded import Origin, forwarded, networks, split_host
 from multiframe.web.lookup import base_url
+from tests.serving import serving
 
 PROXIES = ("10.0.0.0/8", "::1")
 
@@ -134,3 +137,21 @@ def test_what_addresses_begin_with(settings: Settings, base: str) -> None:
             return (await client.get("/", headers=headers)).text
 
     assert asyncio.run(ask()) == base
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_running_server_believes_nobody_else(trusted: bool, tmp_path: Path) -> None:
+    """Nor does what runs it: at 127.0.0.1 anybody may be."""
+    cine(tmp_path / "cine", frames=1, rows=96, columns=128)
+    options = ["--trusted-proxy", "127.0.0.1"] if trusted else []
+    with serving([tmp_path / "cine"], *options, cache=tmp_path) as server:
+        own = server.url
+        for headers, origin in (
+            ({"x-forwarded-proto": "https"}, own.replace("http:", "https:")),
+            ({"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https", "x-forwarded-host": "a.example"},
+             "https://a.example/"),
+            ({"forwarded": "for=192.0.2.1;proto=https;host=a.example"}, "https://a.example/"),
+        ):  # fmt: skip
+            [study] = server.client.get("dicom-web/studies", headers=headers).json()
+            [address] = study["00081190"]["Value"]
+            assert address.startswith((origin if trusted else own) + "dicom-web/studies/")

@@ -419,6 +419,7 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # of proxies, we believe those that the settings name, and no other at 127.0.0.1
         timeout_keep_alive=round(IDLE),
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
         http=patient(settings.patience, settings.connections),

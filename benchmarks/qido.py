@@ -6,17 +6,19 @@ The catalog is filled row by row, as a scan would have filled it, with no file b
 import json
 import os
 import random
+import sqlite3
 import statistics
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import batched
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from tests.postgres import PostgreSQL
 
@@ -87,7 +89,8 @@ def told(total: int) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
             "00100040": text("CS", "F"), "00200010": text("SH", str(s)),
             "00081030": text("LO", chance.choice(["Echo", "Angio", "CT heart", "Follow-up"])),
         }  # fmt: skip
-        yield studies, {"study": study, **columns_of("study", patient)}
+        has = {"n_series": SERIES, "n_instances": SERIES * EACH}
+        yield studies, {"study": study, **has, **columns_of("study", patient)}
         for r in range(SERIES):
             uid = f"{study}.{r}"
             modality = "OT" if s % 1000 == 0 else chance.choice(["US", "XA", "CT", "MR"])
@@ -128,9 +131,14 @@ def fill(database: str, total: int) -> float:
                     _copy(connection, table, given)
                 else:
                     connection.execute(sa.insert(table), given)
-    with catalog._database.transaction(write=True) as connection:
-        connection.execute(sa.text("ANALYZE"))
+    # What either does by itself, some time after.
     catalog.close()
+    if database.startswith("postgresql"):
+        with psycopg.connect(database, autocommit=True) as direct:
+            direct.execute("VACUUM ANALYZE")
+    else:
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+            file.execute("ANALYZE")
     return perf_counter() - begun
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
 from multiframe import database, registering, schema, searching
-from multiframe.catalog import Catalog, ScanStatus, Search
+from multiframe.catalog import Catalog, Level, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
 from multiframe.header import read_header
@@ -680,6 +681,33 @@ def test_levels_limits_and_counts(hospital: Catalog) -> None:
     assert hospital.search(Search("series", study="1.9")) == []
 
 
+@pytest.mark.parametrize("level", ["series", "instance"])
+@pytest.mark.parametrize("conditions", [{}, {"PatientName": "*mü*"}, {"StudyDate": "20251231-"}])
+def test_what_is_left_out_is_skipped_by_counts(
+    hospital: Catalog, monkeypatch: pytest.MonkeyPatch, level: Level, conditions: dict[str, str]
+) -> None:
+    everything = hospital.search(Search(level, conditions=conditions))
+    monkeypatch.setattr(searching, "_MANY", 0)
+    for at in range(len(everything) + 3):
+        query = Search(level, conditions=conditions, limit=3, offset=at)
+        assert hospital.search(query) == everything[at : at + 3]
+        assert hospital.remaining(query, 5) == min(5, max(0, len(everything) - at - 3))
+    only = Search(level, conditions=conditions, only=frozenset(["1.1", "1.4"]), offset=1)
+    assert hospital.search(only) == [f for f in everything if f.study in ("1.1", "1.4")][1:]
+
+
+def test_values_too_long_for_an_index_are_cut(catalog: Catalog, files: Path) -> None:
+    chance = random.Random(3)
+    long = "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(330))
+    keys = ("PatientName", "PatientID", "AccessionNumber", "StudyDescription", "ReferringPhysicianName", "StudyID")
+    values = dict.fromkeys(keys, long)
+    (files / "a").write_bytes(dicom("1.2.3", b"", SpecificCharacterSet="ISO_IR 192", **values))
+    assert counts(catalog.scan([files])) == {"found": 1, "registered": 1}
+    for key in keys:
+        (found,) = catalog.search(Search("study", conditions={key: f"{long[:40]}*"}))
+        assert long in found.attributes[0]
+
+
 def fnmatches(pattern: str, text: str) -> bool:
     """What ``*`` and ``?`` mean (PS3.4 C.2.2.2.4), brackets being nothing special."""
     return bool(re.fullmatch("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), text, re.DOTALL))
@@ -840,27 +868,39 @@ def test_an_older_database_is_brought_up_to_date(make: Callable[..., Catalog], m
     assert called == ["upgrade"]
 
 
-def test_a_catalog_of_the_first_schema_is_taken_over(
-    make: Callable[..., Catalog], files: Path, place: Path | str, opened: list[str]
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_a_catalog_of_an_older_schema_is_taken_over(
+    make: Callable[..., Catalog], files: Path, place: Path | str, opened: list[str], revision: str
 ) -> None:
     from multiframe.migrations.upgrade import downgrade
 
     for n in range(3):
         named = {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "Modality": "US"}
         (files / str(n)).write_bytes(dicom(f"1.2.3.{n}", b"", **named))
-    make().scan([files])
+    before = make()
+    before.scan([files])
+    instance = before.instance("1.2.3.0")
+    instance.grow(None)
+    before.keep_index(instance)
     engine = bare(place)
     with engine.begin() as connection:
-        downgrade(connection, "0001")
+        downgrade(connection, revision)
     engine.dispose()
 
     catalog = make()
     (study,) = catalog.search(Search("study", conditions={"PatientName": "müller*", "ModalitiesInStudy": "US"}))
     assert (study.study_series, study.study_instances) == (1, 3)
-    assert catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True)) == []
+    assert catalog.instance("1.2.3.0").known is not None
+    assert catalog.remaining(Search("instance", limit=1), 10) == 2
     opened.clear()
-    assert counts(catalog.scan([files])) == {"found": 3, "registered": 3}  # what was not kept has to be read
-    assert opened == ["0", "1", "2"]
+    if revision == "0001":  # what was not kept has to be read
+        assert catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True)) == []
+        assert counts(catalog.scan([files])) == {"found": 3, "registered": 3}
+        assert opened == ["0", "1", "2"]
+    elif revision == "0002":  # its identities began with a device: here none had one
+        assert counts(catalog.scan([files]))["found"] == 3
+    else:
+        assert counts(catalog.scan([files])) == {"found": 3, "unchanged": 3}
     (study,) = catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True))
     assert (study.study_series, study.study_instances) == (1, 3)
     assert counts(catalog.scan([files])) == {"found": 3, "unchanged": 3}

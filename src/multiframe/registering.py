@@ -284,6 +284,16 @@ def _count(connection: sa.Connection, of_series: Iterable[tuple[str, str]]) -> N
         # The study is said twice: SQLite looks no pair up in an index.
         these = sa.and_(s.study.in_({study for study, _ in some}), sa.tuple_(s.study, s.series).in_(some))
         connection.execute(sa.update(series).where(these).values(instances=n.scalar_subquery()))
+    _sum(connection, {study for study, _ in of_series})
+
+
+def _sum(connection: sa.Connection, named: Iterable[str]) -> None:
+    """Count the series and instances of studies anew."""
+    s, t = series.c, studies.c
+    n = sa.select(sa.func.count()).where(s.study == t.study).scalar_subquery()
+    m = sa.select(sa.func.coalesce(sa.func.sum(s.instances), 0)).where(s.study == t.study).scalar_subquery()
+    for some in batched(sorted(named), LOOKUP):
+        connection.execute(sa.update(studies).where(t.study.in_(some)).values(n_series=n, n_instances=m))
 
 
 def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
@@ -291,10 +301,11 @@ def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
     s, i = series.c, instances.c
     lost = connection.execute(sa.select(i.instance, i.study, i.series).where(i.path.in_(paths))).all()
     connection.execute(sa.delete(objects).where(objects.c.path.in_(paths)))
-    _count(connection, {(row.study, row.series) for row in lost})
+    _count(connection, {(row.study, row.series) for row in lost})  # before those are gone that are left empty
     for some in batched({row.study for row in lost}, LOOKUP):
         of_series = sa.select(i.instance).where(i.study == s.study, i.series == s.series)
         connection.execute(sa.delete(series).where(s.study.in_(some), ~of_series.exists()))
+        _sum(connection, some)
         of_study = sa.select(s.series).where(s.study == studies.c.study)
         connection.execute(sa.delete(studies).where(studies.c.study.in_(some), ~of_study.exists()))
     return [row.instance for row in lost]

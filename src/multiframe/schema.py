@@ -97,6 +97,7 @@ _SERIES_TAGS = frozenset((
     0x00400245, 0x00400250, 0x00400251, 0x00400253, 0x00400254, 0x00400260, 0x00400275, 0x00400280,
 ))
 # fmt: on
+_LONGEST = 600  # bytes: three component groups of 64 characters, of three bytes
 _EVERYWHERE = frozenset(("00080201",))  # the offset from UTC is needed with every time
 
 
@@ -116,17 +117,26 @@ def shared_out(told: Attributes) -> dict[Level, Attributes]:
     return levels
 
 
+def _cut(text: str, most: int) -> str:
+    """Cut what is longer than the standard lets it be: an index takes no more."""
+    return text if 4 * len(text) <= most else text.encode()[:most].decode(errors="ignore")
+
+
 def columns_of(level: Level, told: Attributes) -> dict[str, Any]:
     """Give the columns of a level: all attributes as JSON, and those that are searched for as they are matched."""
     row: dict[str, Any] = {"attributes": json.dumps(told, ensure_ascii=False, separators=(",", ":"))}
     for key in _KEPT[level]:
         values = told.get(key.tag, {}).get("Value") or [None]
         given = stored(key.kind, values[0])
+        if isinstance(given, str):
+            whole, given = given, _cut(given, _LONGEST)
+            if key.kind == "name" and given != whole:
+                given += "="
         if key.kind == "number":
             given = given if isinstance(given, int) and abs(given) < 2**63 else None
         row[key.column] = given
         if key.column in WORDS:
-            row[WORDS[key.column]] = name_words(str(given))
+            row[WORDS[key.column]] = _cut(name_words(str(given)), 2 * _LONGEST)
     return row
 
 
@@ -135,7 +145,7 @@ def requests_of(told: Attributes) -> Iterator[dict[str, Any]]:
     columns = {k.tag.partition(".")[2]: k.column for k in KEYS.values() if k.tag.startswith(f"{REQUESTS}.")}
     for n, item in enumerate(told.get(REQUESTS, {}).get("Value") or ()):
         values = {column: item.get(tag, {}).get("Value") or [""] for tag, column in columns.items()}
-        row = {column: str(stored("text", some[0])) for column, some in values.items()}
+        row = {column: _cut(str(stored("text", some[0])), _LONGEST) for column, some in values.items()}
         if any(row.values()):
             yield {"item": n, **row}
 
@@ -170,7 +180,20 @@ studies = sa.Table(
     sa.Column("study", TEXT, primary_key=True),
     sa.Column("attributes", TEXT, nullable=False),
     *_columns("study"),
-    sa.Index("studies_by_date", "study_date", "study_time", "study"),
+    sa.Column("n_series", sa.Integer, nullable=False, server_default="0"),  # how many it has
+    sa.Column("n_instances", sa.Integer, nullable=False, server_default="0"),
+    # These hold all that is asked of them, in the order of the answer: they are looked through, not the wide rows.
+    sa.Index("studies_by_date", "study_date", "study_time", "study", "n_series", "n_instances"),
+    sa.Index("studies_by_name", "study_date", "study_time", "study", "patient_name", "patient_name_words"),
+    sa.Index(
+        "studies_by_text",
+        "study_date",
+        "study_time",
+        "study",
+        "study_description",
+        "referring_physician_name",
+        "referring_physician_name_words",
+    ),
     sa.Index("studies_by_patient", "patient_id"),
     sa.Index("studies_by_accession", "accession_number"),
 )

@@ -57,6 +57,8 @@ _MADE = frozenset((
     "00080005", "00080056", "00080201", "00081190", "00083002", "00201206", "00201208", "00201209",
 ))  # fmt: skip
 
+_MANY = 1000  # left out: from here on it is worth finding out where they end
+
 EXAMINED = 50_000
 """Rows whose JSON is looked at in one search, at most."""
 
@@ -349,10 +351,45 @@ def find(connection: sa.Connection, query: Search) -> list[Found]:
     texts = [TABLES[level].c.attributes.label(f"{level}_attributes") for level in asked.items]
     chosen = _statement(query, asked, *keys, *texts).order_by(*_order(query))
     if not asked.items:
-        rows = connection.execute(chosen.limit(query.limit).offset(query.offset)).all()
+        chosen, offset = _far(connection, query, asked, chosen)
+        rows = connection.execute(chosen.limit(query.limit).offset(offset)).all()
     else:
         rows = list(_looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth))
     return _told(connection, [tuple(row[:depth]) for row in rows], query)
+
+
+def _far(connection: sa.Connection, query: Search, asked: _Asked, chosen: sa.Select[Any]) -> tuple[sa.Select[Any], int]:
+    """Begin a search that leaves out many at the study where they end: each study knows how much it has.
+
+    Only where nothing is asked of what lies below the studies.
+    """
+    if query.level == "study" or query.offset < _MANY or asked.below or query.study is not None:
+        return chosen, query.offset
+    t = studies.c
+    each = t.n_series if query.level == "series" else t.n_instances
+    run = sa.func.sum(each)
+    days = sa.select(t.study_date, run).group_by(t.study_date).order_by(t.study_date.desc())
+    before, day = 0, None
+    for date, has in connection.execute(_restricted(days, query, asked)):
+        if before + has > query.offset:
+            day = date
+            break
+        before += has
+    if day is None:
+        return chosen.where(sa.false()), 0
+    told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.over(order_by=_STUDIES).label("run"))
+    counted = _restricted(told, query, asked).where(t.study_date == day).subquery()
+    c = counted.c
+    first = sa.select(counted).where(c.run > query.offset - before).order_by(c.run).limit(1)
+    row = connection.execute(first).one()
+    here = sa.tuple_(t.study_date, t.study_time, t.study) <= sa.tuple_(*row[:3])
+    return chosen.where(here), query.offset - before - (row.run - row.each)
+
+
+def _restricted(chosen: sa.Select[Any], query: Search, asked: _Asked) -> sa.Select[Any]:
+    """Of studies alone, those that are meant."""
+    chosen = chosen.where(*asked.clauses)
+    return chosen if query.only is None else chosen.where(studies.c.study.in_(sorted(query.only)))
 
 
 def _order(query: Search) -> list[sa.ColumnElement[Any]]:
@@ -407,6 +444,10 @@ def remaining(connection: sa.Connection, query: Search, most: int) -> int | None
     asked = _Asked(query)
     if asked.items or query.limit is None:
         return None
+    if query.level != "study" and query.study is None and not asked.below:
+        each = studies.c.n_series if query.level == "series" else studies.c.n_instances
+        total = connection.execute(_restricted(sa.select(sa.func.sum(each)), query, asked)).scalar() or 0
+        return min(most, max(0, int(total) - query.offset - query.limit))
     behind = _statement(query, asked, sa.literal(1)).limit(most).offset(query.offset + query.limit)
     return int(connection.execute(sa.select(sa.func.count()).select_from(behind.subquery())).scalar_one())
 

@@ -192,7 +192,8 @@ class _Asked:
 
     def __init__(self, query: Search) -> None:
         self.clauses: list[sa.ColumnElement[bool]] = []
-        self.below = False  # whether a clause speaks of what lies below the study
+        self.below = False  # whether something is asked of what lies below the study
+        self.beside = False  # whether a clause speaks of other tables, though it asks of the study
         self.items: dict[Level, Item] = {}
         fast: dict[str, Test] = {}
         slow: dict[str, tuple[Level, Kind, Test]] = {}
@@ -207,6 +208,7 @@ class _Asked:
             if path in _KEY_OF_TAG:
                 fast[path] = test
                 self.below |= found[0] != "study"
+                self.beside |= path == KEYS["StudyInstanceUID"].tag
             else:
                 slow[path] = (*found, test)
         # One Item of a sequence must match all that is asked of it: a table that knows but a part of it is no help.
@@ -363,7 +365,7 @@ def _far(connection: sa.Connection, query: Search, asked: _Asked, chosen: sa.Sel
 
     Only where nothing is asked of what lies below the studies.
     """
-    if query.level == "study" or query.offset < _MANY or asked.below or query.study is not None:
+    if query.level == "study" or query.offset < _MANY or asked.below or asked.beside or query.study is not None:
         return chosen, query.offset
     t = studies.c
     each = t.n_series if query.level == "series" else t.n_instances
@@ -444,7 +446,7 @@ def remaining(connection: sa.Connection, query: Search, most: int) -> int | None
     asked = _Asked(query)
     if asked.items or query.limit is None:
         return None
-    if query.level != "study" and query.study is None and not asked.below:
+    if query.level != "study" and query.study is None and not asked.below and not asked.beside:
         each = studies.c.n_series if query.level == "series" else studies.c.n_instances
         total = connection.execute(_restricted(sa.select(sa.func.sum(each)), query, asked)).scalar() or 0
         return min(most, max(0, int(total) - query.offset - query.limit))

@@ -1,5 +1,6 @@
 """Metadata and bulk data as clients ask for them: pydicom's data set is the oracle."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -300,3 +301,65 @@ def test_a_series_whose_files_are_gone_in_part(tmp_path: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
     assert site.get(f"{series}/metadata").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("below", "accept"),
+    [
+        ("", 'multipart/related; type="application/dicom"'),
+        ("/metadata", "application/dicom+json"),
+        ("/bulkdata", OCTETS),
+        ("/pixeldata", OCTETS),
+        ("/rendered", "multipart/related; type=image/png"),
+    ],
+)
+def test_what_is_left_of_a_series_is_given_and_it_is_said_that_it_is_not_all(
+    tmp_path: Path, below: str, accept: str
+) -> None:
+    """All that is asked of a series or study says the same of it (PS3.18 10.4.3.1); of one instance it is 404."""
+    (tmp_path / "files").mkdir()
+    paths = [tmp_path / "files" / f"{i}.dcm" for i in range(3)]
+    for i, path in enumerate(paths):
+        cine(path, frames=2, rows=96, columns=128, seed=i)
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+        dataset.save_as(path)
+    gone = pydicom.dcmread(paths[1])
+    site = Site(tmp_path / "files", tmp_path)
+    series = f"/dicom-web/studies/1.2.3/series/1.2.3.4{below}"
+    one = f"/dicom-web/studies/1.2.3/series/1.2.3.4/instances/{gone.SOPInstanceUID}{below}"
+
+    async def run() -> None:
+        async with site.app.router.lifespan_context(site.app):
+            before = await site.ask(series, accept=accept)
+            assert (before.status_code, before.headers.get("warning")) == (200, None)
+            paths[1].unlink()
+            for url in (series, f"/dicom-web/studies/1.2.3{below}"):
+                after = await site.ask(url, accept=accept)
+                assert after.status_code == 206
+                assert "1 instance is gone" in after.headers["warning"]
+                assert "immutable" not in after.headers["cache-control"]
+                assert 0 < len(after.content) < len(before.content)
+                assert "content-range" not in after.headers
+                assert str(gone.SOPInstanceUID).encode() not in after.content
+                assert (await site.ask(url, method="HEAD", accept=accept)).status_code == 206
+            assert (await site.ask(one, accept=accept)).status_code == 404
+            for path in (paths[0], paths[2]):
+                path.unlink()
+            assert (await site.ask(series, accept=accept)).status_code == 404
+
+    asyncio.run(run())
+
+
+def test_where_there_are_no_pixels_nothing_is_not_given_for_them(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.dcm").write_bytes(part10([bytes(4)], rows=2, columns=2))
+    dataset = pydicom.dcmread(tmp_path / "files" / "a.dcm")
+    del dataset.PixelData
+    dataset.save_as(tmp_path / "files" / "a.dcm")
+    site = Site(tmp_path / "files", tmp_path)
+    at = f"/dicom-web/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
+    for below in (at, at.rpartition("/series")[0], f"{at}/instances/{dataset.SOPInstanceUID}"):
+        for what in ("pixeldata", "bulkdata"):
+            for method in ("GET", "HEAD"):
+                assert site.get(f"{below}/{what}", method=method, accept=OCTETS).status_code == 404

@@ -69,14 +69,20 @@ class TopElement(NamedTuple):
 
 
 class Head:
-    """A data set before its pixels, as Explicit VR Little Endian."""
+    """A data set before its pixels, as Explicit VR Little Endian.
+
+    Attributes
+    ----------
+    lies : bool
+        Whether it lies so in the source.
+    """
 
     def __init__(self, header: Header) -> None:
         stop = header.size if header.pixel_data is None else header.pixel_data.at
-        self._lies = header.explicit and header.syntax.little  # so in the source
+        self.lies = header.explicit and header.syntax.little
         self._header = header
         self._raw, at = b"", header.dataset_at
-        if not self._lies:
+        if not self.lies:
             self._raw, at = b"".join(rewritten(header, header.part(0, stop), at)), 0
             stop = len(self._raw)
         found: list[tuple[int, str, int, int]] = []
@@ -108,7 +114,7 @@ class Head:
 
     def piece(self, start: int, stop: int) -> Piece:
         """Give some of it."""
-        return Stored(start, stop) if self._lies else self._raw[start:stop]
+        return Stored(start, stop) if self.lies else self._raw[start:stop]
 
     def edited[T](self, changes: Mapping[int, Sequence[T]], dropped: Callable[[int], bool]) -> Iterator[Piece | T]:
         """Give its elements, with others in place of some, or added; and without those `dropped`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multiframe.codec import PixelSpec
+from multiframe.dicomjson import Items
 from multiframe.elements import ITEM, ITEM_END, UNDEFINED, Walk, walk
 from multiframe.encapsulation import END_OF_ITEMS, item_header
 from multiframe.errors import FormatError, FragmentError, TruncatedError
@@ -32,7 +33,9 @@ __all__ = [
     "can_hold",
     "decoded",
     "derived_uid",
+    "encoded",
     "frame_number",
+    "item",
     "legacy",
     "stored",
     "syntax_given",
@@ -201,6 +204,60 @@ def decoded(
     pieces += _decoded(index, decoding, range(len(index)))
     pieces += yield from _tail(header, index.proven_to, size)
     return Rope(pieces, identity=identity)
+
+
+def encoded(
+    header: Header, index: FrameIndex, size: int, spec: PixelSpec, target: TransferSyntax, *, identity: str = ""
+) -> Plan[tuple[Rope, Rope]]:
+    """Give what stands before and behind the frames of an object that are to be encoded anew, without loss.
+
+    Between the two belongs each frame as an `item`: how long it becomes nobody knows before.
+
+    Parameters
+    ----------
+    header, index, size, identity
+        As of `legacy`; native frames too.
+    spec : PixelSpec
+        What the data set is to say of them.
+    target : TransferSyntax
+        What they are encoded in.
+
+    Raises
+    ------
+    FormatError
+        As `legacy`.
+
+    References
+    ----------
+    PS3.5 A.4; PS3.3 C.7.6.1.1.5.
+    """
+    require_all(index)
+    changes = _described(header, spec) | _counted(header, len(index))
+    head = [*_meta(header, syntax=target.uid), *Head(header).edited(changes, _speaks_of_tables)]
+    native = not header.syntax.encapsulated
+    tail = yield from _tail(header, header.pixels.stop if native else index.proven_to, size)
+    return Rope([*head, _OPENED, item_header(0)], identity=identity), Rope([END_OF_ITEMS, *tail], identity=identity)
+
+
+def item(frame: bytes) -> Iterator[bytes]:
+    """Give a frame as an Item.
+
+    Raises
+    ------
+    FragmentError
+        It is longer than an Item can be.
+
+    Examples
+    --------
+    >>> [len(piece) for piece in item(b"odd")]
+    [8, 3, 1]
+    """
+    if len(frame) > _MOST_ITEM - 1:
+        raise FragmentError("a frame is longer than an Item can be", None)
+    yield item_header(len(frame) + len(frame) % 2)
+    yield frame
+    if len(frame) % 2:
+        yield b"\0"
 
 
 def derived_uid(uid: str, number: int) -> str:
@@ -472,6 +529,8 @@ class Singles:
         The frames that are asked for, at least.
     frames : int
         How many the instance has.
+    items : Items, optional
+        Where their functional groups lie, if that is known: they are not looked for then.
     decoding : Decoding, optional
         Where they are to be decoded.
 
@@ -486,8 +545,9 @@ class Singles:
     """
 
     def __init__(
-        self, header: Header, index: FrameIndex, frames: int, *, decoding: Decoding | None = None, identity: str = ""
-    ) -> None:
+        self, header: Header, index: FrameIndex, frames: int, *, items: Items | None = None,
+        decoding: Decoding | None = None, identity: str = "",
+    ) -> None:  # fmt: skip
         self._header = header
         self._index = index
         self._decoding = decoding
@@ -495,7 +555,12 @@ class Singles:
         self._head = Head(header)
         self._frames = frames
         self._uid = header.sop_instance_uid
-        self._groups = self._items()
+        found = items if items is not None and self._head.lies else None
+        self._groups = self._items() if found is None else list(zip(found.starts, found.stops, strict=True))
+        self._bare = found is not None
+        if self._groups and len(self._groups) != frames:
+            there = f"there are Per-Frame Functional Groups for {len(self._groups)} frames"
+            raise FormatError(f"{there}, the instance has {frames}", None)
         self._pointed = self._vectors()
         self._overlays = {
             one.tag >> 16
@@ -537,9 +602,6 @@ class Singles:
                 found.append((begun, at))
             if here.among_items:
                 begun = here.at
-        if len(found) != self._frames:
-            message = f"there are Per-Frame Functional Groups for {len(found)} frames, the instance has {self._frames}"
-            raise FormatError(message, None)
         return found
 
     def _vectors(self) -> list[tuple[int, str, list[bytes]]]:
@@ -578,7 +640,10 @@ class Singles:
         }
         if self._groups:
             start, stop = self._groups[i]
-            own[_PER_FRAME] = [opening(_PER_FRAME, "SQ", stop - start), self._head.piece(start, stop)]
+            item = item_header(stop - start) if self._bare else b""
+            own[_PER_FRAME] = [
+                opening(_PER_FRAME, "SQ", len(item) + stop - start) + item, self._head.piece(start, stop)
+            ]  # fmt: skip
         for tag, vr, values in self._pointed:
             own[tag] = [element(tag, vr, values[i])]
         pieces: list[Piece] = [_written({**self._meta, _INSTANCE: element(_INSTANCE, "UI", uid)})]

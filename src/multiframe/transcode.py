@@ -23,7 +23,7 @@ from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decoded_spec", "fingerprint", "making", "takes", "targets", "transcode"]
+__all__ = ["decoded_spec", "encoded_spec", "fingerprint", "making", "takes", "targets", "transcode"]
 
 
 def decoded_spec(spec: PixelSpec, source: TransferSyntax) -> PixelSpec:
@@ -52,6 +52,30 @@ def decoded_spec(spec: PixelSpec, source: TransferSyntax) -> PixelSpec:
     if not source.encapsulated or spec.samples == 1 or spec.photometric in ("RGB", "YBR_FULL"):
         return spec
     return replace(spec, photometric="RGB", planar=False)
+
+
+def encoded_spec(spec: PixelSpec, source: TransferSyntax, target: TransferSyntax) -> PixelSpec:
+    """Say what a data set says of a frame that was encoded anew.
+
+    Coded data that are only written otherwise stay what they were. Else it is as of `decoded_spec`, by pixel; and RGB
+    that JPEG 2000 keeps by its reversible transform is called YBR_RCT.
+
+    Examples
+    --------
+    >>> encoded_spec(
+    ...     PixelSpec(480, 640, 3, "RGB"), syntax_of(EXPLICIT_LE), syntax_of("1.2.840.10008.1.2.4.90")
+    ... ).photometric
+    'YBR_RCT'
+
+    References
+    ----------
+    PS3.3 C.7.6.3.1.2; PS3.5 8.2.4.
+    """
+    if rewriter_for(source, target) is not None:
+        return spec
+    after = replace(decoded_spec(spec, source), planar=False)
+    transformed = after.photometric == "RGB" and target.media_type in ("image/jp2", "image/jphc")
+    return replace(after, photometric="YBR_RCT") if transformed else after
 
 
 @lru_cache(1024)

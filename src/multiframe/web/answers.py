@@ -336,18 +336,21 @@ async def not_modified(
 
 
 async def body_answer(
-    request: Request, body: Body, headers: dict[str, str], *, lease: Lease | Shared | None = None
-) -> Response:
+    request: Request, body: Body, headers: dict[str, str], *, lease: Lease | Shared | None = None,
+    whole: HTTPStatus = HTTPStatus.OK,
+) -> Response:  # fmt: skip
     """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14).
 
     Parameters
     ----------
     lease : Lease or Shared, optional
         Where what it holds is entered already; it is let go when the last piece has left.
+    whole : HTTPStatus
+        Of the whole body: 206 where some of what was asked for cannot be had (PS3.18 10.4.3.1).
     """
     answer: Response | None = None
     try:
-        answer = await _body_answer(request, body, headers, lease)
+        answer = await _body_answer(request, body, headers, lease, whole)
     finally:
         if lease is not None and not isinstance(answer, _BodyResponse):
             lease.release()
@@ -355,7 +358,7 @@ async def body_answer(
 
 
 async def _body_answer(
-    request: Request, body: Body, headers: dict[str, str], lease: Lease | Shared | None
+    request: Request, body: Body, headers: dict[str, str], lease: Lease | Shared | None, whole: HTTPStatus
 ) -> Response:  # fmt: skip
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
@@ -368,7 +371,7 @@ async def _body_answer(
     if request.method == "HEAD":
         for instance in body.instances:
             await current(instance)  # nothing is read that would show it
-    part, status = ByteRange(0, body.size), HTTPStatus.OK
+    part, status = ByteRange(0, body.size), whole
     if request.headers.get("if-range", etag) == etag:
         try:
             asked = parse_range(request.headers.get("range"), body.size)

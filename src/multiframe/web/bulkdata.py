@@ -152,7 +152,8 @@ class _Parts:
     def __init__(self, index: FrameIndex, head: bytes, identity: str) -> None:
         self._index, self._head = index, head
         lengths = [0, *accumulate((index.stops - index.starts).tolist())]
-        self._ends = [lengths[k] + i * len(head) for i, k in enumerate(index.firsts.tolist())]
+        # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
+        self._ends = [lengths[k] + i * len(head) - (2 if i else 0) for i, k in enumerate(index.firsts.tolist())]
         self.size = self._ends[-1]
         self.etag = digest(identity, head, self.size)
 
@@ -161,7 +162,7 @@ class _Parts:
         i = bisect_right(self._ends, wanted.start) - 1
         while i < len(self._index) and self._ends[i] < wanted.stop:
             at = self._ends[i]
-            parts: tuple[Part, ...] = (self._head, *self._index.parts(i))
+            parts: tuple[Part, ...] = (self._head if i else self._head[2:], *self._index.parts(i))
             for part in parts:
                 size = len(part) if isinstance(part, bytes) else part.size
                 inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
@@ -184,24 +185,10 @@ async def _frames(request: Request, instance: Instance, index: FrameIndex) -> Re
         rope = Rope(index.parts(0), identity=identity)
         return await body_answer(request, Body([Section(rope, instance)]), {"content-type": choice.content_type})
     boundary = boundary_of(digest(identity))
-    head = f"--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
-    parts = _Parts(index, b"\r\n" + head, identity)
-    # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
-    rope = Rope([_Behind(parts, 2), f"\r\n--{boundary}--\r\n".encode()], identity=identity)
+    head = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
+    rope = Rope([_Parts(index, head, identity), f"\r\n--{boundary}--\r\n".encode()], identity=identity)
     headers = {"content-type": multipart_type(choice.media_type, boundary)}
     return await body_answer(request, Body([Section(rope, instance)]), headers)
-
-
-class _Behind:
-    """What is laid out, without its first bytes."""
-
-    def __init__(self, laid: _Parts, skip: int) -> None:
-        self._laid, self._skip = laid, skip
-        self.size, self.etag = laid.size - skip, laid.etag
-
-    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
-        """Give the parts that `wanted` touches."""
-        return self._laid.within(ByteRange(wanted.start + self._skip, wanted.stop + self._skip))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -244,7 +231,12 @@ async def _all(request: Request, *, pixels_only: bool) -> Response:
     status = partly(headers, gone)
     headers["content-type"] = multipart_type("application/octet-stream", boundary)
     pieces = _sent(request, states, boundary, pixels_only=pixels_only)
-    return stream_answer(request, pieces, headers, status=status)
+    first = await anext(pieces)
+    if first.startswith(f"--{boundary}--".encode()):
+        raise (
+            NoPixelData("none of these instances has Pixel Data") if pixels_only else NotThere("there is no bulk data")
+        )
+    return stream_answer(request, pieces, headers, first=first, status=status)
 
 
 async def _sent(request: Request, states: States, boundary: str, *, pixels_only: bool) -> AsyncGenerator[bytes]:

@@ -66,7 +66,8 @@ def partly(headers: dict[str, str], gone: int) -> HTTPStatus:
     if not gone:
         return HTTPStatus.OK
     files = "the file of 1 instance is" if gone == 1 else f"the files of {gone} instances are"
-    headers["warning"] = f'299 multiframe "{files} gone: left out"'
+    told = f'299 multiframe "{files} gone: left out"'
+    headers["warning"] = f"{headers['warning']}, {told}" if "warning" in headers else told
     return HTTPStatus.PARTIAL_CONTENT
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.catalog import Catalog
-from multiframe.errors import InstanceNotFound, NoPixelData, NotAcceptable, NotFramewise
+from multiframe.errors import NoPixelData, NotAcceptable, NotFramewise
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.picture import revision
@@ -29,9 +29,11 @@ from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
 from multiframe.web.media import boundary_of, digest, multipart_type, parse_accept
+from multiframe.web.metadata import partly, settled
 from multiframe.web.once import Gone, Shared
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
-from multiframe.web.workers import Workers, gone, who
+from multiframe.web.workers import Workers, who
+from multiframe.web.workers import gone as client_gone
 
 __all__ = ["ROUTES", "wado_uri_picture"]
 
@@ -80,19 +82,19 @@ async def instance_rendered(request: Request) -> Response:
 async def series_rendered(request: Request) -> Response:
     """``…/series/{series}/rendered`` and ``…/studies/{study}/rendered``: one picture an instance, if it has any."""
     wanted = _wanted(request)
-    study, series, listed = await _listed(request)
+    study, series, listed, gone = await _listed(request)
     if len(listed) > _MOST_INSTANCES:
         raise BadRequest(f"there are {len(listed)} instances, {_MOST_INSTANCES} are the most: ask for single series")
     form = _form(accept_of(request), several=len(listed) > 1)
     if len(listed) == 1:
         return await with_fresh(request, study, series, listed[0], _standing(request, wanted, form))
-    return await _of_each(request, study, series, listed, wanted, form)
+    return await _of_each(request, study, series, listed, wanted, form, gone)
 
 
 async def series_thumbnail(request: Request) -> Response:
     """``…/series/{series}/thumbnail`` and ``…/studies/{study}/thumbnail``: that of an instance in the middle."""
     wanted = _wanted(request)
-    study, series, listed = await _listed(request)
+    study, series, listed, _ = await _listed(request)
     form = _form(accept_of(request), several=False)
     catalog: Catalog = request.app.state.catalog
     from_the_middle = sorted(range(len(listed)), key=lambda i: abs(2 * i - len(listed)))
@@ -161,14 +163,10 @@ def _form(accept: str, *, several: bool) -> Form:
         raise BadRequest(str(error)) from None
 
 
-async def _listed(request: Request) -> tuple[str, str | None, list[str]]:
-    """Give study, series (None: all of the study) and the instances in there."""
-    study, series = request.path_params["study"], request.path_params.get("series")
-    catalog: Catalog = request.app.state.catalog
-    listed = await asyncio.to_thread(catalog.series_instances, study, series)
-    if not listed:
-        raise InstanceNotFound("no instance of that study or series is known")
-    return study, series, listed
+async def _listed(request: Request) -> tuple[str, str | None, list[str], int]:
+    """Give study, series (None: all of the study), the instances in there, and of how many the file is gone."""
+    states, gone = await settled(request)
+    return request.path_params["study"], request.path_params.get("series"), [uid for uid, _ in states], gone
 
 
 async def _count(instance: Instance) -> int:
@@ -276,7 +274,7 @@ async def _several(
 
 
 async def _of_each(
-    request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, form: Form
+    request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, form: Form, gone: int
 ) -> Response:
     """Answer with one picture an instance, in parts; those that have none are left out."""
     boundary = boundary_of(_key(f"{study} {series} {listed!r}", wanted, form))
@@ -304,9 +302,9 @@ async def _of_each(
     first = await anext(given)
     if not begun:
         raise NoPixelData("none of these instances has a picture")
-    return stream_answer(
-        request, given, _headers(wanted, form, boundary) | {"cache-control": ASK}, first=first, held=None
-    )
+    headers = _headers(wanted, form, boundary) | {"cache-control": ASK}
+    status = partly(headers, gone)
+    return stream_answer(request, given, headers, first=first, held=None, status=status)
 
 
 async def _drawn(
@@ -352,7 +350,7 @@ async def _drawn(
     # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
     cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
     shared = await works.made.do(
-        (instance.stat.identity, index, presentation), make, who=who(request), gone=partial(gone, request),
+        (instance.stat.identity, index, presentation), make, who=who(request), gone=partial(client_gone, request),
         cost=min(cost, budget.limit), each=each, timeout=None if begun else settings.memory_wait,
     )  # fmt: skip
     if known is None or not known.complete:

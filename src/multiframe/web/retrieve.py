@@ -1,12 +1,14 @@
 """WADO-RS instances, series and studies: Part 10 files, in parts or one alone (PS3.18 10.4.1.1.1 to 10.4.1.1.3).
 
 An address and an Accept header become a `Body` whose size is known before its first byte: of each file what it is made
-of is settled first, then it is laid out anew when its turn comes. It must not know how a file is wrapped, nor how a
+of is settled first, then it is laid out anew when its turn comes. Only files whose frames are encoded anew have no size
+before: they are made while they are sent. It must not know how a file is wrapped, nor how a
 body leaves.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Final, NamedTuple, cast
 
@@ -14,20 +16,44 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.catalog import Catalog
-from multiframe.errors import FormatError, FrameNotFound, InstanceNotFound, NotAcceptable
+from multiframe.errors import FormatError, FrameNotFound, NotAcceptable, SourceChanged
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
-from multiframe.part10 import Decoding, Singles, can_hold, decoded, derived_uid, legacy, stored, syntax_given
-from multiframe.rope import Rope
+from multiframe.part10 import (
+    Decoding,
+    Singles,
+    can_hold,
+    decoded,
+    derived_uid,
+    encoded,
+    item,
+    legacy,
+    stored,
+    syntax_given,
+)
+from multiframe.ranges import Buffer, ByteRange
+from multiframe.rope import Made, Rope
 from multiframe.settings import Settings
 from multiframe.source import run
-from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, syntax_of
-from multiframe.transcode import decoded_spec, making, targets
-from multiframe.web.answers import Body, Later, Section, body_answer
+from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
+from multiframe.transcode import decoded_spec, encoded_spec, fingerprint, making, targets
+from multiframe.web.answers import (
+    ASK,
+    Body,
+    Later,
+    Section,
+    body_answer,
+    lasting,
+    leased,
+    made_once,
+    not_modified,
+    stream_answer,
+)
 from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
 from multiframe.web.media import PART10, boundary_of, choose_files, digest, multipart_type, parse_accept
+from multiframe.web.metadata import partly, settled
 
 __all__ = ["LAYOUTS", "ROUTES", "File", "Files", "file_answer", "layout_of"]
 
@@ -40,6 +66,21 @@ LAYOUTS: Final = ("stored", "legacy", "single")
 """How files can be wrapped."""
 
 
+class Encoded(NamedTuple):
+    """A file whose frames are encoded while it is sent.
+
+    Attributes
+    ----------
+    etag : str
+        What changes where a byte does.
+    lay : callable
+        Gives the instance, what stands before and behind the frames, and what makes each of them.
+    """
+
+    etag: str
+    lay: Callable[[], Awaitable[tuple[Instance, Rope, Rope, Callable[[int], Made]]]]
+
+
 class File(NamedTuple):
     """One file of an answer, settled.
 
@@ -49,13 +90,13 @@ class File(NamedTuple):
         Its SOP Instance UID.
     syntax : str
         Transfer Syntax UID it leaves in.
-    section : Section or Later
+    section : Section, Later or Encoded
         Its bytes.
     """
 
     instance: str
     syntax: str
-    section: Section | Later
+    section: Section | Later | Encoded
 
 
 def layout_of(request: Request, default: str) -> str:
@@ -119,10 +160,12 @@ class Files:
 
         async def use(instance: Instance) -> list[File]:
             await current(instance)
-            known = instance.known
+            known, held = instance.known, instance.held
             try:
                 return await asyncio.to_thread(self._files, instance, number)
             finally:
+                if instance.held != held:
+                    cast(Catalog, self._request.app.state.catalog).weigh(instance)
                 if instance.known is not known:
                     self._request.app.state.indexer.complete(instance)
 
@@ -137,8 +180,11 @@ class Files:
         indices = [None] if not split else range(count) if number is None else [number - 1]
         if len(indices) > MOST_PARTS:
             raise TooMuch(f"the instance has {count} frames: {MOST_PARTS} are the most in one answer, ask for each")
-        decode = self._decodes(instance, 1 if number is not None else None)
-        syntax = EXPLICIT_LE if decode else syntax_given(header).uid
+        target = self._target(instance, 1 if number is not None else None)
+        syntax = syntax_given(header).uid if target is None else target.uid
+        if target is not None and target.encapsulated:
+            return [File(uid, syntax, self._encoded(instance, target))]
+        decode = target is not None
         lay = partial(self._laid, number=number, decode=decode)
 
         async def later(i: int | None) -> Section:
@@ -153,6 +199,25 @@ class Files:
             files.append(File(uid if i is None else derived_uid(uid, i + 1), syntax, section))
         return files
 
+    def _encoded(self, instance: Instance, target: TransferSyntax) -> Encoded:
+        """Settle a file whose frames are encoded anew."""
+        uid, made = instance.header.sop_instance_uid, making(instance.spec, instance.frame_syntax, target)
+        facts = instance.stat.identity, fingerprint(instance.frame_syntax, target), instance.spec
+
+        def laid(instance: Instance) -> tuple[Rope, Rope]:
+            said = encoded_spec(instance.spec, instance.frame_syntax, target)
+            plan = encoded(instance.header, _all(instance), instance.stat.size, said, target)
+            return run(plan, instance.source, identity=instance.stat.identity)
+
+        async def lay() -> tuple[Instance, Rope, Rope, Callable[[int], Made]]:
+            instance = await find(self._request.app.state.catalog, self._study, self._series, uid)
+            if (instance.stat.identity, fingerprint(instance.frame_syntax, target), instance.spec) != facts:
+                raise SourceChanged("the file is not the one this answer began with")
+            before, behind = await asyncio.to_thread(laid, instance)
+            return instance, before, behind, lambda i: made(instance.index.parts(i), i)
+
+        return Encoded(f'"{digest(*facts)}"', lay)
+
     def _laid(self, instance: Instance, i: int | None, number: int | None, decode: bool) -> Rope:
         header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
         decoding = _decoding(instance) if decode else None
@@ -160,7 +225,8 @@ class Files:
             if self._singles is None or self._singles[0] != f"{header.sop_instance_uid} {identity}":
                 self._singles = None
                 index = instance.complete() if number is None or decoding else instance.grow(i)
-                singles = Singles(header, index, _count(instance), decoding=decoding, identity=identity)
+                count, items = _count(instance), instance.items
+                singles = Singles(header, index, count, items=items, decoding=decoding, identity=identity)
                 self._singles = f"{header.sop_instance_uid} {identity}", singles
             return self._singles[1].rope(i)
         if decoding is not None:
@@ -171,40 +237,41 @@ class Files:
             plan = stored(header, size, identity=identity)
         return run(plan, instance.source, identity=instance.stat.identity)
 
-    def _decodes(self, instance: Instance, frames: int | None) -> bool:
-        """Choose between as stored and decoded: the first that the client takes and that can be had."""
+    def _target(self, instance: Instance, frames: int | None) -> TransferSyntax | None:
+        """Choose among as stored (None), decoded, encoded anew: the first that the client takes and that can be had."""
         header = instance.header
         given = syntax_given(header)
         why = f"can be given as {PART10}; transfer-syntax={given.uid}: not what Accept names"
         for wanted in self._syntaxes:
             if wanted in ("*", given.uid) or (header.pixel_data is None and (not wanted or wanted in SYNTAXES)):
-                return False
-            if wanted == EXPLICIT_LE or not wanted:
-                size = self._decoded_size(instance, frames)
+                return None
+            target = syntax_of(wanted or EXPLICIT_LE) if not wanted or wanted in SYNTAXES else None
+            if target is not None and (not target.encapsulated or self._layout != "single"):
+                size = self._decoded_size(instance, frames, target)
                 if size and size <= self._left and (wanted or not given.lossy):
                     self._left -= size
-                    return True
+                    return target
                 if not wanted:
-                    return False
+                    return None
                 if size > self._left:
                     why = f"would have {size} bytes when it is decoded, more than is allowed: ask for transfer-syntax=*"
         raise NotAcceptable(f"instance {header.sop_instance_uid} is stored as {instance.syntax} and {why}")
 
-    def _decoded_size(self, instance: Instance, frames: int | None) -> int:
-        """Say how many bytes its frames have when they are decoded; 0: they cannot be."""
+    def _decoded_size(self, instance: Instance, frames: int | None, target: TransferSyntax) -> int:
+        """Say how many bytes its frames have when they are decoded; 0: they cannot be had in that syntax."""
         given = syntax_given(instance.header)
         try:
             spec = instance.spec
         except FormatError:
             return 0  # nobody knows what its pixels are
-        if not given.encapsulated or given.family == "video" or syntax_of(EXPLICIT_LE) not in targets(spec, given):
+        if target == given or given.family == "video" or target not in targets(spec, given):
             return 0
         after = decoded_spec(spec, given)
         count = instance.header.declared_frames or 1
         if after.frame_bits // 8 * min(count, frames or count) > self._left:
             return after.frame_bits // 8 * count  # without looking for any
         index = instance.complete()
-        if index.damage is not None or not can_hold(after, frames or len(index)):
+        if index.damage is not None or not (target.encapsulated or can_hold(after, frames or len(index))):
             return 0
         budget: MemoryBudget = self._request.app.state.budget
         largest = max((sum(part.size for part in index.parts(i)) for i in range(len(index))), default=0)
@@ -240,26 +307,22 @@ async def retrieve(request: Request) -> Response:
     p = request.path_params
     study, series = p["study"], p.get("series")
     layout = layout_of(request, request.app.state.settings.layout_rs)
-    if "instance" in p:
-        uids: Sequence[str] = [p["instance"]]
-    else:
-        catalog: Catalog = request.app.state.catalog
-        uids = await asyncio.to_thread(catalog.series_instances, study, series)
-    if not uids:
-        raise InstanceNotFound("no instance of that study or series is known")
+    # Of files that are gone it is said how many: nothing else can be had of them, and the rest can.
+    states, gone = ([(p["instance"], ())], 0) if "instance" in p else await settled(request)
+    uids = [uid for uid, _ in states]
     if len(uids) > MOST_PARTS:
         raise TooMuch(f"there are {len(uids)} instances: {MOST_PARTS} are the most in one answer, ask by series")
     alone = len(uids) == 1
     taken = choose_files(parse_accept(accept_of(request)), alone=alone)
-    settled = Files(request, study, series, layout=layout, syntaxes=taken.syntaxes, alone=alone)
+    given = Files(request, study, series, layout=layout, syntaxes=taken.syntaxes, alone=alone)
     files: list[File] = []
     for uid in uids:
-        files += await settled.of(uid)
+        files += await given.of(uid)
         if len(files) > MOST_PARTS:
             raise TooMuch(f"these are more than {MOST_PARTS} files: ask for fewer instances at once")
     if taken.multipart:
-        return await _in_parts(request, files)
-    return await file_answer(request, files, _type(files[0]))
+        return await _in_parts(request, files, gone)
+    return await file_answer(request, files, _type(files[0]), gone)
 
 
 async def frame_file(request: Request) -> Response:
@@ -273,30 +336,105 @@ async def frame_file(request: Request) -> Response:
         raise BadRequest("a frame is a number from 1 on")
     named = [syntax for e in parse_accept(accept_of(request)) for syntax in e.values("transfer-syntax")]
     syntaxes = named or [request.query_params.get("transferSyntax", "*")]
-    settled = Files(request, p["study"], p["series"], layout="single", syntaxes=syntaxes, alone=True)
-    files = await settled.of(p["instance"], number=int(text))
+    given = Files(request, p["study"], p["series"], layout="single", syntaxes=syntaxes, alone=True)
+    files = await given.of(p["instance"], number=int(text))
     return await file_answer(request, files, PART10)
 
 
-async def file_answer(request: Request, files: Sequence[File], content_type: str) -> Response:
-    """Answer with one file as the whole body."""
+async def file_answer(request: Request, files: Sequence[File], content_type: str, gone: int = 0) -> Response:
+    """Answer with one file as the whole body; `gone`: how many there were besides."""
     (file, *more) = files
     if more:
         raise NotAcceptable(f'these are {len(files)} files: they are given as multipart/related; type="{PART10}"')
-    return await body_answer(request, Body([file.section]), {"content-type": content_type})
+    if isinstance(file.section, Encoded):
+        return await _while_made(request, files, None, content_type, gone)
+    return await _answer(request, Body([file.section]), content_type, gone)
 
 
-async def _in_parts(request: Request, files: Sequence[File]) -> Response:
+async def _answer(request: Request, body: Body, content_type: str, gone: int) -> Response:
+    headers = {"content-type": content_type}
+    if gone:
+        headers["cache-control"] = ASK  # they may be back
+    return await body_answer(request, body, headers, whole=partly(headers, gone))
+
+
+async def _in_parts(request: Request, files: Sequence[File], gone: int) -> Response:
     """Answer with files in parts; equal files give equal bytes, boundary included."""
     boundary = boundary_of(digest(*((file.section.etag, file.syntax) for file in files)))
+    content_type = multipart_type(PART10, boundary)
+    if any(isinstance(file.section, Encoded) for file in files):
+        return await _while_made(request, files, boundary, content_type, gone)
     sections: list[Section | Later] = []
     for file in files:
+        assert not isinstance(file.section, Encoded)
         head = f"{'\r\n' if sections else ''}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n"
         sections += [_literal(head), file.section]
     sections.append(_literal(f"\r\n--{boundary}--\r\n"))
-    content_type = multipart_type(PART10, boundary)
     body = Body(sections, held=_HELD * len(files))
-    return await body_answer(request, body, {"content-type": content_type})
+    return await _answer(request, body, content_type, gone)
+
+
+async def _while_made(
+    request: Request, files: Sequence[File], boundary: str | None, content_type: str, gone: int
+) -> Response:
+    """Answer with files of which some are made while they are sent; of no known length."""
+    headers = {
+        "etag": f'"{digest(boundary, *((file.section.etag, file.syntax) for file in files))}"',
+        "cache-control": ASK if gone else lasting(request), "vary": "Accept", "content-type": content_type,
+    }  # fmt: skip
+    kept = await not_modified(request, headers)
+    if kept is not None:
+        return kept
+    status = partly(headers, gone)
+    pieces = _pieces(request, files, boundary)
+    first: Buffer = b"" if request.method == "HEAD" else await anext(pieces)  # an error of it still has a status
+    return stream_answer(request, pieces, headers, first=first, held=None, status=status)
+
+
+async def _pieces(request: Request, files: Sequence[File], boundary: str | None) -> AsyncGenerator[Buffer]:
+    begun, line = False, ""
+    for file in files:
+        head = f"{line}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n".encode() if boundary else b""
+        line = "\r\n"
+        given = _anew(request, file.section, begun) if isinstance(file.section, Encoded) else _known(
+            request, Body([file.section]), begun
+        )  # fmt: skip
+        async with aclosing(given):
+            async for piece in given:
+                if head:  # behind the first piece of the file, which may say that it cannot be had
+                    yield head
+                    head = b""
+                yield piece
+                begun = True
+    if boundary:
+        yield f"\r\n--{boundary}--\r\n".encode()
+
+
+async def _known(request: Request, body: Body, begun: bool) -> AsyncGenerator[Buffer]:
+    """Give a file of known size, or a part of one."""
+    piece = cast(Settings, request.app.state.settings).piece
+    for at in range(0, body.size, piece):
+        wanted = ByteRange(at, min(at + piece, body.size))
+        with await leased(request, wanted.size + body.heavy, begun=begun or at > 0):
+            for buffer in await body.read(request, wanted):
+                yield buffer
+
+
+async def _anew(request: Request, section: Encoded, begun: bool) -> AsyncGenerator[Buffer]:
+    """Give a file whose frames are encoded anew: each is made when the one before has left."""
+    instance, before, behind, made = await section.lay()
+    piece = cast(Settings, request.app.state.settings).piece
+    head = Body([Section(before, instance)])
+    for i in range(len(instance.index)):
+        # The first before anything leaves: if it cannot be had, that has a status.
+        with await made_once(request, made(i), instance, each=0 if i else piece, begun=begun or i > 0) as frame:
+            for at in range(0, 0 if i else head.size, piece):
+                for buffer in await head.read(request, ByteRange(at, min(at + piece, head.size))):
+                    yield buffer
+            for buffer in item(frame):
+                yield buffer
+    async for buffer in _known(request, Body([Section(behind, instance)]), True):
+        yield buffer
 
 
 def _type(file: File) -> str:

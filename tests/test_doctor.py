@@ -209,6 +209,31 @@ def test_how_long_a_certificate_lasts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert of("tls", installation(tmp_path, certificate=(made.cert, made.key)))[0].state == state
 
 
+def test_who_may_come_in(tmp_path: Path) -> None:
+    everybody = "0.0.0.0"  # noqa: S104
+    assert one("doors", installation(tmp_path)).state == "good"
+    assert one("doors", installation(tmp_path, host=everybody)).state == "bad"
+    open_to_all = Settings(anonymous=True)
+    assert one("doors", installation(tmp_path, host=everybody, settings=open_to_all)).state == "warning"
+    (tokens := tmp_path / "tokens").write_text("# nobody\n")
+    tokens.chmod(0o600)
+    locked = installation(tmp_path, host=everybody, settings=Settings(tokens=str(tokens)))
+    assert one("doors", locked).state == "good"
+    tokens.chmod(0o644)
+    assert "chmod 600" in of("doors", locked)[0].remedy
+    tokens.write_text(f"{SECRET} nonsense\n")
+    found = one("doors", locked)
+    assert found.state == "bad"
+    assert SECRET not in str(found)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        keys = f"https://127.0.0.1:{nobody.getsockname()[1]}/keys?secret={SECRET}"
+        far = Settings(oidc_issuer="https://id.example.org", oidc_audience="us", oidc_keys=keys)
+        found = of("doors", installation(tmp_path, settings=far))[0]
+    assert (found.state, "gives no keys" in found.message) == ("bad", True)
+    assert SECRET not in str(found)
+
+
 def test_a_server_for_others_without_tls(tmp_path: Path) -> None:
     assert one("tls", installation(tmp_path, host="0.0.0.0")).state == "warning"  # noqa: S104
 

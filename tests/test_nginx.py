@@ -45,16 +45,19 @@ class Nginx:
         self.base = f"https://{NAME}:{port}"
         self.clients = {two: httpx.Client(http2=two, verify=context, timeout=60) for two in (False, True)}
 
-    def request(self, url: str, method: str = "GET", *, two: bool = True, **headers: str) -> httpx.Request:
+    def request(
+        self, url: str, method: str = "GET", *, two: bool = True, content: Iterator[bytes] | None = None, **headers: str
+    ) -> httpx.Request:
         """Make a request for an address as the server gives it, or a path."""
         parts = urlsplit(url if "://" in url else f"{self.base}/{url}")
         assert f"{parts.scheme}://{parts.netloc}" == self.base, "an address on another server"
         given = {"host": parts.netloc} | {k.replace("_", "-"): v for k, v in headers.items()}
         here = parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
-        return self.clients[two].build_request(method, here, headers=given, extensions={"sni_hostname": NAME})
+        named = {"sni_hostname": NAME}
+        return self.clients[two].build_request(method, here, headers=given, content=content, extensions=named)
 
     def get(self, url: str, *, two: bool = True, **headers: str) -> httpx.Response:
-        return self.clients[two].send(self.request(url, two=two, **headers))
+        return self.clients[two].send(self.request(url, two=two, content=None, **headers))
 
     def log(self) -> str:
         return (self.folder / "multiframe.log").read_text()
@@ -270,6 +273,33 @@ def test_an_answer_that_breaks_off_is_seen_to_break_off(path: Path, tmp_path: Pa
                 b"".join(answer.iter_raw())
             answer.close()
             copy.write_bytes(path.read_bytes())
+
+
+def test_an_upload_passes_through_as_it_comes(path: Path, tmp_path: Path) -> None:
+    """More than nginx would take by itself (1 MB), of no length that is known, and nothing of it on nginx's disk."""
+    store, data = tmp_path / "store", path.read_bytes()
+    (made := tmp_path / "nginx").mkdir()
+    with (
+        serving([], "--store", str(store), "--trusted-proxy", "127.0.0.1", cache=tmp_path, wait=False) as server,
+        nginx(made, urlsplit(server.url).netloc) as proxy,
+    ):
+        assert len(data) > 4 << 20
+
+        def slowly() -> Iterator[bytes]:
+            yield data[: 2 << 20]
+            deadline = time.monotonic() + 20
+            while not any(p.stat().st_size > 1 << 20 for p in (store / ".multiframe-incoming").rglob("*~*")):
+                assert time.monotonic() < deadline, "it does not reach the server before its end has been sent"
+                time.sleep(0.02)
+            assert not any((proxy.folder / "body").rglob("*"))
+            yield data[2 << 20 :]
+
+        request = proxy.request("dicom-web/studies", "POST", content=slowly(), content_type="application/dicom")
+        answer = proxy.clients[True].send(request)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["00081190"]["Value"][0].startswith(f"{proxy.base}/dicom-web/studies/")
+        (kept,) = store.rglob("*.dcm")
+        assert kept.read_bytes() == data
 
 
 def test_below_a_path(server: Server, instance: str, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def refused(url: str) -> bool:
         return True
 
 
-def until(condition: Any, seconds: float = 15) -> None:
+def until(condition: Any, seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it does not come about"
@@ -130,6 +130,55 @@ def test_who_takes_too_long_is_left(path: Path, file: str, tmp_path: Path) -> No
             with pytest.raises(httpx.HTTPError):
                 client.take_all()
     assert psutil.wait_procs(children, 5)[1] == []
+
+
+class Sender:
+    """A client that stores one instance, as slowly as it is told to."""
+
+    def __init__(self, url: str, data: bytes) -> None:
+        where = httpx.URL(url)
+        self._socket = socket.create_connection((where.host, where.port or 0), timeout=30)
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
+        self._socket.sendall(f"{head}Content-Type: application/dicom\r\n\r\n".encode())
+        self.data = data
+
+    def send(self, start: int, stop: int | None = None) -> None:
+        self._socket.sendall(self.data[start:stop])
+
+    def status(self) -> int:
+        """The status of the answer; 0: the connection was closed without one."""
+        with self._socket:
+            try:
+                line = self._socket.makefile("rb").readline()
+            except OSError:
+                return 0
+        return int(line.split()[1]) if line else 0
+
+
+def test_an_upload_under_way_is_stored_or_leaves_no_trace(path: Path, tmp_path: Path) -> None:
+    store, data = tmp_path / "store", path.read_bytes()
+    options = ("--store", store, "--port", "0", "--shutdown-timeout")
+    with command("serve", *options, "30", cache=tmp_path) as (process, url):
+        sender = Sender(url, data)
+        sender.send(0, 100_000)
+        until(lambda: list((store / ".multiframe-incoming").rglob("*~*")))
+        process.send_signal(signal.SIGTERM)
+        until(lambda: refused(url))
+        sender.send(100_000)
+        assert sender.status() == 200
+        assert process.wait(15) == 0
+    (kept,) = store.rglob("*.dcm")
+    assert kept.read_bytes() == data
+    kept.unlink()
+    with command("serve", *options, "1", cache=tmp_path) as (process, url):
+        sender = Sender(url, data)
+        sender.send(0, 100_000)
+        until(lambda: list((store / ".multiframe-incoming").rglob("*~*")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert sender.status() != 200
+    assert not [p for p in store.rglob("*") if p.is_file()]
+    assert not list((store / ".multiframe-incoming").iterdir())
 
 
 def test_a_second_signal_ends_it_at_once(path: Path, file: str, tmp_path: Path) -> None:

@@ -205,7 +205,9 @@ def _far_root(root: str) -> _Found:
         from obstore.store import from_url
 
         options: Any = {"connect_timeout": "5s", "timeout": "10s"}
-        store = from_url(f"{parts.scheme}://{parts.netloc}{parts.path}", client_options=options)
+        patience: Any = {"max_retries": 1, "retry_timeout": datetime.timedelta(seconds=10)}
+        address = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        store = from_url(address, client_options=options, retry_config=patience)
         if parts.scheme in ("http", "https"):
             store.head("")
         else:
@@ -342,6 +344,47 @@ def _answers(given: Installation) -> bool:
     return False
 
 
+def _doors(given: Installation) -> Iterator[_Found]:
+    from multiframe.web.doors import Keys
+    from multiframe.web.issuer import fetch
+
+    settings = given.settings
+    near = given.host in ("127.0.0.1", "::1", "localhost")
+    try:
+        keys = Keys(settings)
+    except ValueError as error:
+        yield "bad", str(error), "see --oidc-issuer and --oidc-audience"
+        return
+    keys.close()
+    if settings.tokens and Path(settings.tokens).stat().st_mode & 0o077:
+        yield "warning", f"{settings.tokens} can be read by others", f"chmod 600 {settings.tokens}"
+    if settings.oidc_issuer:
+        discovery = f"{settings.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
+        try:
+            fetch(settings.oidc_keys or discovery)
+        except (OSError, ValueError) as error:
+            host = urlsplit(settings.oidc_keys or discovery).hostname
+            yield (
+                "bad",
+                f"the identity provider at {host} gives no keys: {type(error).__name__}",
+                ("see that this machine reaches it, and that --oidc-issuer is as its tokens have it"),
+            )
+    if not keys.locked and not settings.anonymous and not near:
+        yield (
+            "bad",
+            f"{given.host} is not this machine alone, and nobody is named who may come in",
+            ("give --tokens or --oidc-issuer, or --anonymous if anybody may read everything"),
+        )
+    elif settings.anonymous and not near:
+        yield (
+            "warning",
+            f"anybody who reaches {given.host} may read everything",
+            "take --anonymous back, if that is not meant",
+        )
+    else:
+        yield "good", "who may come in is said" if keys.locked else "only who is on this machine comes in"
+
+
 def _tls(given: Installation) -> Iterator[_Found]:
     if given.certificate is None:
         near = given.host in ("127.0.0.1", "::1", "localhost")
@@ -456,6 +499,6 @@ def _memory(given: Installation) -> Iterator[_Found]:
 
 
 _LOOKS: tuple[Callable[[Installation], Iterator[_Found]], ...] = (
-    _configuration, _python, _packages, _codecs, _roots, _folders, _database, _port, _tls, _viewer, _clock,
+    _configuration, _python, _packages, _codecs, _roots, _folders, _database, _port, _doors, _tls, _viewer, _clock,
     _descriptors, _memory,
 )  # fmt: skip

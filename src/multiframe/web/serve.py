@@ -52,7 +52,7 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_"
 """Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
 after: that costs more than reading and sending it (decision 0012)."""
 
-_AFTERWARDS = 5.0
+_AFTERWARDS = 10.0
 """Seconds a child has, beyond those in which answers may be finished, to close what it holds."""
 
 _LAST_WORD = 0.2

@@ -437,6 +437,9 @@ def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], Non
                 taken.close()
             await asyncio.sleep(_LAST_WORD)
             await super().shutdown(sockets)
+            # What took too long was told to end, and tidies up: an upload takes away what it has written.
+            if left := list(self.server_state.tasks):
+                await asyncio.wait(left, timeout=_AFTERWARDS / 2)
 
     server = Server(config)
 

@@ -9,7 +9,7 @@ BIN    := .venv/bin
 LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
-.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index requirements clean
+.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index audit requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ bench: .venv/.dev viewer  ## measure (benchmarks/README.md says what)
 
 bench-index: .venv/.bench  ## measure finding frames, beside pydicom, highdicom, wsidicom
 	@exec $(BIN)/python -m benchmarks index index-far $(ARGS)
+
+audit:  ## compare every dependency with the advisories there are (needs a network that has them)
+	@tools/audit
 
 requirements:  ## pin what pyproject.toml asks for, anew
 	@tools/requirements

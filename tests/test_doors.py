@@ -259,9 +259,7 @@ def test_no_address_shows_another_study(
                 assert mixed.text.replace(other.instance, NOWHERE) == nobody.text
 
 
-def test_a_series_of_ours_with_an_instance_of_another(
-    catalog: Catalog, file: Path, places: tuple[Place, Place]
-) -> None:
+def test_a_series_of_ours_and_an_instance_of_another(catalog: Catalog, file: Path, places: tuple[Place, Place]) -> None:
     ours, other = places
     header = given(file, studies=ours.study)
     with locked(catalog, file) as client:

@@ -1,12 +1,15 @@
 """HTTP/2 over TLS and HTTP/1.1 beside it: the same answers, from the same processes."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,30 @@ def test_certificates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     locked.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(b"secret")))
     with pytest.raises(SourceError):
         check(Certificate(made.cert, locked))
+
+
+def test_old_tls_and_plain_http_are_refused(server: Server, url: str) -> None:
+    where = httpx.URL(server.url)
+    for version, good in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers("ALL:@SECLEVEL=0")  # ours would not even try
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = version
+        with socket.create_connection((where.host, where.port), timeout=15) as plain:
+            if good:
+                with context.wrap_socket(plain) as s:
+                    assert s.version() == "TLSv1.2"
+            else:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    context.wrap_socket(plain)
+    with socket.create_connection((where.host, where.port), timeout=15) as plain:
+        plain.sendall(f"GET /{url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := plain.recv(1 << 16):
+                answer += data
+        assert b"HTTP" not in answer
+        assert len(answer) < 16, "an alert at most"

@@ -6,6 +6,7 @@ found, nor HTTP.
 """
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from multiframe.header import Header
 from multiframe.instance import header_of
 from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
+from multiframe.places import shown
 from multiframe.schema import columns_of, instances, objects, requests, requests_of, series, shared_out, studies
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, Identity, ObjectStat
@@ -89,6 +91,9 @@ def read_record(path: bytes, stat: ObjectStat | None, settings: Settings, budget
     near = isinstance(source, FileSource)
     if near:
         stat = stat or source.stat()
+        # Behind the look at its state, and before that state is read: a link put in its place leads nowhere.
+        if os.path.realpath(path) != path:
+            raise SourceNotFound(f"{shown(path)}: a link has taken its place, and nothing outside the roots is read")
     limits = {"first_read": settings.first_read, "max_header": settings.max_header}
     try:
         _, header = header_of(source, stat.identity if near and stat else None, budget, **limits)

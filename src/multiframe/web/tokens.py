@@ -103,6 +103,8 @@ def read_line(line: str) -> Kept:
         raise ValueError(f"actions are some of {', '.join(sorted(ACTIONS))}, with commas between them")
     ends = float("inf")
     if until != "-":
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", until):
+            raise ValueError("until when is a day such as 2027-01-31, or -")
         ends = datetime.combine(date.fromisoformat(until), datetime.min.time(), UTC).timestamp() + 86_400
     return Kept(bytes.fromhex(digest), Access(who, known, studies_of(studies.split(","))), ends)
 

@@ -30,7 +30,7 @@ from multiframe.ranges import Buffer, ByteRange
 from multiframe.source import ByteSource, FileSource, Identity, ObjectStat, Reply
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
+    from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 __all__ = ["RemoteSource", "listed", "source_of"]
@@ -178,7 +178,7 @@ class RemoteSource:
                 result = await obstore.get_async(store, path, options=ranged)
             except NotSupportedError:  # 200 to a Range: obstore has dropped it
                 result = await obstore.get_async(store, path, options=conditions)
-            stat = _stat_of(result)
+            stat = _stat_of(result.meta)
             if identity is not None and stat.identity != identity:
                 raise self._changed()
             if result.attributes.get("Content-Encoding", "identity") not in ("identity", ""):
@@ -338,11 +338,10 @@ def listed(url: str, *, timeout: float = 30.0, retries: int = 4) -> Iterator[tup
         for chunk in obstore.list(store, prefix=prefix or None, chunk_size=1000):
             for meta in chunk:
                 some = True
-                etag = meta["e_tag"] or ""
-                strong = bool(etag) and not etag.startswith("W/")
-                last = meta["version"] or "" if strong else int(meta["last_modified"].timestamp())
-                identity = (_STRONG if strong else _WEAK, etag, last, meta["size"])
-                yield f"{scheme}://{bucket}/{meta['path']}", ObjectStat(meta["size"], identity)
+                etag = meta["e_tag"]
+                if etag and not etag.startswith(('"', "W/")):  # Azure's lists leave the quotes out
+                    meta["e_tag"] = f'"{etag}"'
+                yield f"{scheme}://{bucket}/{meta['path']}", _stat_of(meta)
     except (BaseError, OSError, ValueError) as error:
         failure = error if isinstance(error, SourceError) else told._told(error)
     if failure is not None:
@@ -435,16 +434,16 @@ def _store(scheme: str, base: str, timeout: float, retries: int, _: tuple[tuple[
             return HTTPStore(base, client_options=client, retry_config=retry)
 
 
-def _stat_of(result: GetResult) -> ObjectStat:
-    """Read size and identity off a reply.
+def _stat_of(meta: ObjectMeta) -> ObjectStat:
+    """Read size and identity off a reply, or off a line of a list.
 
-    An identity is ``("etag", ETag, version, size)``, or where there is no strong ETag
+    An identity is ``("etag", ETag, "", size)``, or where there is no strong ETag
     ``("modified", weak ETag, seconds since 1970, size)``. Some servers tell none of them: then it is the size alone.
+    A version is not of it: lists do not tell it, and what has the same strong ETag has the same bytes (RFC 9110 8.8.1).
     """
-    meta = result.meta
     size, etag = meta["size"], meta["e_tag"] or ""
     if etag and not etag.startswith("W/"):
-        return ObjectStat(size, (_STRONG, etag, meta["version"] or "", size))
+        return ObjectStat(size, (_STRONG, etag, "", size))
     return ObjectStat(size, (_WEAK, etag, int(meta["last_modified"].timestamp()), size))
 
 

@@ -168,6 +168,22 @@ def test_many_threads_walk_once(monkeypatch):
     assert walks == [119]
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_an_index_that_was_handed_in_unproven_is_proven_before_it_is_called_complete(far):
+    source = Memory(made(JPEG, [[b"\xff\xd8\xff\xda\0\2ab\xff\xd9"]] * 3).data)
+    source.far = far  # type: ignore[attr-defined]
+    opened = multiframe.open(source, proof="whole")
+    whole = opened.index
+    own = FrameIndex(
+        "basic", proof="own", starts=whole.starts[::2], stops=whole.stops[::2], firsts=whole.firsts[:3]
+    )  # fmt: skip
+    instance = Instance(source, opened.stat, opened.header, index=own)
+    assert len(instance) == 2
+    index = instance.complete()
+    assert (len(index), index.proof) == (3, "whole")
+    assert instance.index is index
+
+
 def test_walks_enter_the_budget_and_leave_it():
     budget = MemoryBudget(1 << 20)
     instance = multiframe.instance.open_instance(corpus()["color3d_jpeg_baseline.dcm"], budget=budget)

@@ -288,6 +288,10 @@ class Instance:
         FrameIndex
             With proof ``whole``.
         """
+        known = self._known
+        if known is not None and known.complete and known.proof != "whole":  # handed in: who knows the rest?
+            with self._growing:
+                self._known = None
         if is_far(self.source):
             return self.grow(None)
         known = self.grow(0)

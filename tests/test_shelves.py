@@ -14,7 +14,7 @@ from multiframe.catalog import Catalog
 from multiframe.errors import SourceError, StoreError
 from multiframe.storing import Store, Upload
 from tests.serving import serving
-from tests.test_object_stores import TOOL, enter, moto
+from tests.test_object_stores import TOOLS, enter, moto
 from tests.test_object_stores import Store as Server
 from tests.test_storing import SERIES, STUDY, catalogued, instance, put
 from tests.test_stow import PARTS, STUDIES, in_parts, told
@@ -160,7 +160,7 @@ def test_a_server_over_a_bucket(s3, tmp_path):
 
 @pytest.mark.long
 def test_a_real_object_store(tmp_path, monkeypatch):
-    process = subprocess.Popen([sys.executable, TOOL], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, TOOLS / "s3-server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdin
     assert process.stdout

@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 
 import multiframe
 from multiframe.testing import cine, part10
+from tests.far import FarServer, Fault
 from tests.serving import Server, command, serving
 from tests.test_storing import SERIES
 from tests.test_storing import instance as made
@@ -230,6 +231,26 @@ def test_a_catalog_that_is_taken_away_is_made_again(path: Path, url: str, tmp_pa
         assert "was taken away" in server.process.communicate()[1]
 
 
+def test_a_catalog_that_was_copied_while_it_was_written_to(path: Path, url: str, tmp_path: Path) -> None:
+    """As the how-to says: a back-up by SQLite is one, a restored catalog is believed, and no header is read again."""
+    store = ("--store", str(tmp_path / "store"))
+    with serving([path], *store, cache=tmp_path) as server:
+        assert post(server, made(1)).status_code == 200
+        (database,) = (tmp_path / "multiframe").glob("catalog-*.sqlite")
+        live, copy = sqlite3.connect(database), sqlite3.connect(tmp_path / "copy")
+        with contextlib.closing(live), contextlib.closing(copy):
+            live.backup(copy)
+        assert post(server, made(2)).status_code == 200
+    for file in (tmp_path / "multiframe").glob("catalog-*"):
+        file.unlink()
+    (tmp_path / "copy").rename(database)
+    with serving([path], *store, cache=tmp_path) as server:
+        until(lambda: f"{SERIES}.2" in listed(server))
+        assert {f"{SERIES}.1", f"{SERIES}.2"} < listed(server)
+        assert server.wait_scanned()["registered"] == 1, "what was stored after the back-up, and nothing else"
+        assert frame(server, url).status_code == 200
+
+
 def test_a_catalog_that_others_keep_busy(path: Path, url: str, tmp_path: Path) -> None:
     with serving([path], "--store", str(tmp_path / "store"), cache=tmp_path) as server:
         first = frame(server, url)
@@ -281,6 +302,40 @@ def test_a_file_that_changes_while_it_is_sent(path: Path, url: str, tmp_path: Pa
             copy.write_bytes(path.read_bytes())
             assert frame(server, url).status_code == 200
             assert len(server.get(url, accept=DICOM).content) == len(whole)
+
+
+def test_an_origin_that_is_away_slow_or_hangs_up(path: Path, url: str, tmp_path: Path) -> None:
+    """What is passing is asked for again behind the client's back; else the client is told; others notice nothing."""
+    cine(tmp_path / "near.dcm", frames=2, rows=96, columns=128)
+    near, place = address(tmp_path / "near.dcm"), "/d/cine.dcm"
+    with (
+        FarServer({place: path}) as far,
+        command("serve", far.url(place), tmp_path / "near.dcm", "--port", "0", cache=tmp_path) as (process, at),
+        Server(process, at) as server,
+    ):
+        server.wait_scanned()
+        until(lambda: len(listed(server)) == 2)
+        frames = {number: frame(server, url, number).content for number in (3, 20)}
+        frame(server, near, 1)
+        with nothing_leaks(server):
+            for fault, status in (
+                (Fault(status=503), 502),
+                (Fault(status=503, times=2), 200),
+                (Fault(status=404), 404),
+                (Fault(cut=1000), 502),
+                (Fault(cut=1000, cuts=2), 200),
+                (Fault(trickle=0.000005), 200),
+            ):
+                far.faults[place] = fault
+                answer = frame(server, url, 20)
+                if status == 200:
+                    assert (answer.status_code, answer.content) == (200, frames[20])
+                else:
+                    refused(answer, status, "SourceNotFound" if status == 404 else "SourceError")
+                    assert str(far.port) not in answer.text
+                assert frame(server, near, 1).status_code == 200
+                del far.faults[place]
+                assert frame(server, url, 3).content == frames[3]
 
 
 # ---------------------------------------------------------------------------------------------------- clients

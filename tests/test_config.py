@@ -88,6 +88,7 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "oidc_keys": ("https://id.example.org/keys", "https://id.example.org/keys", "https://id.example.org/keys"),
     "oidc_leeway": (5, "5", 5.0),
     "anonymous": (True, "on", True),
+    "allow_delete": (True, "1", True),
     "max_spool": ("1GB", "1000000000", 10**9),
     "max_upload": ("1GB", "1000000000", 10**9),
     "access_log": ("off", "off", "off"),

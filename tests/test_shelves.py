@@ -75,13 +75,13 @@ def test_the_object_is_created_on_condition_that_there_is_none(store, s3, size, 
     data = instance(2, size=size)
     uid = f"{SERIES}.2"
     (tmp_path / "file").write_bytes(data)
-    assert store.shelf.put(tmp_path / "file", uid, "upload")
+    assert store.shelf.put(tmp_path / "file", uid)
     (tmp_path / "other").write_bytes(data[::-1])
     import obstore
 
     with pytest.MonkeyPatch.context() as m:
         m.setattr(obstore, "head", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))  # it was not there yet
-        assert not store.shelf.put(tmp_path / "other", uid, "upload")
+        assert not store.shelf.put(tmp_path / "other", uid)
     assert list(objects(s3).values()) == [data]
 
 
@@ -127,9 +127,7 @@ def test_an_orphan_is_catalogued_at_the_next_start(store, catalog, s3, tmp_path,
     monkeypatch.undo()
     for name, value in s3[0].environment.items():
         monkeypatch.setenv(name, value)
-    s3[0].client.put_object(Bucket=s3[1], Key=f"archive/.multiframe-incoming/{upload.folder.name}/1", Body=b"half")
-    assert catalog.scan([store.shelf.url]).found == 1  # what is on its way is nobody's business
-    catalog.remove([store.shelf.where(f"{SERIES}.4")])
+    assert len(objects(s3)) == 1
     assert store.sweep() == 1
     assert catalogued(catalog) == {f"{SERIES}.4"}
     assert len(objects(s3)) == 1
@@ -152,6 +150,7 @@ def test_a_server_over_a_bucket(s3, tmp_path):
     data = instance(5, size=100_000)
     with serving([], *options, cache=tmp_path / "cache", wait=False) as server:
         answer = server.client.post(STUDIES, content=in_parts(data), headers={"content-type": PARTS})
+        assert server.get("readyz").status_code == 200
         assert (answer.status_code, told(answer, "00081199")) == (200, [(f"{SERIES}.5", None)])
         frame = f"{STUDIES}/{STUDY}/series/{SERIES}/instances/{SERIES}.5/frames/2"
         assert server.client.get(frame, headers={"accept": "image/jpeg"}).content in data

@@ -366,6 +366,10 @@ class Catalog:
         """Give the SOP Instance UIDs of a study or series, by series number, instance number, and UID."""
         return [uid for uid, _, _ in self._of_series(study, series)]
 
+    def places(self, study: str, series: str | None = None) -> dict[str, bytes]:
+        """Give the SOP Instance UIDs of a study or series, and where each lies, as `places.path_of` writes it."""
+        return {uid: path for uid, path, _ in self._of_series(study, series)}
+
     def _of_series(self, study: str, series: str | None) -> list[tuple[str, bytes, str]]:
         i, o = _instances.c, _objects.c
         query = sa.select(i.instance, o.path, o.identity).join_from(_instances, _objects)

@@ -46,6 +46,7 @@ EXIT: dict[type[BaseException], int] = {
     errors.InstanceNotFound: CALL,
     errors.TooBroad: CALL,
     errors.StoreError: SURROUNDINGS,
+    errors.NotStored: CALL,
     KeyboardInterrupt: INTERRUPTED,
     OSError: SURROUNDINGS,
 }
@@ -190,8 +191,7 @@ StoreIn = Annotated[
     typer.Option(
         "--store",
         metavar="DIR|URL",
-        help="Store what clients send in this folder, or at s3://BUCKET/PREFIX, gs:// or az://, and serve it; else "
-        "nothing is taken.",
+        help="Store what clients send in this folder, or at s3://BUCKET/PREFIX, and serve it; else nothing is taken.",
         rich_help_panel=STORING,
     ),
 ]
@@ -209,6 +209,10 @@ MaxSpool = Annotated[
         parser=_most, metavar="SIZE", help="Most bytes that may lie there at a time; 0: any.", rich_help_panel=STORING
     ),
 ]  # fmt: skip
+AllowDelete = Annotated[
+    bool,
+    typer.Option(help="Let clients delete what is stored, by DELETE; each is written down.", rich_help_panel=STORING),
+]
 MaxUpload = Annotated[
     int,
     typer.Option(
@@ -525,6 +529,7 @@ def serve(
     store: StoreIn = None,
     spool: Spool = None,
     max_spool: MaxSpool = "0",  # type: ignore[assignment]
+    allow_delete: AllowDelete = False,
     max_upload: MaxUpload = "0",  # type: ignore[assignment]  # typer parses it, and all sizes
     workers: Workers = 1,
     decoders: Decoders = 0,
@@ -622,8 +627,8 @@ def _store_of(place: str) -> str:
     """Write the place of a store as settings have it."""
     from multiframe.places import is_url, root_of
 
-    if is_url(place) and place.startswith(("http:", "https:")):
-        raise typer.BadParameter("name a folder, or s3://, gs:// or az://", param_hint="--store")
+    if is_url(place) and not place.startswith("s3:"):
+        raise typer.BadParameter("name a folder, or s3://BUCKET/PREFIX", param_hint="--store")
     return os.fsdecode(root_of(place))
 
 
@@ -669,6 +674,8 @@ def _serve(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
     if settings.store:
         _make_store(settings)
+    elif settings.allow_delete:
+        raise typer.BadParameter("only what is stored is deleted: name a --store", param_hint="--allow-delete")
     roots = _roots(paths, settings)
     folder, catalog = _kept(roots, cache)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names

@@ -19,6 +19,7 @@
     ├─ NotAcceptable     (web only)
     ├─ TooBroad          a search that would look at too much
     ├─ StoreError        the store cannot be written to
+    ├─ NotStored         it is served, and does not lie in the store
     └─ OverBudget (MemoryError)
 
 Every message says what, where and what to do; it never holds a value of the data set but UIDs.
@@ -40,6 +41,7 @@ __all__ = [
     "NotAcceptable",
     "NotDicom",
     "NotFramewise",
+    "NotStored",
     "OffsetTableError",
     "OverBudget",
     "SourceChanged",
@@ -163,6 +165,10 @@ class TooBroad(MultiframeError):
 
 class StoreError(MultiframeError):
     """The store cannot be written to: nothing is stored before somebody makes room, or gives leave."""
+
+
+class NotStored(MultiframeError):
+    """It is served from elsewhere: nothing in the store can be deleted for it."""
 
 
 class OverBudget(MultiframeError, MemoryError):

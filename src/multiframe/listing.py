@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 from multiframe.errors import SourceError
 from multiframe.far import Nearby
-from multiframe.folders import OURS, files, inside
+from multiframe.folders import files, inside
 from multiframe.places import is_local, lists, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.remote import RemoteSource, listed
@@ -73,7 +73,7 @@ def objects(root: bytes, unlisted: Callable[[bytes], None]) -> Iterator[tuple[by
         elif root.startswith(b"http"):
             yield root, None
         else:
-            yield from ((url.encode(), stat) for url, stat in listed(root.decode()) if f"/{OURS}" not in url)
+            yield from ((url.encode(), stat) for url, stat in listed(root.decode()))
     except SourceError:
         unlisted(root)
 

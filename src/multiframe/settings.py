@@ -94,6 +94,8 @@ class Settings:
         Folder in which uploads arrive before they go into a bucket.
     max_spool : int
         Bytes that may lie in it at a time; 0: any.
+    allow_delete : bool
+        Whether what is stored may be deleted (an extension of DICOMweb).
     max_upload : int
         Bytes of the longest body that is taken; 0: any.
     access_log : str
@@ -144,6 +146,7 @@ class Settings:
     spool: str | None = None
     max_spool: int = 0
     max_upload: int = 0
+    allow_delete: bool = False
     access_log: str = "-"
     traces: bool = False
     log_format: str = "auto"

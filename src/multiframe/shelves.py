@@ -1,35 +1,41 @@
-"""Where stored instances lie: in a folder or an object store, each at a place made of its UID alone.
+"""Where stored instances lie: in a folder or a bucket, each at a place made of its UID alone.
 
 A shelf takes a whole file only where nothing lies yet, whoever else tries at the same moment, on whatever machine. It
-knows folders, and object stores by obstore, which is imported on use. It must not know the catalog.
+knows folders, and S3 by obstore, which is imported on use. It must not know the catalog.
 """
 
 import contextlib
 import fcntl
 import os
-import secrets
+import random
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from hashlib import sha256
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from multiframe.errors import StoreError
-from multiframe.folders import OURS
 from multiframe.remote import source_of
 from multiframe.source import ByteSource, FileSource
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import S3Store
 
 __all__ = ["Bucket", "Folder", "Shelf", "sync_folder"]
 
 _AT_ONCE: Final = 5 << 20
-"""Bytes up to which an object is one request; beyond, it is sent in parts of so many."""
+"""Bytes up to which an object is sent from memory."""
 
 _MOST: Final = 5 << 30
-"""Bytes of an object that S3 copies at once."""
+"""Bytes of an object that S3 takes at once."""
+
+_TRIES: Final = 4
+_PATIENCE: Final = 60.0  # seconds without a byte
 
 
 def _below(uid: str) -> str:
@@ -59,7 +65,7 @@ class Shelf(Protocol):
         """Keep others from putting these instances until the block ends; gives whether that can be done."""
         ...
 
-    def put(self, path: Path, uid: str, upload: str) -> bool:
+    def put(self, path: Path, uid: str) -> bool:
         """Put a file, which may be moved, where its UID says, unless something lies there: then False.
 
         Raises
@@ -75,10 +81,6 @@ class Shelf(Protocol):
 
     def remove(self, uid: str) -> None:
         """Take away what lies there, if anything does."""
-        ...
-
-    def clear(self, upload: str) -> None:
-        """Take away what an upload that was killed has left on its way."""
         ...
 
 
@@ -102,7 +104,7 @@ class Folder:
     >>> file = shelf.folder / "arrived"
     >>> file.write_bytes(b"...")
     3
-    >>> shelf.put(file, "1.2.3", ""), shelf.where("1.2.3").relative_to(shelf.folder)
+    >>> shelf.put(file, "1.2.3"), shelf.where("1.2.3").relative_to(shelf.folder)
     (True, PosixPath('c4/1.2.3.dcm'))
     """
 
@@ -136,7 +138,7 @@ class Folder:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield True
 
-    def put(self, path: Path, uid: str, upload: str) -> bool:
+    def put(self, path: Path, uid: str) -> bool:
         """Move a file to its place; whoever calls is `alone`."""
         # No second link: taking the first name away would change the file's ctime, and with it its identity.
         if (place := self.where(uid)).exists():
@@ -153,36 +155,34 @@ class Folder:
         """Take a file away."""
         self.where(uid).unlink(missing_ok=True)
 
-    def clear(self, upload: str) -> None:
-        """Do nothing: what is on its way lies in the folder of its upload."""
-
 
 class Bucket:
-    """An object store: what is put there is sent whole under another name, and then copied if nothing lies there.
+    """A bucket of S3: an object is created on condition that there is none, in constant memory.
+
+    It is sent in one request, by an address that obstore signs: obstore itself would hold all of it, and the condition
+    of `PutObject` (RFC 9110 13.1.2) is the one that servers of every make keep.
 
     Parameters
     ----------
     url : str
-        ``s3://BUCKET/PREFIX``, or ``gs://`` or ``az://``; credentials as for reading.
+        ``s3://BUCKET/PREFIX``; credentials as for reading.
     """
 
-    held = 2 * _AT_ONCE
+    held = _AT_ONCE
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._prefix = urlsplit(self.url).path.strip("/")
-        self._client: ObjectStore | None = None
+        parts = urlsplit(self.url)
+        self._bucket = parts.netloc
+        self._prefix = parts.path.strip("/")
+        self._client: S3Store | None = None
 
     @property
-    def _store(self) -> "ObjectStore":
+    def _store(self) -> "S3Store":
         if self._client is None:
-            from obstore.store import from_url
+            from obstore.store import S3Store
 
-            parts = urlsplit(self.url)
-            more = {"copy_if_not_exists": "multipart"} if parts.scheme == "s3" else {}
-            bucket = f"{parts.scheme}://{parts.netloc}"
-            self._client = from_url(bucket, client_options={"allow_http": True}, **more)  # type: ignore[call-overload]
-        assert self._client is not None
+            self._client = S3Store(self._bucket, client_options={"allow_http": True})
         return self._client
 
     def _key(self, below: str) -> str:
@@ -200,15 +200,14 @@ class Bucket:
         """Keep nobody from anything: that could not be done."""
         return contextlib.nullcontext(False)
 
-    def put(self, path: Path, uid: str, upload: str) -> bool:
-        """Send a file, and create the object on condition that there is none (If-None-Match: *)."""
+    def put(self, path: Path, uid: str) -> bool:
+        """Send a file, and create the object on condition that there is none."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 
         size, key = path.stat().st_size, self._key(_below(uid))
         if size > _MOST:
             raise StoreError(f"instances of more than {_MOST} bytes are not stored in an object store")
-        sent = self._key(f"{OURS}incoming/{upload}/{secrets.token_hex(8)}")
         failure: str | None = None
         try:
             if size <= _AT_ONCE:
@@ -217,23 +216,41 @@ class Bucket:
             with contextlib.suppress(NotFoundError, FileNotFoundError):
                 obstore.head(self._store, key)
                 return False  # nothing need be sent
-            try:
-                with (
-                    path.open("rb") as file,
-                    obstore.open_writer(self._store, sent, buffer_size=_AT_ONCE, max_concurrency=1) as writer,
-                ):
-                    while piece := file.read(_AT_ONCE):
-                        writer.write(piece)
-                obstore.copy(self._store, sent, key, overwrite=False)
-            finally:
-                with contextlib.suppress(BaseError, FileNotFoundError):
-                    obstore.delete(self._store, sent)
-            return True
+            return self._sent(path, size, key)
         except AlreadyExistsError:
             return False
-        except (BaseError, OSError, ValueError) as error:
+        except (BaseError, OSError, ValueError, HTTPException) as error:
             failure = type(error).__name__
         raise StoreError(f"the object store does not take it ({failure})")  # obstore's own text may hold keys
+
+    def _sent(self, path: Path, size: int, key: str) -> bool:
+        """Send a file in one request; once more, where the connection or the server fails."""
+        from obstore import sign
+
+        for left in reversed(range(_TRIES)):
+            url = urlsplit(sign(self._store, "PUT", key, timedelta(hours=12)))
+            kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+            connection = kind(url.netloc, timeout=_PATIENCE, blocksize=1 << 20)
+            try:
+                with path.open("rb") as file:
+                    headers = {"Content-Length": str(size), "If-None-Match": "*"}
+                    connection.request("PUT", f"{url.path}?{url.query}", file, headers)
+                    answer = connection.getresponse()
+                    answer.read(_AT_ONCE)
+            except (OSError, HTTPException):
+                if not left:
+                    raise
+            else:
+                if answer.status in (HTTPStatus.OK, HTTPStatus.CREATED):
+                    return True
+                if answer.status == HTTPStatus.PRECONDITION_FAILED:
+                    return False
+                if not left or (answer.status < 500 and answer.status != HTTPStatus.CONFLICT):
+                    raise ValueError(answer.status)
+            finally:
+                connection.close()
+            time.sleep(random.uniform(0.1, 1))
+        raise AssertionError
 
     def settle(self, uids: Iterable[str]) -> None:
         """Do nothing: what an object store has acknowledged it has."""
@@ -252,15 +269,6 @@ class Bucket:
             failure = type(error).__name__
         if failure is not None:
             raise StoreError(f"the object store does not delete it ({failure})")
-
-    def clear(self, upload: str) -> None:
-        """Delete what an upload has sent under other names."""
-        import obstore
-        from obstore.exceptions import BaseError
-
-        with contextlib.suppress(BaseError, OSError):
-            for some in obstore.list(self._store, prefix=self._key(f"{OURS}incoming/{upload}/")):
-                obstore.delete(self._store, [one["path"] for one in some])
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ from multiframe.errors import (
     FormatError,
     InstanceNotFound,
     MultiframeError,
+    NotStored,
     OverBudget,
     SourceError,
     SourceNotFound,
@@ -38,7 +39,7 @@ from multiframe.header import Deflated, Header, read_header
 from multiframe.inflate import Inflated
 from multiframe.instance import Instance, header_of
 from multiframe.memory import Lease
-from multiframe.places import is_url
+from multiframe.places import is_url, path_of
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.shelves import Bucket, Folder, Shelf
 from multiframe.source import ByteSource, FileSource
@@ -386,7 +387,7 @@ class Upload:
 
     def keep(self) -> None:
         """Store all that has come; blocking. Whatever is not refused then is stored."""
-        self._store.keep(self.folder.name, self.arriving)
+        self._store.keep(self.arriving)
 
     def close(self) -> None:
         """Leave no trace but what was kept; blocking."""
@@ -402,7 +403,7 @@ class Store:
     Parameters
     ----------
     place : Path or str
-        A folder, made if it is not there; or the URL of a bucket.
+        A folder, made if it is not there; or the ``s3://`` URL of a bucket.
     catalog : Catalog
         Where what is stored is entered.
     spool : Path, optional
@@ -457,7 +458,7 @@ class Store:
                     used += path.stat().st_size
         return used > self.room
 
-    def keep(self, upload: str, arrived: Sequence[Arriving]) -> None:
+    def keep(self, arrived: Sequence[Arriving]) -> None:
         """Store what has come: put in its place, synced, catalogued. What cannot be is refused."""
         for some in batched((a for a in arrived if a.refusal is None and a.names), _TOGETHER):
             try:
@@ -465,32 +466,32 @@ class Store:
                     self.catalog.budget.acquire(min(self.shelf.held, self.catalog.budget.limit), timeout=_PATIENCE),
                     self.shelf.alone(a.names.instance for a in some if a.names) as alone,
                 ):
-                    self._keep(upload, some, alone=alone)
+                    self._keep(some, alone=alone)
             except (MultiframeError, OSError) as error:
                 for arriving in some:
                     arriving.refusal = arriving.refusal or _refusal(error)
 
-    def _keep(self, upload: str, some: Sequence[Arriving], *, alone: bool) -> None:
+    def _keep(self, some: Sequence[Arriving], *, alone: bool) -> None:
         """Store some; `alone`: nobody else stores any of the same UIDs meanwhile."""
         placed: dict[str, list[Arriving]] = {}
         ours: set[str] = set()
         for arriving in some:
             try:
-                self._put(upload, arriving, placed, ours)
+                self._put(arriving, placed, ours)
             except (MultiframeError, OSError) as error:
                 arriving.refusal = _refusal(error)
         if placed:
             self.shelf.settle(placed)
             self._enter(placed, ours, alone=alone)
 
-    def _put(self, upload: str, arriving: Arriving, placed: dict[str, list[Arriving]], ours: set[str]) -> None:
+    def _put(self, arriving: Arriving, placed: dict[str, list[Arriving]], ours: set[str]) -> None:
         """Give it its place, unless what is stored already is the same."""
         assert arriving.names is not None
         uid = arriving.names.instance
         if self._held(uid, arriving.path):
             return
         arriving.path.with_name(f"{arriving.path.name}{_PLACED}").touch()  # for `sweep`, and for who waits for it
-        if uid not in placed and self.shelf.put(arriving.path, uid, upload):
+        if uid not in placed and self.shelf.put(arriving.path, uid):
             ours.add(uid)
         elif not _same(arriving.path, self.shelf.source(uid)):  # of this moment, or of a crash; or the catalog was lost
             raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
@@ -546,6 +547,34 @@ class Store:
             return True
         raise _Refused(DUPLICATE, f"instance {uid} is stored already, with other bytes")
 
+    def delete(self, study: str, series: str | None = None, instance: str | None = None) -> Iterator[str]:
+        """Delete what is stored of a study, a series or an instance; gives the UID of each that is deleted.
+
+        Raises
+        ------
+        InstanceNotFound
+            There is none.
+        NotStored
+            One does not lie in the store: none is deleted.
+        SourceError, StoreError, OSError
+            One cannot be deleted; those before are.
+        """
+        places = self.catalog.places(study, series)
+        wanted = [uid for uid in places if instance in (None, uid)]
+        if not wanted:
+            raise InstanceNotFound("no instance of that study or series is known")
+        for uid in wanted:
+            if places[uid] != path_of(self.shelf.where(uid)):
+                raise NotStored(f"instance {uid} is served from elsewhere, and only what is stored is deleted: none is")
+        for some in batched(wanted, _TOGETHER):
+            with self.shelf.alone(some):
+                for uid in some:
+                    self.shelf.remove(uid)
+                    yield uid
+                self.shelf.settle(some)
+                # Only then: a file that is left without its row would be found by the next scan, and be back.
+                self.catalog.remove([str(self.shelf.where(uid)) for uid in some])
+
     def arriving(self, uid: str) -> Iterator[Path]:
         """Give where instances of a UID are still arriving, whichever process receives them.
 
@@ -582,7 +611,6 @@ class Store:
                         with contextlib.suppress(SourceNotFound):  # it did not come that far
                             place = str(self.shelf.where(path.name.partition("~")[0]))
                             found += self.catalog.add({place: None}) == [None]
-                self.shelf.clear(folder.name)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)

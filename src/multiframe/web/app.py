@@ -34,6 +34,7 @@ from multiframe.storing import Store
 from multiframe.web import (
     arriving,
     bulkdata,
+    delete,
     frames,
     health,
     lookup,
@@ -66,8 +67,8 @@ log = logging.getLogger("multiframe.web")
 ROUTES = [*retrieve.ROUTES, *frames.ROUTES, *rendered.ROUTES, *metadata.ROUTES, *bulkdata.ROUTES, *search.ROUTES]
 """Below it."""
 
-CHANGING = [*stow.ROUTES]
-"""Below it too, at its usual address alone, where there is a store."""
+CHANGING = [*stow.ROUTES, *delete.ROUTES]
+"""Below it too, at its usual address alone, where there is a store; deleting only where that is asked for."""
 
 STATUS: dict[type[Exception], int] = {
     lookup.BadRequest: 400,
@@ -95,6 +96,7 @@ STATUS: dict[type[Exception], int] = {
     errors.SourceChanged: 503,
     errors.OverBudget: 503,
     Unverifiable: 503,
+    errors.NotStored: 409,
     errors.StoreError: 507,
     errors.MultiframeError: 500,
 }
@@ -336,7 +338,7 @@ def create_app(
     gauges = gauges or Gauges()
     networks(settings.trusted_proxies)
     keys = Keys(settings)
-    changing = CHANGING if settings.store else []
+    changing = [row for row in CHANGING if settings.store and (settings.allow_delete or row.action != "delete")]
     rows = arriving.watched(ROUTES) if settings.store else ROUTES
     web = [route for root in (DICOMWEB, COUNTED) for route in guarded(rows, root=root, locked=keys.locked)]
     web += guarded(changing, root=DICOMWEB, locked=keys.locked)
@@ -401,7 +403,7 @@ def create_app(
     app.around = partial(Witness, gauges=gauges, journal=journal, form=form, trusted=settings.trusted_proxies)
     app.state.catalog = catalog
     app.state.gauges = gauges
-    app.state.readiness = health.Readiness(catalog, gauges, roots, settings.store)
+    app.state.readiness = health.Readiness(catalog, gauges, roots, settings.spool or settings.store)
     app.state.journal = journal
     app.state.settings = settings
     app.state.store = store

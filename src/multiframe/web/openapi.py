@@ -304,7 +304,8 @@ def _path(root: str, path: str) -> Json:
 
 
 _CHANGES: Final[Mapping[str, tuple[str, str, Sequence[int]]]] = {
-    "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (202, 408, 409, 411, 413, 415, 507)),
+    "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (200, 202, 408, 409, 411, 413, 415, 507)),
+    "delete": ("Delete what is stored; an extension", "delete", (204, 409, 507)),
 }
 """What a method does, and how it is answered besides."""
 
@@ -316,9 +317,11 @@ def _change(path: str, method: str) -> Json:
     summary, tag, statuses = _CHANGES[method]
     taken: Json = {_MULTIPART: {}, _PART10: {}}
     answers: Json = {}
-    for status in sorted({200, *_ERRORS, *statuses}):
+    for status in sorted({*_ERRORS, *statuses}):
         answers[str(status)] = {"description": HTTPStatus(status).phrase}
-        if status in (200, 202, 409):
+        if status == 204:
+            continue
+        if method == "post" and status in (200, 202, 409):
             answers[str(status)]["content"] = {_DICOM_JSON: {}, _STORED: {}}
         else:
             answers[str(status)]["content"] = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -329,9 +332,9 @@ def _change(path: str, method: str) -> Json:
         "operationId": f"{method}_{re.sub(r'\W+', '_', path).strip('_')}",
         "parameters": [
             {"name": name, "in": where, "required": where == "path", **told}
-            for where, name, told in [*names, ("query", "accept", _IN_QUERY["accept"])]
+            for where, name, told in [*names, *[("query", "accept", _IN_QUERY["accept"])] * (method == "post")]
         ],
-        "requestBody": {"required": True, "content": taken},
+        **({"requestBody": {"required": True, "content": taken}} if method == "post" else {}),
         "responses": answers,
     }
 

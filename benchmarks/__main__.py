@@ -7,7 +7,7 @@ the list shows. Nothing here passes or fails: figures are for people, and for th
 import argparse
 from pathlib import Path
 
-from benchmarks import first_frame, frames_load, h2, index, index_far, metadata, qido, stow
+from benchmarks import first_frame, frames_load, h2, index, index_far, metadata, qido, register, stow
 
 BENCHMARKS = {
     "first-frame": first_frame,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "index-far": index_far,
     "metadata": metadata,
     "qido": qido,
+    "register": register,
     "stow": stow,
 }
 

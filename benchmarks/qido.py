@@ -170,7 +170,12 @@ def ask(client: Client, path: str, total: int, repeats: int) -> Figures:
     assert answer is not None
     took.sort()
     found = len(json.loads(answer.body)) if answer.body else 0
-    return {"p50_ms": statistics.median(took), "p95_ms": took[int(0.95 * len(took))], "found": found}
+    return {
+        "best_ms": took[0],
+        "p50_ms": statistics.median(took),
+        "p95_ms": took[int(0.95 * len(took))],
+        "found": found,
+    }
 
 
 def asked(database: str, total: int, repeats: int, folder: Path) -> Figures:
@@ -248,7 +253,7 @@ def report(facts: Figures, results: Figures) -> str:
     cells = []
     for name in results["SQLite"]["searches"]:
         figures = [results[kind]["searches"][name] for kind in kinds]
-        times = [f"{f[p]:.1f} ms" for f in figures for p in ("p50_ms", "p95_ms")]
+        times = [f"{f[p]:.1f} ms" for f in figures for p in ("best_ms", "p50_ms", "p95_ms")]
         cells.append((name, str(figures[0]["found"]), *times))
     first = ", ".join(
         f"{kind} {results[kind]['start_s']:.2f} s + {1000 * results[kind]['first_s']:.0f} ms" for kind in kinds
@@ -257,7 +262,7 @@ def report(facts: Figures, results: Figures) -> str:
         f"{m['cpu']}, {m['cores']} cores, {m['memory_gb']} GB, {m['system']}, Python {m['python']}; load average "
         f"{before} before, {after} after. {facts['instances']:,} instances in series of {EACH}, {SERIES} a study; "
         f"{facts['repeats']} questions each, over one kept connection.",
-        rows("search|found|SQLite p50|p95|PostgreSQL p50|p95", cells),
+        rows("search|found|SQLite best|p50|p95|PostgreSQL best|p50|p95", cells),
         f"From the start of the command to the first page: {first}.",
         f"Eight clients asking for pages of 25: one server {one:.0f} pages a second, two on the same PostgreSQL "
         f"{two:.0f}: {two / one:.2f} ×.",

@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from struct import pack
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
-from multiframe import database, registering, schema, searching
+from multiframe import database, reading, registering, schema, searching
 from multiframe.catalog import Catalog, Level, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
@@ -399,6 +400,55 @@ def test_one_process_scans_while_another_reads_and_writes_indexes(
     assert len(done) >= 40
     again = make()
     assert all(again.instance(uid).known is not None for uid in done)
+
+
+def test_many_processes_read_as_one_does(
+    make: Callable[..., Catalog], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reading, "_ENOUGH", 10)
+    for n in range(120):
+        (files / f"{n:03}").write_bytes(b"no DICOM" if n % 10 == 7 else dicom(f"1.2.3.{n}", PatientID=str(n % 3)))
+    (files / "unreadable").mkdir()
+    one = make()
+    assert counts(one.scan([files], processes=2)) == {"found": 120, "registered": 108, "ignored": 12}
+    other = Catalog(tmp_path / "other.sqlite")
+    other.scan([files])
+    assert one.search(Search("instance")) == other.search(Search("instance"))
+    other.close()
+
+
+def test_a_process_that_is_killed_costs_no_file(catalog: Catalog, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_ENOUGH", 10)
+    for n in range(300):
+        (files / f"{n:03}").write_bytes(dicom(f"1.2.3.{n}"))
+    killed: list[int] = []
+
+    def kill(_: ScanStatus) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # dead already
+                if "multiframe.reading" in child.cmdline():
+                    child.kill()
+                    killed.append(child.pid)
+
+    monkeypatch.setattr("multiframe.scanning._BATCH_FILES", 20)
+    assert counts(catalog.scan([files], processes=2, progress=kill)) == {"found": 300, "registered": 300}
+    assert killed
+
+
+def test_a_lost_database_is_made_again(new_database: Callable[[Path], Path | str], files: Path, tmp_path: Path) -> None:
+    for n in range(40):
+        values = {"StudyInstanceUID": f"1.{n % 7}", "SeriesInstanceUID": f"1.{n % 7}.{n % 2}", "Modality": "US"}
+        (files / f"{n:02}").write_bytes(dicom(f"1.2.3.{n}", b"", PatientName=f"Doe^{n % 7}", **values))
+    found, indexes = [], []
+    for name in ("first", "second"):  # another database, for the first is lost
+        catalog = Catalog(new_database(tmp_path / name))
+        catalog.scan([files])
+        found.append(catalog.search(Search("instance", classes=True)))
+        indexes.append([catalog.instance(one.instance).index.parts(0) for one in found[-1]])
+        catalog.close()
+    assert len(found[0]) == 40
+    assert found[0] == found[1]
+    assert indexes[0] == indexes[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import multiframe
+from multiframe import cli
 from multiframe.demo import real_files
+from multiframe.errors import SourceNotFound
 from multiframe.testing import cine, read_number
-from tests.serving import command
+from tests.serving import command, serving
 
 FRAMES = 12
 
@@ -198,3 +201,19 @@ def test_an_interrupted_demo_leaves_nothing_half(tmp_path: Path) -> None:
     assert b"Traceback" not in err
     assert out == b""
     assert [p.name for p in tmp_path.iterdir() if not re.fullmatch(r"\.lock.*|.*\.lock", p.name)] == []
+
+
+def test_register_fills_the_catalog_that_serve_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    cine(folder / "a", frames=2, rows=96, columns=128)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for told in ("1 files: 1 read", "1 files: 1 unchanged"):
+        done = CliRunner().invoke(cli.app, ["register", str(folder)], env=environment)
+        assert done.exit_code == 0
+        assert told in done.output
+    with serving([folder], cache=tmp_path / "cache") as server:
+        assert server.wait_scanned()["registered"] == 0
+        assert len(server.get("dicom-web/studies").json()) == 1
+    lost = CliRunner().invoke(cli.app, ["register", str(tmp_path / "nowhere")], env=environment)
+    assert isinstance(lost.exception, SourceNotFound)

@@ -5,11 +5,14 @@ Far, it is waiting: threads do it. What is under way is bounded, and so is what 
 wants them, nor what becomes of them.
 """
 
-import os
+import pickle
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import batched
 from typing import NamedTuple
 
@@ -24,7 +27,7 @@ from multiframe.source import Identity, ObjectStat
 __all__ = ["Asked", "Reader"]
 
 _CHUNK = 25  # files a process is given at a time
-_ENOUGH = 200  # files that are worth starting processes for: that takes half a second
+_ENOUGH = 2000  # files that are worth starting processes for: that takes as long as some hundred headers
 _THREADS = 32
 _AHEAD = 4  # pieces of work under way, for each process
 
@@ -57,9 +60,10 @@ class Reader:
     def __init__(self, settings: Settings, budget: MemoryBudget, processes: int = 1) -> None:
         self._settings, self._budget, self._processes = settings, budget, processes
         self._near = 0
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: ThreadPoolExecutor | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._under_way: deque[tuple[Future[list[Answer]], Sequence[Asked]]] = deque()
+        self._children: dict[int, _Process] = {}  # by the thread that talks to it
+        self._under_way: deque[Future[list[Answer]]] = deque()
 
     def read(self, asked: Sequence[Asked]) -> Iterator[Answer]:
         """Begin to read, and give what is ready, of this or of what was asked for before."""
@@ -71,12 +75,12 @@ class Reader:
         for one in near[:here]:
             yield _read(one, self._settings, self._budget)
         for chunk in batched(near[here:], _CHUNK):
-            self._under_way.append((self._submitted(chunk), chunk))
+            self._pool = self._pool or ThreadPoolExecutor(self._processes, thread_name_prefix="reading")
+            self._under_way.append(self._pool.submit(self._read_there, chunk))
             yield from self._ready(_AHEAD * self._processes)
         for one in far:
             self._threads = self._threads or ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
-            work = self._threads.submit(_read_some, [one], self._settings, self._budget)
-            self._under_way.append((work, [one]))
+            self._under_way.append(self._threads.submit(_read_some, [one], self._settings, self._budget))
             yield from self._ready(_AHEAD * _THREADS)
 
     def rest(self) -> Iterator[Answer]:
@@ -90,29 +94,49 @@ class Reader:
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._threads = None
-
-    def _submitted(self, chunk: Sequence[Asked]) -> Future[list[Answer]]:
-        if self._pool is None:
-            from multiprocessing import get_context
-
-            self._pool = ProcessPoolExecutor(
-                self._processes, get_context("spawn"), initializer=_begin, initargs=(self._settings,)
-            )
-        try:
-            return self._pool.submit(_read_there, chunk)
-        except BrokenExecutor as error:
-            broken: Future[list[Answer]] = Future()
-            broken.set_exception(error)
-            return broken
+        while self._children:
+            self._children.popitem()[1].close()
 
     def _ready(self, most: int) -> Iterator[Answer]:
         while len(self._under_way) > most:
-            work, chunk = self._under_way.popleft()
-            try:
-                yield from work.result()
-            except BrokenExecutor:  # a process was killed: the others are given up, too, and this one does their work
-                self._processes = 1
-                yield from _read_some(chunk, self._settings, self._budget)
+            yield from self._under_way.popleft().result()
+
+    def _read_there(self, chunk: Sequence[Asked]) -> list[Answer]:
+        """Have the process of this thread read; one that was killed leaves its work to this one."""
+        here = threading.get_ident()
+        try:
+            if here not in self._children:
+                self._children[here] = _Process(self._settings)
+            return self._children[here].read(chunk)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return _read_some(chunk, self._settings, self._budget)
+
+
+class _Process:
+    """Another process that reads; it ends when its input does, however this one ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        command = [sys.executable, "-m", "multiframe.reading"]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._say(settings)
+
+    def read(self, chunk: Sequence[Asked]) -> list[Answer]:
+        self._say(chunk)
+        assert self._child.stdout is not None
+        answers: list[Answer] = pickle.load(self._child.stdout)  # noqa: S301  # a child of ours
+        return answers
+
+    def _say(self, what: object) -> None:
+        assert self._child.stdin is not None
+        pickle.dump(what, self._child.stdin)
+        self._child.stdin.flush()
+
+    def close(self) -> None:
+        for pipe in (self._child.stdin, self._child.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        self._child.wait()
 
 
 def _read(asked: Asked, settings: Settings, budget: MemoryBudget) -> Answer:
@@ -131,27 +155,16 @@ def _read_some(asked: Sequence[Asked], settings: Settings, budget: MemoryBudget)
     return [_read(one, settings, budget) for one in asked]
 
 
-# ---------------------------------------------------------------------------------------------------- over there
-
-_there: tuple[Settings, MemoryBudget] | None = None
-
-
-def _begin(settings: Settings) -> None:
-    global _there
-    from multiprocessing import parent_process
-
-    _there = settings, MemoryBudget(settings.memory)
-    parent = parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    # A parent that was killed tells nobody: its end is waited for.
-    threading.Thread(target=end_with_parent, name="orphan", daemon=True).start()
+def main() -> None:
+    """Be the other process."""
+    settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301  # the parent's
+    budget = MemoryBudget(settings.memory)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            chunk = pickle.load(sys.stdin.buffer)  # noqa: S301
+            pickle.dump(_read_some(chunk, settings, budget), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
-def _read_there(chunk: Sequence[Asked]) -> list[Answer]:
-    assert _there is not None
-    return _read_some(chunk, *_there)
+if __name__ == "__main__":
+    main()

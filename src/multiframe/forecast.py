@@ -163,7 +163,7 @@ def _in_one_piece(told: Forecast, facts: Facts) -> Forecast:
         why = f"the tab fetches all of it before the first picture, and holds about {2 * facts.size / 1e9:.1f} GB"
         return Forecast(told.client, "memory", why, _BY_FRAME, measured)
     if facts.size >= _LARGE and told.verdict == "good":
-        why = "all of it is fetched before the first picture; OHIF fetches it twice"
+        why = "all of it is fetched before the first picture, by OHIF twice"
         return Forecast(told.client, "slow", why, _BY_FRAME, measured)
     return told
 

@@ -174,9 +174,15 @@ async def _surroundings(request: Request, error: Exception) -> Response:
     return JSONResponse(told, 503, {"retry-after": "2"})
 
 
+_SAID = {
+    404: "there is nothing at this address: /openapi.json tells all addresses",
+    405: "not by this method: Allow tells which ones this address takes",
+}
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = error.detail if error.status_code != 404 else "there is nothing at this address"
+    message = _SAID.get(error.status_code, error.detail)
     failed(request.scope, "HTTPError")
     return JSONResponse(_told("HTTPError", message), error.status_code, error.headers)
 

@@ -10,6 +10,7 @@ LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
 .PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index audit requirements clean
+.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index soak requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,12 +69,14 @@ bench-index: .venv/.bench  ## measure finding frames, beside pydicom, highdicom,
 
 audit:  ## compare every dependency with the advisories there are (needs a network that has them)
 	@tools/audit
+soak: .venv/.dev  ## an hour of mixed load: does anything grow? (MINUTES=15; build/soak.svg)
+	@exec $(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 requirements:  ## pin what pyproject.toml asks for, anew
 	@tools/requirements
 
 clean:  ## remove all that make has made
-	@rm -rf .venv .uv .node dist viewer/dist viewer/node_modules tests/clients/dist tests/clients/node_modules
+	@rm -rf .venv .uv .node build dist viewer/dist viewer/node_modules tests/clients/dist tests/clients/node_modules
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 

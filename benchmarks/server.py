@@ -77,6 +77,11 @@ class Server:
         self._process.stdout.close()
         self._said.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
     def memory(self) -> int:
         """Give the resident bytes of all processes now; pages they share count in each."""
         total = 0

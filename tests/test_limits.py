@@ -48,6 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def server(kind: str, path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ["--patience", str(PATIENCE), "--connections", str(CONNECTIONS), "--memory", "2MiB"]
     options += ["--tls-self-signed"] if kind == "tls" else []
+    options += ["--store", str(tmp_path_factory.mktemp("store"))]
     with serving([path], *options, cache=tmp_path_factory.mktemp("cache"), verify=False) as server:
         yield server
 
@@ -200,6 +201,26 @@ def test_a_body_that_nobody_wants_is_not_read_without_end(server: Server, url: s
         assert time.monotonic() < ends, f"it was still taken after {sent} bytes"
     assert server.rss() - before < 16 << 20
     served(server, url)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["byte by byte", "and then nothing"])
+def test_an_upload_that_hardly_comes_is_given_up_and_leaves_nothing(
+    server: Server, path: Path, url: str, whole: bool
+) -> None:
+    arguments: list[str] = server.process.args  # type: ignore[assignment]
+    store = Path(arguments[arguments.index("--store") + 1])
+    with connect(server) as s:
+        s.sendall(head("POST", "/dicom-web/studies", "Content-Type: application/dicom", "Content-Length: 11000000"))
+        s.sendall(path.read_bytes()[:300_000])
+        if whole:
+            assert rest(s).partition(b"\r\n")[0].split()[1:2] in ([b"408"], [])
+        else:
+            assert drip(s, b"x" * 1000) < 6 * PATIENCE
+        served(server, url)
+    deadline = time.monotonic() + 10 * PATIENCE
+    while (left := [p for p in store.rglob("*") if p.is_file()]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
 
 
 def test_answers_that_nobody_takes_hold_nothing(server: Server, url: str) -> None:

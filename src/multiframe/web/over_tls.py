@@ -221,7 +221,11 @@ def _as_granian_needs_it(app: ASGIApp, asked: dict[int, int], patience: float) -
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        incoming = _Body(receive, patience)
+
         async def sent(message: Message) -> None:
+            if incoming.lost and message["type"] == "http.response.start":
+                message = {**message, "status": 408}  # it was told that the client has left: it has not, it is slow
             body = message.get("body", b"")
             try:
                 # Over HTTP/2 a client can refuse a single answer, of which the kernel knows nothing.
@@ -235,7 +239,7 @@ def _as_granian_needs_it(app: ASGIApp, asked: dict[int, int], patience: float) -
         port = int((scope.get("client") or ("", 0))[1])  # granian has it as text
         asked[port] = asked.get(port, 0) + 1
         try:
-            await app(scope, _Body(receive, patience).receive, sent)
+            await app(scope, incoming.receive, sent)
         finally:
             asked[port] -= 1
 
@@ -247,20 +251,20 @@ class _Body:
 
     def __init__(self, receive: Receive, patience: float) -> None:
         self._receive, self._patience = receive, patience
-        self._whole = self._lost = False
+        self._whole = self.lost = False
         self._taken, self._since = 0, 0.0
 
     async def receive(self) -> Message:
         """Give the next piece; what hardly comes is told as a client that has left."""
         if self._whole:
             return await self._receive()
-        if self._lost:
+        if self.lost:
             return {"type": "http.disconnect"}
         try:
             async with asyncio.timeout(self._patience):
                 message = await self._receive()
         except TimeoutError:
-            self._lost = True  # and it is not listened to again: granian would tell of a disconnect that never was
+            self.lost = True  # and it is not listened to again: granian would tell of a disconnect that never was
             return {"type": "http.disconnect"}
         self._whole = message["type"] != "http.request" or not message.get("more_body", False)
         now = time.monotonic()
@@ -268,6 +272,6 @@ class _Body:
         if not self._since:
             self._since = now
         if now - self._since > self._patience:
-            self._lost = not self._whole and self._taken < LEAST * (now - self._since)
+            self.lost = not self._whole and self._taken < LEAST * (now - self._since)
             self._taken, self._since = 0, now
         return message

@@ -20,7 +20,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -57,6 +56,7 @@ from multiframe.web.gauges import Gauges
 from multiframe.web.journal import REQUEST, Format, Journal
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.once import ClientGone
+from multiframe.web.origins import Origins
 from multiframe.web.witness import Witness, failed
 from multiframe.web.workers import Workers
 
@@ -127,11 +127,6 @@ _UPLOADS = 0.25
 
 _ARRIVING = 0.125
 """The part of the memory for what is known of instances that are still arriving."""
-
-_EXPOSED = [
-    "Content-Range", "Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Warning", "WWW-Authenticate",
-    "X-Request-Id",
-]  # fmt: skip
 
 
 def _told(error: Exception | str, message: str) -> dict[str, str]:
@@ -369,7 +364,6 @@ def create_app(
         if journal is not None:
             journal.drain()
 
-    everybody = "*" in settings.allow_origins
     app = _Application(
         routes=[*web, *ours, *pages.routes(settings.ohif)],
         lifespan=lifespan,
@@ -395,14 +389,9 @@ def create_app(
             Middleware(Again, catalog=catalog, budget=budget, most=settings.piece),
             Middleware(_HostCheck, settings=settings),
             Middleware(
-                CORSMiddleware,
-                allow_origins=["*"] if everybody else list(settings.allow_origins),
-                allow_origin_regex=r"http://(localhost|127\.0\.0\.1)(:\d+)?",
-                allow_methods=sorted({"GET", "HEAD", "OPTIONS"}.union(*(row.methods for row in changing))),
-                allow_headers=["Accept", "Authorization", "Range", "If-None-Match", "If-Range"]
-                + ["Content-Type"] * bool(changing),
-                expose_headers=_EXPOSED,
-                max_age=86400,
+                Origins,
+                allowed=settings.allow_origins,
+                methods=set().union(*(row.methods for row in changing)) - {"GET", "HEAD", "OPTIONS"},
             ),
         ],
     )

@@ -1,11 +1,15 @@
 """STOW-RS as clients see it: real processes, real sockets; what is answered, and what is there afterwards."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import time
 import xml.etree.ElementTree as ET
+from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +20,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from tests.serving import Server, serving
+from tests.test_clients import HERE, needs_npm
 from tests.test_storing import SERIES, STUDY, instance
 
 STUDIES = "dicom-web/studies"
@@ -327,6 +332,25 @@ def test_dicomweb_client_stores_and_finds(server):
     assert len(found) == 3
     back = client.retrieve_instance(f"{STUDY}.5", SERIES, f"{SERIES}.102", media_types=(("application/dicom", "*"),))
     assert back == datasets[1]
+
+
+@needs_npm
+@pytest.mark.parametrize("study", [f"{STUDY}.8", "-"])
+def test_dcmjs_dicomweb_client_stores_as_ohif_does(server, tmp_path, study):
+    files = [tmp_path / str(n) for n in range(2)]
+    for n, file in enumerate(files):
+        file.write_bytes(instance(131 + n + 10 * (study == "-"), study=f"{STUDY}.8", size=50_000))
+    node = Path(__file__).parents[1] / "tools" / "node"
+    command = [node, "node", HERE / "store.mjs", f"{server.url}dicom-web", study, *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    items = json.loads(done.stdout)["00081199"]["Value"]
+    uids = [item["00081155"]["Value"][0] for item in items]
+    assert [(server.store / Path(server_place(uid))).read_bytes() for uid in uids] == [f.read_bytes() for f in files]
+
+
+def server_place(uid):
+    return f"{sha256(uid.encode()).hexdigest()[:2]}/{uid}.dcm"
 
 
 def test_several_processes_and_a_restart(tmp_path):

@@ -158,7 +158,7 @@ class Database:
                 _make_private(path)
                 self._file = _identity(path)
                 if known is not None:
-                    log.warning("%s was taken away: a new one is made, and filled by the next scan", self.name)
+                    log.warning("%s was taken away: a new one is made, and filled by a scan", self.name)
                     self._engine.dispose()
                     self._prepare()
 

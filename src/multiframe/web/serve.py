@@ -538,6 +538,7 @@ def _watch(orders: dict[str, Any], settings: Settings, _: Journal | None) -> Non
     scan: _Child | None = None
     # The first scan may have passed by where something came before it was watched.
     scanned = time.monotonic() - max(0.0, settings.rescan - _UNWATCHED)
+    catalog = _which(orders["database"])
     for due in watcher.changes():
         waiting += due
         if scan is not None and scan.poll() is not None:
@@ -546,7 +547,9 @@ def _watch(orders: dict[str, Any], settings: Settings, _: Journal | None) -> Non
         if scan is not None:
             continue
         every = settings.rescan if watcher.watched or not settings.watch else min(settings.rescan, _UNWATCHED)
-        if every and time.monotonic() - scanned >= every:
+        taken_away = _which(orders["database"]) != catalog  # whoever asks next makes a new one, with nothing in it
+        if taken_away or (every and time.monotonic() - scanned >= every):
+            catalog = _which(orders["database"])
             scanned = time.monotonic()
             waiting.clear()
             scan = _child("scan", {**orders, "again": True})
@@ -556,6 +559,15 @@ def _watch(orders: dict[str, Any], settings: Settings, _: Journal | None) -> Non
     if scan is not None:
         _terminate([scan])
         scan.wait()
+
+
+def _which(database: str) -> tuple[int, int] | None:
+    """Tell one file from another of the same name; None: there is none, or a server's database."""
+    try:
+        stat = os.stat(database)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _told(status: ScanStatus, seconds: float) -> str:

@@ -9,8 +9,7 @@ BIN    := .venv/bin
 LOCK   := $(shell which flock 2>/dev/null)  # two makes at once take turns
 VIEWER := $(shell find viewer \( -name node_modules -o -path viewer/dist -o -path viewer/tests \) -prune -o -type f -print)
 
-.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index audit requirements clean
-.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index soak requirements clean
+.PHONY: help setup demo ohif clients viewer viewer-test test test-all lint format wheel test-wheel bench bench-index audit soak requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +68,7 @@ bench-index: .venv/.bench  ## measure finding frames, beside pydicom, highdicom,
 
 audit:  ## compare every dependency with the advisories there are (needs a network that has them)
 	@tools/audit
+
 soak: .venv/.dev  ## an hour of mixed load: does anything grow? (MINUTES=15; build/soak.svg)
 	@exec $(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES))
 

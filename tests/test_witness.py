@@ -511,3 +511,22 @@ def test_failed_names_a_class_not_a_message() -> None:
     scope: dict[str, Any] = {}
     failed(scope, ValueError(SECRET))
     assert list(scope.values()) == ["ValueError"]
+
+
+def test_ids_are_not_mixed_up_over_http2(folder: Path, tmp_path: Path, log: Path) -> None:
+    """Many requests at once on one connection, on a server that need not give each a context of its own."""
+
+    async def ask(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, http2=True, verify=False, timeout=30) as client:  # noqa: S501
+            paths = [f"{address(folder)}/frames/{n}" if n % 2 else f"{address(folder)}/nothing/{n}" for n in range(200)]
+            return await asyncio.gather(*(client.get(path) for path in paths))
+
+    with serving([folder], "--tls-self-signed", "--access-log", str(log), cache=tmp_path, verify=False) as server:
+        answers = asyncio.run(ask(server.url))
+        told = {line["request"]: line for line in lines_of(log)}
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 200
+    for answer in answers:
+        line = told[answer.headers["x-request-id"]]
+        assert line["status"] == answer.status_code
+        if answer.status_code == 404:
+            assert answer.json()["request"] == line["request"]

@@ -5,6 +5,7 @@ are crossed in `_index`. Heavy rooms are imported by the verb that needs them: `
 """
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -1326,6 +1327,17 @@ def _run(run: Callable[[], None]) -> int:
         typer.secho(f"multiframe: {message}", fg="red", err=True)
         return code
     return 0
+
+
+def _flowing(text: str) -> str:
+    """Join the lines of each paragraph, for a terminal of any width; what is indented stays as it is."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else " ".join(p.split("\n")) for p in paragraphs)
+
+
+for _verb in app.registered_commands:
+    _verb.help = _flowing((_verb.callback and _verb.callback.__doc__) or "")
+app.info.help = _flowing(app.info.help or "")
 
 
 def main() -> NoReturn:

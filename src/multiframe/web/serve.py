@@ -580,7 +580,8 @@ def _told(status: ScanStatus, seconds: float) -> str:
         "gone": status.vanished,
     }
     parts = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    return f"{status.found:,} files in {seconds:.1f} s: {parts or 'nothing to serve'}\n"
+    files = "file" if status.found == 1 else "files"
+    return f"{status.found:,} {files} in {seconds:.1f} s: {parts or 'nothing to serve'}\n"
 
 
 def _say(text: str, *, live: bool) -> None:

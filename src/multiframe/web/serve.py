@@ -64,6 +64,9 @@ _SETTLE = 0.3
 _RETRY = 5.0
 """Seconds after which a scan is begun again that the database was away for."""
 
+_LIVED = 10.0
+"""Seconds that what watches the folders must have lived, or it is not started again."""
+
 _UNWATCHED = 60.0
 """Seconds after which everything is looked through again where the kernel does not tell."""
 
@@ -221,6 +224,7 @@ class _Parent:
             scanner = self._start("scan")
             if self._orders["settings"]["watch"] or self._orders["settings"]["rescan"]:
                 watcher = self._start("watch")
+            watching = time.monotonic()
             waiting, announced = self._wanted, False
             answering = 0.0
             while not self._ended:
@@ -251,9 +255,13 @@ class _Parent:
                     scanner = self._start("scan") if scanned else scanner
                 _reap(leaving)
                 if watcher and watcher.poll() is not None and not self._ended:
-                    log.warning("what watches the folders ended with %s: starting another", watcher.returncode)
-                    self._count_death()
-                    watcher = self._start("watch")
+                    # Without it all is served as before: it must not end the server, however often it ends itself.
+                    lived = time.monotonic() - watching
+                    again = "starting another" if lived > _LIVED else "folders are watched no more"
+                    log.warning("what watches the folders ended with %s: %s", watcher.returncode, again)
+                    _reap([watcher])
+                    watcher = self._start("watch") if lived > _LIVED else None
+                    watching = time.monotonic()
                 for dead in [c for c in workers if c.poll() is not None and not self._ended]:
                     workers.remove(dead)
                     if dead.returncode == _UNUSABLE and not announced:

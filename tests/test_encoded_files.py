@@ -243,3 +243,31 @@ def test_what_is_held_is_a_frame_whatever_the_size_of_the_file(tmp_path: Path) -
             assert site.app.state.budget.peak <= 400 << 10
 
     asyncio.run(run())
+
+
+def test_a_long_header_that_is_written_anew_is_counted(tmp_path: Path) -> None:
+    """Three times its bytes, while it is laid out and while it is sent; the same bytes leave as without a limit."""
+    (tmp_path / "files").mkdir()
+    path = get_testdata_file("MR_small_implicit.dcm", read=False)
+    assert isinstance(path, str)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00091001, "OB", bytes(1 << 20))
+    dataset.add_new(0x00090010, "LO", "SOMEBODY")
+    dataset.save_as(tmp_path / "files" / "long")
+
+    async def run() -> None:
+        site = Site(tmp_path / "files", tmp_path, memory=8 << 20, cache_share=0.01)
+        async with site.app.router.lifespan_context(site.app):
+            budget = site.app.state.budget
+            for accept in ("application/dicom", 'multipart/related; type="application/dicom"'):
+                budget.peak = budget.held
+                answer = await site.ask(at(dataset), accept=accept)
+                assert answer.status_code == 200
+                assert len(answer.content) > 1 << 20
+                assert 3 << 20 <= budget.peak <= 8 << 20
+                assert budget.held < 1 << 20
+            after = pydicom.dcmread(io.BytesIO((await site.ask(at(dataset), accept="application/dicom")).content))
+            assert after.file_meta.TransferSyntaxUID == EXPLICIT_LE
+            assert np.array_equal(pixel_array(after), pixel_array(dataset))
+
+    asyncio.run(run())

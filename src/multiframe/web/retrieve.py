@@ -62,6 +62,9 @@ MOST_PARTS: Final = 10_000
 
 _HELD = 2048  # bytes that takes
 
+_REWRITTEN = 3
+"""Times the bytes of a header that writing it anew takes: as it was, in pieces, and joined."""
+
 LAYOUTS: Final = ("stored", "legacy", "single")
 """How files can be wrapped."""
 
@@ -92,11 +95,14 @@ class File(NamedTuple):
         Transfer Syntax UID it leaves in.
     section : Section, Later or Encoded
         Its bytes.
+    held : int
+        Bytes held besides, while it is laid out and sent: of a header that is written anew.
     """
 
     instance: str
     syntax: str
     section: Section | Later | Encoded
+    held: int = 0
 
 
 def layout_of(request: Request, default: str) -> str:
@@ -162,7 +168,8 @@ class Files:
             await current(instance)
             known, held = instance.known, instance.held
             try:
-                return await asyncio.to_thread(self._files, instance, number)
+                with await leased(self._request, self._rewriting(instance), begun=False):
+                    return await asyncio.to_thread(self._files, instance, number)
             finally:
                 if instance.held != held:
                     cast(Catalog, self._request.app.state.catalog).weigh(instance)
@@ -183,7 +190,7 @@ class Files:
         target = self._target(instance, 1 if number is not None else None)
         syntax = syntax_given(header).uid if target is None else target.uid
         if target is not None and target.encapsulated:
-            return [File(uid, syntax, self._encoded(instance, target))]
+            return [File(uid, syntax, self._encoded(instance, target), self._rewriting(instance))]
         decode = target is not None
         lay = partial(self._laid, number=number, decode=decode)
 
@@ -196,8 +203,21 @@ class Files:
             section: Section | Later = Section(lay(instance, i), instance)
             if not self._alone or len(indices) > 1:
                 section = Later(section.size, section.heavy, section.etag, partial(later, i))
-            files.append(File(uid if i is None else derived_uid(uid, i + 1), syntax, section))
+            files.append(
+                File(uid if i is None else derived_uid(uid, i + 1), syntax, section, self._rewriting(instance))
+            )
         return files
+
+    def _rewriting(self, instance: Instance) -> int:
+        """Say how many bytes are held while its header is written anew, element by element; 0: it leaves as it lies.
+
+        Of a header that takes more than half of the memory so much is said: it is alone then, and is not refused.
+        """
+        header, budget = instance.header, cast(MemoryBudget, self._request.app.state.budget)
+        if header.explicit and header.syntax.little:
+            return 0
+        size = header.size if header.pixel_data is None else header.pixel_data.at
+        return min(_REWRITTEN * size, budget.limit // 2)
 
     def _encoded(self, instance: Instance, target: TransferSyntax) -> Encoded:
         """Settle a file whose frames are encoded anew."""
@@ -348,7 +368,7 @@ async def file_answer(request: Request, files: Sequence[File], content_type: str
         raise NotAcceptable(f'these are {len(files)} files: they are given as multipart/related; type="{PART10}"')
     if isinstance(file.section, Encoded):
         return await _while_made(request, files, None, content_type, gone)
-    return await _answer(request, Body([file.section]), content_type, gone)
+    return await _answer(request, Body([file.section], held=file.held), content_type, gone)
 
 
 async def _answer(request: Request, body: Body, content_type: str, gone: int) -> Response:
@@ -370,7 +390,7 @@ async def _in_parts(request: Request, files: Sequence[File], gone: int) -> Respo
         head = f"{'\r\n' if sections else ''}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n"
         sections += [_literal(head), file.section]
     sections.append(_literal(f"\r\n--{boundary}--\r\n"))
-    body = Body(sections, held=_HELD * len(files))
+    body = Body(sections, held=_HELD * len(files) + max(file.held for file in files))
     return await _answer(request, body, content_type, gone)
 
 
@@ -397,7 +417,7 @@ async def _pieces(request: Request, files: Sequence[File], boundary: str | None)
         head = f"{line}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n".encode() if boundary else b""
         line = "\r\n"
         given = _anew(request, file.section, begun) if isinstance(file.section, Encoded) else _known(
-            request, Body([file.section]), begun
+            request, Body([file.section], held=file.held), begun
         )  # fmt: skip
         async with aclosing(given):
             async for piece in given:

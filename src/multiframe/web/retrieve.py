@@ -8,7 +8,7 @@ body leaves.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from functools import partial
 from typing import Final, NamedTuple, cast
 
@@ -168,7 +168,8 @@ class Files:
             await current(instance)
             known, held = instance.known, instance.held
             try:
-                with await leased(self._request, self._rewriting(instance), begun=False):
+                need = self._rewriting(instance)
+                with await leased(self._request, need, begun=False) if need else nullcontext():
                     return await asyncio.to_thread(self._files, instance, number)
             finally:
                 if instance.held != held:

@@ -12,7 +12,7 @@ import psycopg
 
 PASSWORD = "open-sesame"  # a test looks for it where it must not be
 _NOBODY = "nobody" if os.geteuid() == 0 else None  # initdb and postgres refuse to be root
-_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # a test need not survive a power cut
+_FAST = ("fsync=off", "full_page_writes=off")  # a test need not survive a power cut, but the end of a process
 
 
 def programs() -> Path:

@@ -555,9 +555,10 @@ def _watch(orders: dict[str, Any], settings: Settings, _: Journal | None) -> Non
         if scan is not None:
             continue
         every = settings.rescan if watcher.watched or not settings.watch else min(settings.rescan, _UNWATCHED)
-        taken_away = _which(orders["database"]) != catalog  # whoever asks next makes a new one, with nothing in it
+        before, catalog = catalog, _which(orders["database"])
+        # Whoever asks next makes a new one, with nothing in it. When this began, there may not have been any.
+        taken_away = before is not None and catalog != before
         if taken_away or (every and time.monotonic() - scanned >= every):
-            catalog = _which(orders["database"])
             scanned = time.monotonic()
             waiting.clear()
             scan = _child("scan", {**orders, "again": True})

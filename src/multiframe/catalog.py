@@ -49,7 +49,6 @@ from multiframe.syntaxes import syntax_of
 __all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
 
 _AT_ONCE = 32  # far objects that are looked at
-_PATIENCE = 5  # times that files are waited for which are being written
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead
 _DEFAULTS = Settings()
 
@@ -146,15 +145,7 @@ class Catalog:
         """
         with closing(Reader(self.settings, self.budget, processes)) as reader:
             scan = Scan(self._database, roots, reader, self._forget, progress, settle=settle, whole=whole)
-            status, young = scan.run(stop), scan.young
-            for _ in range(_PATIENCE):
-                if not young or stop():
-                    break
-                time.sleep(settle)
-                scan = Scan(self._database, young, reader, self._forget, settle=settle, whole=False)
-                scan.run(stop)
-                young = scan.young
-            return status
+            return scan.run(stop)
 
     def claim(self, roots: Iterable[str]) -> AbstractContextManager[bool]:
         """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""

@@ -11,7 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import batched
+from itertools import batched, chain
 
 import numpy as np
 import sqlalchemy as sa
@@ -35,6 +35,7 @@ _KEPT = 100  # scans that are remembered
 _PAGE = 5000  # of what is catalogued
 _HASH = 2**64 - 1
 _LONG_AGO = 1e9
+_PATIENCE = 5  # times that files are waited for which are being written
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,10 @@ class Scan:
     progress : callable, optional
         Told now and then how far it is.
     settle : float
-        Seconds for which a local file must not have been written to: a younger one is left for later.
+        Seconds for which a local file must not have been written to: a younger one is waited for a little, and left
+        if it is still being written.
     whole : bool
         Whether `roots` are what somebody named, and not only what has changed below.
-
-    Attributes
-    ----------
-    young : list of bytes
-        What was left for later.
     """
 
     def __init__(
@@ -112,7 +109,7 @@ class Scan:
         self.roots = _outermost(roots)
         self.progress = progress
         self.status = ScanStatus(running=True)
-        self.young: list[bytes] = []
+        self._young: list[bytes] = []  # still being written, perhaps
         self._unlisted: list[bytes] = []
         self._met = array("Q")
         self._reader, self._forget, self._settle = reader, forget, settle
@@ -131,22 +128,17 @@ class Scan:
 
     def run(self, stop: Callable[[], bool]) -> ScanStatus:
         """Scan, unless `stop` says otherwise before a file; give what was done."""
-        stopped = False
         try:
-            for some in batched(self._objects(), LOOKUP):
-                known = self._known([path for path, _ in some])
-                changed: list[Asked] = []
-                for path, stat in some:
-                    if stopped := stop():
-                        break
-                    self._meet(path, stat, known.get(path), changed)
-                self._open(changed)
-                self._flush_if_due()
-                if stopped:
+            stopped = self._look(self._objects(), stop)
+            for _ in range(_PATIENCE):
+                if stopped or not self._young:
                     break
-            for path, found in self._reader.rest():
-                self._take(path, found)
-            self.flush()
+                time.sleep(self._settle)
+                young, self._young = self._young, []
+                self._count("found", -len(young))  # they are met again
+                below = (objects_below(path, self._not_listed) for path in young)
+                stopped = self._look(chain.from_iterable(below), stop)
+            self._met.extend(hash(path) & _HASH for path in self._young)
             if not stopped:
                 self._drop_vanished()
                 self._promote_copies()
@@ -154,6 +146,25 @@ class Scan:
             self.status = replace(self.status, running=False)
             self.flush()
         return self.status
+
+    def _look(self, objects: Iterable[tuple[bytes, ObjectStat | None]], stop: Callable[[], bool]) -> bool:
+        """Read what is not as it was; gives whether it was stopped."""
+        stopped = False
+        for some in batched(objects, LOOKUP):
+            known = self._known([path for path, _ in some])
+            changed: list[Asked] = []
+            for path, stat in some:
+                if stopped := stop():
+                    break
+                self._meet(path, stat, known.get(path), changed)
+            self._open(changed)
+            self._flush_if_due()
+            if stopped:
+                break
+        for path, found in self._reader.rest():
+            self._take(path, found)
+        self.flush()
+        return stopped
 
     def _objects(self) -> Iterator[tuple[bytes, ObjectStat | None]]:
         for root in self.roots:
@@ -173,16 +184,17 @@ class Scan:
 
     def _meet(self, path: bytes, stat: ObjectStat | None, known: str | None, changed: list[Asked]) -> None:
         self._count("found")
-        self._met.append(hash(path) & _HASH)
         identity = None if known is None else identity_of(known)
         if stat is not None and identity is not None and same_object(stat.identity, identity):
             self._count("unchanged")
         elif len(path) > LONGEST:
             self._count("failed")
         elif stat is not None and self._settle and is_local(path) and _age(stat) < self._settle:
-            self.young.append(path)
+            self._young.append(path)
+            return  # it may be gone when it is looked for again
         else:
             changed.append(Asked(path, stat, identity))
+        self._met.append(hash(path) & _HASH)
 
     def _flush_if_due(self) -> None:
         if (

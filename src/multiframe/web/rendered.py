@@ -333,7 +333,14 @@ async def _drawn(
     known = instance.known
     stored = (await instance.grow_async(index)).parts(index)
     held = instance.held
-    facts = await asyncio.to_thread(Facts.of, instance.header, index, lambda: instance.items)
+
+    async def cut(_: Gone) -> Facts:
+        return await asyncio.to_thread(Facts.of, instance.header, index, lambda: instance.items)
+
+    # Once, too: twenty waiting for threads would not come to what is made below while it is made.
+    key = instance.stat.identity, index
+    with await works.parts.do((*key, Facts), cut, who=who(request), gone=partial(client_gone, request)) as facts:
+        pass
     if instance.held != held:
         state.catalog.weigh(instance)
     presentation = replace(wanted.presentation, media_type=form.media_type)
@@ -350,7 +357,7 @@ async def _drawn(
     # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
     cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
     shared = await works.made.do(
-        (instance.stat.identity, index, presentation), make, who=who(request), gone=partial(client_gone, request),
+        (*key, presentation), make, who=who(request), gone=partial(client_gone, request),
         cost=min(cost, budget.limit), each=each, timeout=None if begun else settings.memory_wait,
     )  # fmt: skip
     if known is None or not known.complete:

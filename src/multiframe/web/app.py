@@ -119,6 +119,9 @@ _SPENT = {
 }
 """What a machine can run out of, and get back."""
 
+_DRAWN = 8 << 20
+"""Bytes that decoders may take at least, however little memory there is for all: a large frame can be shown."""
+
 _ENCODED = 0.125
 """The part of the memory in which frames may wait that were encoded anew: clients fetch them in ranges."""
 
@@ -405,7 +408,7 @@ def create_app(
     app.state.uploads = MemoryBudget(max(1, int(budget.limit * _UPLOADS)))
     app.state.arriving = ByteCache[str, arriving.Growing](budget, share=_ARRIVING)
     app.state.started = started
-    app.state.workers = Workers(settings.decoders, memory=settings.memory)
+    app.state.workers = Workers(settings.decoders, memory=max(settings.memory, _DRAWN))
     app.state.budget = budget
     app.state.works = works_of(app.state.workers, budget)
     app.state.encoded = ByteCache[Hashable, bytes](budget, share=_ENCODED)

@@ -10,6 +10,7 @@ from random import random
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from starlette.requests import Request
 
@@ -170,6 +171,10 @@ def test_the_processes_end_when_nobody_closes_them():
     workers = Workers(1)
     pid = int(asyncio.run(workers.run(process, b"")))
     del workers
+    for _ in range(500):  # the thread that worked may not have let go of them yet
+        if not psutil.pid_exists(pid):
+            break
+        time.sleep(0.01)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from multiframe.catalog import Catalog
+from multiframe.testing import cine
 from tests.chromium import browser_of
 from tests.postgres import PostgreSQL
 from tests.serving import Server, serving
@@ -16,6 +18,22 @@ def pytest_configure() -> None:
     # A job in a shell's background is started with interrupts ignored, and hands that on to all that it starts.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cine of as many frames as the module's FRAMES says."""
+    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
+    cine(path, frames=request.module.FRAMES)
+    return path
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog with nothing in it: a module may have another."""
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    yield catalog
+    catalog.close()
 
 
 @pytest.fixture(scope="module")

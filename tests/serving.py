@@ -14,6 +14,17 @@ from typing import Any, Self
 import httpx
 import psutil
 
+import multiframe
+
+OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+"""Frames as they are stored."""
+
+
+def address_of(path: Path) -> str:
+    """Give the address of a file's instance, below that of the server."""
+    h = multiframe.open(path).header
+    return f"dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+
 
 class Server:
     """A running ``multiframe serve`` and a client for it."""

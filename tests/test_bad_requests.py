@@ -12,10 +12,9 @@ import pytest
 
 import multiframe
 from multiframe.testing import cine
-from tests.serving import Server, serving
+from tests.serving import OCTETS, Server, address_of, serving
 
 FRAMES = 12
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(path: Path) -> str:
-    h = multiframe.open(path).header
-    return f"/dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+    return f"/{address_of(path)}"
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])

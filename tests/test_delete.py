@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from multiframe.catalog import Catalog
 from multiframe.settings import Settings
 from multiframe.web import delete
 from multiframe.web.tokens import line_of, new_token
@@ -13,13 +12,6 @@ from tests.test_doors import Asked
 from tests.test_storing import SERIES, STUDY, catalogued, instance, put
 
 ADDRESS = f"/dicom-web/studies/{STUDY}"
-
-
-@pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog(tmp_path / "catalog.sqlite")
-    yield catalog
-    catalog.close()
 
 
 @pytest.fixture

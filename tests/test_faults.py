@@ -21,35 +21,21 @@ import httpx
 import pytest
 from pydicom.dataset import Dataset
 
-import multiframe
 from multiframe.testing import cine, part10
 from tests.far import FarServer, Fault
-from tests.serving import Server, command, serving
+from tests.serving import OCTETS, Server, address_of, command, serving
 from tests.test_storing import SERIES
 from tests.test_storing import instance as made
 
 ROOT = Path(__file__).resolve().parents[1]
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 DICOM = "multipart/related; type=application/dicom; transfer-syntax=*"
 FRAMES = 80
 OUT_OF_RESOURCES = 0xA700
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
-    cine(path, frames=FRAMES)
-    return path
-
-
-def address(path: Path) -> str:
-    h = multiframe.open(path).header
-    return f"dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
-
-
-@pytest.fixture(scope="module")
 def url(path: Path) -> str:
-    return address(path)
+    return address_of(path)
 
 
 @contextmanager
@@ -194,7 +180,7 @@ def test_no_room_to_inflate(tmp_path: Path) -> None:
         data = part10([pixels, pixels], rows=1024, columns=1024, syntax="1.2.840.10008.1.2.1.99", extra=extra)
         (folder / f"{name}.dcm").write_bytes(data)
     cine(folder / "plain.dcm", frames=2, rows=96, columns=128)
-    first, second, plain = (address(folder / f"{name}.dcm") for name in ("first", "second", "plain"))
+    first, second, plain = (address_of(folder / f"{name}.dcm") for name in ("first", "second", "plain"))
     tmp = tmp_path / "tmp"
     with (
         small_disk(tmp, "8m"),
@@ -308,7 +294,7 @@ def test_a_file_that_changes_while_it_is_sent(path: Path, url: str, tmp_path: Pa
 def test_an_origin_that_is_away_slow_or_hangs_up(path: Path, url: str, tmp_path: Path) -> None:
     """What is passing is asked for again behind the client's back; else the client is told; others notice nothing."""
     cine(tmp_path / "near.dcm", frames=2, rows=96, columns=128)
-    near, place = address(tmp_path / "near.dcm"), "/d/cine.dcm"
+    near, place = address_of(tmp_path / "near.dcm"), "/d/cine.dcm"
     with (
         FarServer({place: path}) as far,
         command("serve", far.url(place), tmp_path / "near.dcm", "--port", "0", cache=tmp_path) as (process, at),

@@ -15,9 +15,9 @@ from multiframe.demo import real_files
 from multiframe.syntaxes import EXPLICIT_LE, syntax_of
 from multiframe.testing import cine
 from multiframe.transcode import decoded_spec, targets, transcode
-from tests.serving import serving
+from tests.serving import OCTETS, serving
 from tests.test_codecs import FILES, frame_of, ic, spec_of
-from tests.test_server import OCTETS, Served, parts_of
+from tests.test_server import Served, parts_of
 
 JPEG, JLS, J2K, HT, RLE = "4.50", "4.80", "4.90", "4.201", "5"
 DECODED = f"application/octet-stream; transfer-syntax={EXPLICIT_LE}"

@@ -17,10 +17,9 @@ import h2.settings
 import httpx
 import pytest
 
-import multiframe
 from multiframe.testing import cine
 from multiframe.web.sockets import LONGEST_HEAD
-from tests.serving import Server, serving
+from tests.serving import Server, address_of, serving
 
 PATIENCE = 1.0
 CONNECTIONS = 16
@@ -35,8 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(path: Path) -> str:
-    h = multiframe.open(path).header
-    return f"/dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+    return f"/{address_of(path)}"
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])

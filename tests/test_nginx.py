@@ -17,15 +17,12 @@ import httpx
 import pytest
 import zstandard
 
-import multiframe
-from multiframe.testing import cine
 from multiframe.web.over_tls import self_signed
-from tests.serving import Server, serving
+from tests.serving import OCTETS, Server, address_of, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "nginx"
 NAME = "images.example.org"
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 DICOM = "multipart/related; type=application/dicom; transfer-syntax=*"
 FRAMES = 60
 
@@ -124,16 +121,8 @@ def nginx(folder: Path, upstream: str, *, prefix: bool = False) -> Iterator[Ngin
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
-    cine(path, frames=FRAMES)
-    return path
-
-
-@pytest.fixture(scope="module")
 def instance(path: Path) -> str:
-    h = multiframe.open(path).header
-    return f"dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+    return address_of(path)
 
 
 @pytest.fixture(scope="module")

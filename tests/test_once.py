@@ -20,7 +20,8 @@ from multiframe.testing import CountingSource, FaultySource, cine
 from multiframe.web.app import create_app
 from multiframe.web.once import ClientGone, Gone, Once
 from multiframe.web.workers import Workers
-from tests.test_server import OCTETS, parts_of
+from tests.serving import OCTETS
+from tests.test_server import parts_of
 
 FRAMES = 100
 

@@ -19,25 +19,15 @@ import pytest
 
 import multiframe
 from multiframe.errors import SourceError
-from multiframe.testing import cine
 from multiframe.web.over_tls import Certificate, _as_granian_needs_it, check, self_signed
-from tests.serving import Server, command, serving
+from tests.serving import OCTETS, Server, address_of, command, serving
 
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 FRAMES = 40
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
-    cine(path, frames=FRAMES)
-    return path
-
-
-@pytest.fixture(scope="module")
 def url(path: Path) -> str:
-    h = multiframe.open(path).header
-    return f"dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+    return address_of(path)
 
 
 @pytest.fixture(scope="module")

@@ -16,26 +16,15 @@ import httpx
 import psutil
 import pytest
 
-import multiframe
-from multiframe.testing import cine
-from tests.serving import command
+from tests.serving import address_of, command
 
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 FRAMES = 60
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
-    cine(path, frames=FRAMES)
-    return path
 
 
 @pytest.fixture(scope="module")
 def file(path: Path) -> str:
     """The address of the file whole: some megabytes, far more than sockets hold."""
-    h = multiframe.open(path).header
-    return f"dicom-web/studies/{h.study_instance_uid}/series/{h.series_instance_uid}/instances/{h.sop_instance_uid}"
+    return address_of(path)
 
 
 class Slow:

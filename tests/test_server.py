@@ -22,10 +22,9 @@ from pydicom.encaps import get_frame
 import multiframe
 from multiframe.demo import real_files
 from multiframe.testing import Layout, cine
-from tests.serving import Server, command, serving
+from tests.serving import OCTETS, Server, command, serving
 
 FRAMES = 60
-OCTETS = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 
 
 class Served:

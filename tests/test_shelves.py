@@ -33,13 +33,6 @@ def s3(moto: Server, monkeypatch):
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog(tmp_path / "catalog.sqlite")
-    yield catalog
-    catalog.close()
-
-
-@pytest.fixture
 def store(s3, catalog, tmp_path):
     return Store(f"s3://{s3[1]}/archive", catalog, spool=tmp_path / "spool")
 

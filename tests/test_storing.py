@@ -37,13 +37,6 @@ def instance(n=1, *, study=STUDY, size=3_000, frames=3, **elements):
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog(tmp_path / "catalog.sqlite")
-    yield catalog
-    catalog.close()
-
-
-@pytest.fixture
 def store(tmp_path, catalog):
     return Store(tmp_path / "store", catalog)
 

@@ -20,16 +20,10 @@ from multiframe.source import FileSource, Reply
 from multiframe.testing import cine
 from multiframe.web.app import create_app
 from multiframe.web.over_tls import self_signed, serve_tls
-from tests.test_server import OCTETS, parts_of
+from tests.serving import OCTETS
+from tests.test_server import parts_of
 
 FRAMES = 150
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cine") / "cine.dcm"
-    cine(path, frames=FRAMES)
-    return path
 
 
 class Counted:

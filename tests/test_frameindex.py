@@ -596,6 +596,12 @@ def test_items_without_a_transfer_syntax_are_no_native_pixels() -> None:
         replace(file, data=data).open()
 
 
+def test_a_native_value_that_ends_nowhere_is_not_believed() -> None:
+    """Neither what its frames need nor what is there: the first Item of what is no native value is damaged, too."""
+    lying = head(EXPLICIT, frames="4", rows=3, columns=5) + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\x7f" + bytes(200)
+    assert frames_of(open_instance(Memory(lying))) == [FragmentError] * 4
+
+
 def test_few_and_many_fragments_end_alike() -> None:
     tails = np.random.default_rng(1).choice(np.array([0x00, 0xFF, 0xD9, 7], np.uint8), (5000, 8))
     length, head = np.full(1, 99, np.uint64), np.zeros((1, 64), np.uint8)

@@ -107,7 +107,7 @@ def _native_index(header: Header, size: int) -> FrameIndex:
     word = 1 if header.syntax.little else word_of(pixels.vr, spec.bits_allocated)
     layout = Native(pixels.start, spec.frame_bits, word)
     declared, length = header.declared_frames, pixels.stop - pixels.start
-    frames, doubt = _native_count(length, layout.bits, declared)
+    frames, doubt = _native_count(length, layout.bits, declared, cut=pixels.stop > size)
     there = 8 * max(0, min(pixels.stop, size) - pixels.start) // layout.bits
     damage = None
     if doubt:
@@ -137,8 +137,11 @@ _MISLABELLED = ((3, 2), (2, 3), (2, 1), (1, 2), (3, 1), (1, 3), (4, 1), (1, 4), 
 """How much longer or shorter than the header says all frames are where it has samples, bits or subsampling wrong."""
 
 
-def _native_count(length: int, bits: int, declared: int | None) -> tuple[int, bool]:
-    """Say how many frames of so many bits a value holds, and whether that cannot be told."""
+def _native_count(length: int, bits: int, declared: int | None, *, cut: bool = False) -> tuple[int, bool]:
+    """Say how many frames of so many bits a value holds, and whether that cannot be told.
+
+    `cut`: the file ends before the value does.
+    """
     expected = declared or 1
     over = length - -(-expected * bits // 8)
     if over in (0, 1):  # one byte pads the value
@@ -148,6 +151,8 @@ def _native_count(length: int, bits: int, declared: int | None) -> tuple[int, bo
             return 0, True
     if bits % 8 == 0 and length // (bits // 8) and length % (bits // 8) <= 1:
         return length // (bits // 8), False  # whole frames only: Number of Frames is wrong
+    if cut:
+        return 0, True  # a length that is neither what the frames need nor what is there: nothing says what this is
     held = 8 * length // bits
     if expected > 1:
         # Would all be used up if each frame were longer or shorter? Then the second need not begin where it should.

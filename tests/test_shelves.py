@@ -12,6 +12,7 @@ import pytest
 from multiframe import storing
 from multiframe.catalog import Catalog
 from multiframe.errors import SourceError, StoreError
+from multiframe.shelves import Bucket
 from multiframe.storing import Store, Upload
 from tests.serving import serving
 from tests.test_object_stores import TOOLS, enter, moto
@@ -78,7 +79,20 @@ def test_the_object_is_created_on_condition_that_there_is_none(store, s3, size, 
     assert list(objects(s3).values()) == [data]
 
 
-def test_two_servers_with_one_uid_store_one(s3, tmp_path):
+def test_two_servers_with_one_uid_store_one(s3, tmp_path, monkeypatch):
+    # moto looks whether there is an object and puts its own in two steps: of two at once it may take both. So here one
+    # waits for the other; the real server, where it can be had, is given both at once.
+    sent, one_by_one = Bucket._sent, threading.Lock()
+
+    def in_turn(*args):
+        with one_by_one:
+            return sent(*args)
+
+    monkeypatch.setattr(Bucket, "_sent", in_turn)
+    two_at_once(s3, tmp_path)
+
+
+def two_at_once(s3, tmp_path):
     catalogs = [Catalog(tmp_path / f"{k}.sqlite") for k in (0, 1)]
     stores = [Store(f"s3://{s3[1]}", c, spool=tmp_path / f"spool{k}") for k, c in enumerate(catalogs)]
     bodies = [instance(3, size=LARGE, PatientID=str(k)) for k in (0, 1)]
@@ -173,6 +187,8 @@ def test_a_real_object_store(tmp_path, monkeypatch):
             test_the_object_is_created_on_condition_that_there_is_none(store, (server, "archive"), size, tmp_path)
             server.client.delete_object(Bucket="archive", Key=next(iter(objects((server, "archive")))))
         catalog.close()
+        server.client.create_bucket(Bucket="race")
+        two_at_once((server, "race"), tmp_path)
     finally:
         process.stdin.close()
         process.wait(60)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from multiframe import cli, errors
+from multiframe.cli import serving
 from multiframe.config import BESIDE, from_environment, from_file
 from multiframe.settings import Settings
 from multiframe.testing import cine
@@ -31,7 +32,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         given.update(database=rest["database"])
         given.update(dataclasses.asdict(rest["settings"]))
 
-    monkeypatch.setattr(cli, "_serve", serve)
+    monkeypatch.setattr(serving, "run", serve)
 
     def run(*arguments: object, **environment: str) -> tuple[int, str, dict[str, Any]]:
         given.clear()

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import multiframe
 from multiframe import cli, errors
 from multiframe.catalog import KEYS, Catalog
+from multiframe.cli.faults import EXIT
 from multiframe.codec import codec_for
 from multiframe.errors import CodecMissing
 from multiframe.instance import Instance
@@ -118,7 +119,7 @@ def test_every_key_of_info(tmp_path: Path) -> None:
 
 def test_every_exit_code() -> None:
     told = {row[0] for row in rows(section(reference("command"), "Exit codes"))} - {"code", "---"}
-    assert told == {"0"} | {str(code) for code in cli.EXIT.values()}
+    assert told == {"0"} | {str(code) for code in EXIT.values()}
 
 
 def test_every_setting_and_its_default() -> None:
@@ -140,7 +141,7 @@ def test_every_error_its_status_and_its_exit_code() -> None:
     for name in errors.__all__:
         kind = getattr(errors, name)
         status = next(STATUS[c] for c in kind.__mro__ if c in STATUS)
-        code = next(cli.EXIT[c] for c in kind.__mro__ if c in cli.EXIT)
+        code = next(EXIT[c] for c in kind.__mro__ if c in EXIT)
         assert told[name] == [str(status), str(code)], name
         assert re.search(rf"[─·] {name}\b|^ +{name}\b", text, re.M), f"{name} is not in the tree"
 

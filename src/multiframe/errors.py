@@ -23,7 +23,8 @@
     └─ OverBudget (MemoryError)
 
 Every message says what, where and what to do; it never holds a value of the data set but UIDs.
-What it must not know: HTTP statuses (``web/app.py`` has the one table) and exit codes (``cli.py`` has the other).
+What it must not know: HTTP statuses (``web/app.py`` has the one table) and exit codes (``cli/faults.py`` has the
+other).
 """
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Writing files whole or not at all, and the index files of instances.
 
 It knows paths and what is worth writing. It must not know the format of an index file (``indexfile.py``'s), nor how
-many are written at once (``cli.py``'s).
+many are written at once (``cli/index.py``'s).
 """
 
 import contextlib

@@ -71,10 +71,15 @@ class _Text:
 
     def __init__(self, encodings: Sequence[str]) -> None:
         self.encodings = encodings
-        self.encoding = encodings[0]
+        self.encoding = encoding = encodings[0]
 
-    def decode(self, data: bytes) -> str:
-        if b"\x1b" not in data or len(self.encodings) == 1:
+        def decode(data: bytes) -> str:
+            return data.decode(encoding, "replace")
+
+        self.decode = decode if len(encodings) == 1 else self._switched  # nearly always one
+
+    def _switched(self, data: bytes) -> str:
+        if b"\x1b" not in data:
             return data.decode(self.encoding, "replace")
         from pydicom.charset import decode_bytes
 
@@ -149,6 +154,10 @@ class _Sight:
         return self.data[i : i + stop - start]
 
 
+type _Spell = Callable[[bytes], str]
+"""Writes what follows the VR: nothing where the value is empty (PS3.18 F.2.5)."""
+
+
 class _Scope:
     """What the elements of one Item, and of the Items inside it, are read by."""
 
@@ -163,12 +172,13 @@ class _Scope:
 class _Values(dict[bytes, str]):
     """What one element is written as, for each value it had: a value that was met before is a look-up."""
 
-    def __init__(self, writer: "_Writer", tag: int, vr: str, text: _Text) -> None:
-        self._writer, self._text, self._vr = writer, text, vr
-        self._before = f'"{tag:08X}":{{"vr":"{vr}"'
+    __slots__ = ("_spell",)
+
+    def __init__(self, spell: _Spell) -> None:
+        self._spell = spell
 
     def __missing__(self, data: bytes) -> str:
-        written = f"{self._before}{self._writer.value(self._vr, data, self._text)}}}"
+        written = self._spell(data)
         if len(data) <= _MEMO_VALUE:
             if len(self) >= _MEMO_ENTRIES:
                 self.clear()
@@ -205,6 +215,7 @@ class _Writer(_Sight):
         super().__init__(header)
         self.known: dict[tuple[_Text, bool], Shapes[_Written]] = {}
         self.values: dict[tuple[int, str, _Text], _Values] = {}
+        self.spellings: dict[tuple[str, _Text], _Spell] = {}
         self.holes: list[tuple[Element, _Values]] | None = None  # the values that are left open, while a shape is found
         self.explicit = header.explicit
         self.scopes = [self.scope(_text_of(b""), False)]
@@ -234,9 +245,9 @@ class _Writer(_Sight):
             key = tag, vr, scope.text
             values = self.values.get(key)
             if values is None:
-                values = self.values[key] = _Values(self, *key)
+                values = self.values[key] = _Values(self.spelling(vr, scope.text))
             self.holes.append((element, values))
-            return _HOLE
+            return f'"{tag:08X}":{{"vr":"{vr}"{_HOLE}}}'
         data = self.bytes(element.start, element.stop)
         if tag == _CHARSET:
             self.scopes[-1] = self.scope(_text_of(data), scope.signed)
@@ -290,31 +301,50 @@ class _Writer(_Sight):
 
     def value(self, vr: str, data: bytes, by: _Text) -> str:
         """Write what follows the VR: nothing where the value is empty (PS3.18 F.2.5)."""
-        if not data:
-            return ""
-        code = _NUMBERS.get(vr)
-        if code is not None:
+        return self.spelling(vr, by)(data)
+
+    def spelling(self, vr: str, by: _Text) -> _Spell:
+        """Give what writes values of a VR: which kind it is, is asked once and not for each of a hundred thousand."""
+        found = self.spellings.get((vr, by))
+        if found is None:
+            if vr in _NUMBERS:
+                found = self._number_spelling(vr)
+            elif vr in _WORDS:
+                found = self._binary_spelling(_WORDS[vr])
+            else:
+                found = self._tags if vr == "AT" else _text_spelling(vr, by)
+            self.spellings[vr, by] = found
+        return found
+
+    def _number_spelling(self, vr: str) -> _Spell:
+        code = _NUMBERS[vr]
+        width = struct.calcsize("=" + code)
+        known: dict[int, tuple[Callable[[bytes], tuple[int, ...]], str]] = {}
+        if code in "HhIi":  # which JSON writes as Python does
+            for n in range(1, 4):
+                form = f',"Value":[{",".join(["%d"] * n)}]'
+                known[n * width] = struct.Struct(f"{self.order}{n}{code}").unpack, form
+
+        def spell(data: bytes) -> str:
+            found = known.get(len(data))
+            if found is not None:
+                return found[1] % found[0](data)
             numbers = self._numbers(vr, code, data)
             return f',"Value":[{numbers}]' if numbers else ""
-        word = _WORDS.get(vr)
-        if word is not None:
-            return f',"InlineBinary":"{b64encode(self._swapped(data, word)).decode()}"'
-        if vr == "AT":
-            tags = struct.unpack(f"{self.order}{len(data) // 4 * 2}H", data[: len(data) // 4 * 4])
-            pairs = zip(tags[::2], tags[1::2], strict=True)
-            listed = ",".join(f'"{group:04X}{number:04X}"' for group, number in pairs)
-            return f',"Value":[{listed}]' if listed else ""
-        text = by.decode(data)
-        if vr in _TEXTS:
-            text = text.rstrip(" \0")
-            return f',"Value":[{quoted(text)}]' if text else ""
-        if vr == "DS" and _DECIMALS.fullmatch(text):  # nearly always
-            return f',"Value":[{text.rstrip(" \0").replace("\\", ",")}]'
-        spell = _SPELLED.get(vr, quoted)
-        values = [part.rstrip(" \0") if vr in _SPACED else part.strip(" \0") for part in text.split("\\")]
-        if not any(values):
-            return ""
-        return f',"Value":[{",".join([spell(part) if part else "null" for part in values])}]'
+
+        return spell
+
+    def _binary_spelling(self, word: int) -> _Spell:
+        def spell(data: bytes) -> str:
+            return f',"InlineBinary":"{b64encode(self._swapped(data, word)).decode()}"' if data else ""
+
+        return spell
+
+    def _tags(self, data: bytes) -> str:
+        tags = struct.unpack(f"{self.order}{len(data) // 4 * 2}H", data[: len(data) // 4 * 4])
+        pairs = zip(tags[::2], tags[1::2], strict=True)
+        listed = ",".join(f'"{group:04X}{number:04X}"' for group, number in pairs)
+        return f',"Value":[{listed}]' if listed else ""
 
     def long(self, vr: str, start: int, stop: int) -> Iterator[str]:
         """Write a long value as `value` does, in pieces."""
@@ -381,6 +411,38 @@ def _person_name(text: str) -> str:
 
 
 _SPELLED: dict[str, Callable[[str], str]] = {"PN": _person_name, "IS": _integer, "DS": _decimal}
+
+
+def _text_spelling(vr: str, by: _Text) -> _Spell:
+    """Give what writes values of a VR that is text."""
+    decode = by.decode
+    if vr in _TEXTS:
+
+        def whole(data: bytes) -> str:
+            text = decode(data).rstrip(" \0")
+            return f',"Value":[{quoted(text)}]' if text else ""
+
+        return whole
+    one = _SPELLED.get(vr, quoted)
+    strip = str.rstrip if vr in _SPACED else str.strip
+
+    def spell(data: bytes) -> str:
+        text = decode(data)
+        if "\\" not in text:
+            text = strip(text, " \0")
+            return f',"Value":[{one(text)}]' if text else ""
+        values = [strip(part, " \0") for part in text.split("\\")]
+        if not any(values):
+            return ""
+        return f',"Value":[{",".join([one(part) if part else "null" for part in values])}]'
+
+    def decimals(data: bytes) -> str:
+        text = decode(data)
+        if _DECIMALS.fullmatch(text):  # nearly always
+            return f',"Value":[{text.rstrip(" \0").replace("\\", ",")}]'
+        return spell(data)
+
+    return decimals if vr == "DS" else spell
 
 
 def metadata(

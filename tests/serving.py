@@ -53,21 +53,37 @@ class Server:
         raise TimeoutError("the scan did not end")
 
     def rss(self) -> int:
-        """Resident bytes of all its processes together."""
-        parent = psutil.Process(self.process.pid)
+        """Resident bytes of the processes that answer: a scan comes and goes when it likes, and is not among them."""
         total = 0
-        for p in [parent, *parent.children(recursive=True)]:
-            try:
-                total += p.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
+        for worker in self.workers():
+            for p in [worker, *worker.children(recursive=True)]:
+                try:
+                    total += p.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
         return total
 
+    def workers(self) -> list[psutil.Process]:
+        return [p for p in psutil.Process(self.process.pid).children() if "worker" in p.cmdline()]
+
     def worker(self) -> psutil.Process:
-        for p in psutil.Process(self.process.pid).children():
-            if "worker" in p.cmdline():
-                return p
+        for p in self.workers():
+            return p
         raise LookupError("no worker")
+
+    @contextmanager
+    def peak(self) -> Iterator[list[int]]:
+        """Give, once the block has ended, the most resident bytes its worker had meanwhile."""
+        folder, peak = Path(f"/proc/{self.worker().pid}"), [0]
+        (folder / "clear_refs").write_text("5")  # proc(5): the peak is that of now
+        yield peak
+        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())
+        peak[0] = int(line) << 10
+
+    def end(self) -> str:
+        """Have it finish all that it has begun, and give what it said: behind an answer some is still to be done."""
+        self.process.terminate()
+        return self.process.communicate(timeout=20)[1]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pydicom.pixels.utils import pixel_array
 
 import multiframe
 from multiframe.catalog import Catalog
+from multiframe.part10 import derived_uid
 from multiframe.settings import Settings
 from multiframe.syntaxes import EXPLICIT_LE, syntax_of
 from multiframe.testing import cine
@@ -101,7 +102,8 @@ def test_frames_are_encoded_anew_and_all_else_stays(folder: Path, tmp_path: Path
                     if uid not in can or uid == source.uid:
                         continue
                     given += 1
-                    assert "content-length" not in answer.headers
+                    # How long one frame is, is found out first; of several it is not known before they are sent.
+                    assert ("content-length" in answer.headers) == (before.get("NumberOfFrames", 1) == 1)
                     after = pydicom.dcmread(io.BytesIO(answer.content))
                     assert after.file_meta.TransferSyntaxUID == uid
                     assert answer.headers["content-type"] == f"application/dicom; transfer-syntax={uid}"
@@ -155,6 +157,84 @@ def test_a_study_in_parts_of_which_some_are_as_stored(folder: Path, tmp_path: Pa
             assert parts_of(answer)[1][1] == stored
             contents.add(answer.content)
         assert len(contents) == 1
+
+    asyncio.run(run())
+
+
+def test_frames_as_instances_of_their_own_are_encoded_anew(folder: Path, tmp_path: Path) -> None:
+    """Each holds the frame it should, in the syntax asked for; one alone has a size, a tag and ranges as any file."""
+
+    async def run() -> None:
+        site = Site(folder, tmp_path)
+        async with site.app.router.lifespan_context(site.app):
+            for name, wanted in (("j2k", "HTJ2K"), ("native", "JPEG-LS"), ("jpeg", "RLE"), ("rle", "JPEG 2000")):
+                before = pydicom.dcmread(folder / name)
+                pixels, uid = pixels_of(folder / name, before), UIDS[wanted]
+                accept = f"transfer-syntax={uid}"
+                answer = await site.ask(f"{at(before)}?layout=single", accept=f"{PARTS}; {accept}")
+                parts = parts_of(answer)
+                assert len(parts) == len(pixels) == before.NumberOfFrames
+                for i, (kind, body) in enumerate(parts):
+                    after = pydicom.dcmread(io.BytesIO(body))
+                    assert kind.endswith(f"transfer-syntax={uid}")
+                    assert after.file_meta.TransferSyntaxUID == uid
+                    assert (after.NumberOfFrames, after.InstanceNumber) == (1, i + 1)
+                    assert after.SOPInstanceUID == after.file_meta.MediaStorageSOPInstanceUID
+                    assert after.SOPInstanceUID == derived_uid(str(before.SOPInstanceUID), i + 1)
+                    assert np.array_equal(pixel_array(after), pixels[i]), (name, i)
+                assert len({pydicom.dcmread(io.BytesIO(body)).SOPInstanceUID for _, body in parts}) == len(parts)
+
+                url, accept = f"{at(before)}/frames/2.dcm", f"application/dicom; {accept}"
+                alone = await site.ask(url, accept=accept)
+                assert alone.content == parts[1][1]
+                size = len(alone.content)
+                assert alone.headers["content-length"] == str(size)
+                part = await site.ask(url, accept=accept, range=f"bytes={size - 60}-")
+                assert (part.status_code, part.content) == (206, alone.content[-60:])
+                assert part.headers["content-range"] == f"bytes {size - 60}-{size - 1}/{size}"
+                assert (await site.ask(url, accept=accept, range=f"bytes={size}-")).status_code == 416
+                head = await site.ask(url, method="HEAD", accept=accept)
+                named = ("etag", "content-length", "content-type", "cache-control", "vary", "accept-ranges")
+                assert [head.headers[k] for k in named] == [alone.headers[k] for k in named]
+                kept = await site.ask(url, accept=accept, if_none_match=alone.headers["etag"])
+                assert kept.status_code == 304
+                other = await site.ask(f"{at(before)}/frames/1.dcm", accept=accept)
+                assert other.headers["etag"] != alone.headers["etag"]
+                assert other.content == parts[0][1]
+                by_uri = await site.ask(
+                    f"/wado?requestType=WADO&studyUID={before.StudyInstanceUID}&seriesUID={before.SeriesInstanceUID}"
+                    f"&objectUID={before.SOPInstanceUID}&layout=single&frameNumber=2&transferSyntax={uid}"
+                )
+                assert by_uri.content == alone.content
+            assert site.app.state.budget.held <= site.catalog._cache._held + site.app.state.encoded._held
+
+    asyncio.run(run())
+
+
+def test_a_frame_alone_is_encoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask for it, and in however many ranges; who has it costs nothing."""
+
+    async def run() -> None:
+        site, made = Site(folder, tmp_path), 0
+        async with site.app.router.lifespan_context(site.app):
+            workers = site.app.state.workers
+            work = workers.run
+
+            async def counted(*args: Any, **how: Any) -> bytes:
+                nonlocal made
+                made += 1
+                return bytes(await work(*args, **how))
+
+            monkeypatch.setattr(workers, "run", counted)
+            url = f"{at(pydicom.dcmread(folder / 'rle'))}/frames/2.dcm"
+            accept = f"application/dicom; transfer-syntax={UIDS['JPEG-LS']}"
+            answers = await asyncio.gather(*(site.ask(url, accept=accept) for _ in range(5)))
+            whole = answers[0].content
+            assert {a.content for a in answers} == {whole}
+            ranges = [await site.ask(url, accept=accept, range=f"bytes={k}-{k + 99}") for k in range(0, 500, 100)]
+            assert b"".join(a.content for a in ranges) == whole[:500]
+            await site.ask(url, accept=accept, if_none_match=answers[0].headers["etag"])
+        assert made == 1
 
     asyncio.run(run())
 

@@ -161,6 +161,33 @@ def test_it_is_not_begun_for_who_has_gone() -> None:
     asyncio.run(run())
 
 
+def test_who_comes_before_memory_is_asked_for_joins() -> None:
+    """Also when the turn has come already, and it is being asked whether anybody still waits."""
+
+    async def run() -> None:
+        work, once, asked, told = Work(), Once(MemoryBudget(2), MemoryBudget(1000)), asyncio.Event(), asyncio.Event()
+
+        async def gone() -> bool:
+            asked.set()
+            await told.wait()
+            return False
+
+        first = asking(once, work, 1, cost=60, each=10, gone=gone)
+        await asked.wait()
+        second = asking(once, work, 1, cost=60, each=10)
+        await some_turns()
+        told.set()
+        work.go.set()
+        shared = await asyncio.gather(*first, *second)
+        assert work.done == 1
+        for one in shared:
+            one.release()
+        assert once.budget is not None
+        assert once.budget.held == 0
+
+    asyncio.run(run())
+
+
 def test_who_comes_late_shares_only_where_there_is_memory_for_him() -> None:
     async def run() -> None:
         work, once = Work(), Once(MemoryBudget(2), MemoryBudget(100))

@@ -29,6 +29,7 @@ from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
 __all__ = [
     "IMPLEMENTATION_UID",
     "Decoding",
+    "Encoding",
     "Singles",
     "can_hold",
     "decoded",
@@ -206,8 +207,23 @@ def decoded(
     return Rope(pieces, identity=identity)
 
 
+class Encoding(NamedTuple):
+    """What frames become that are encoded anew.
+
+    Attributes
+    ----------
+    spec : PixelSpec
+        What the data set is to say of them.
+    syntax : TransferSyntax
+        What they are encoded in.
+    """
+
+    spec: PixelSpec
+    syntax: TransferSyntax
+
+
 def encoded(
-    header: Header, index: FrameIndex, size: int, spec: PixelSpec, target: TransferSyntax, *, identity: str = ""
+    header: Header, index: FrameIndex, size: int, encoding: Encoding, *, identity: str = ""
 ) -> Plan[tuple[Rope, Rope]]:
     """Give what stands before and behind the frames of an object that are to be encoded anew, without loss.
 
@@ -217,10 +233,6 @@ def encoded(
     ----------
     header, index, size, identity
         As of `legacy`; native frames too.
-    spec : PixelSpec
-        What the data set is to say of them.
-    target : TransferSyntax
-        What they are encoded in.
 
     Raises
     ------
@@ -232,8 +244,8 @@ def encoded(
     PS3.5 A.4; PS3.3 C.7.6.1.1.5.
     """
     require_all(index)
-    changes = _described(header, spec) | _counted(header, len(index))
-    head = [*_meta(header, syntax=target.uid), *Head(header).edited(changes, _speaks_of_tables)]
+    changes = _described(header, encoding.spec) | _counted(header, len(index))
+    head = [*_meta(header, syntax=encoding.syntax.uid), *Head(header).edited(changes, _speaks_of_tables)]
     native = not header.syntax.encapsulated
     tail = yield from _tail(header, header.pixels.stop if native else index.proven_to, size)
     return Rope([*head, _OPENED, item_header(0)], identity=identity), Rope([END_OF_ITEMS, *tail], identity=identity)
@@ -533,6 +545,8 @@ class Singles:
         Where their functional groups lie, if that is known: they are not looked for then.
     decoding : Decoding, optional
         Where they are to be decoded.
+    encoding : Encoding, optional
+        Where they are to be encoded anew.
 
     Raises
     ------
@@ -546,7 +560,7 @@ class Singles:
 
     def __init__(
         self, header: Header, index: FrameIndex, frames: int, *, items: Items | None = None,
-        decoding: Decoding | None = None, identity: str = "",
+        decoding: Decoding | None = None, encoding: Encoding | None = None, identity: str = "",
     ) -> None:  # fmt: skip
         self._header = header
         self._index = index
@@ -567,7 +581,7 @@ class Singles:
             for one in self._head.elements
             if one.tag & 0xFF00FFFF == _OVERLAY_FRAMES and self._value(one).strip(b" \0") not in (b"", b"1")
         }
-        self._meta = _meta_elements(header, EXPLICIT_LE if decoding else "")
+        self._meta = _meta_elements(header, EXPLICIT_LE if decoding else encoding.syntax.uid if encoding else "")
         self._source = element(0x00081150, "UI", header.sop_class_uid.encode())
         self._source += element(0x00081155, "UI", self._uid.encode())
         # What all frames share, with a tag in place of what is the frame's own.
@@ -575,8 +589,9 @@ class Singles:
         changes |= {tag: [tag] for tag, _, _ in self._pointed} | ({_PER_FRAME: [_PER_FRAME]} if self._groups else {})
         changes[_SERIES] = [element(_SERIES, "UI", derived_uid(self._uid, 0).encode())]
         changes[_FRAMES] = [element(_FRAMES, "IS", b"1")]
-        if decoding is not None:
-            changes |= _described(header, decoding.spec)
+        anew = decoding or encoding
+        if anew is not None:
+            changes |= _described(header, anew.spec)
         self._template = list(self._head.edited(changes, self._dropped))
 
     def _value(self, one: TopElement) -> bytes:
@@ -630,6 +645,14 @@ class Singles:
 
     def rope(self, i: int) -> Rope:
         """Give the frame with index `i`."""
+        return Rope([*self._front(i), *self._pixels(i)], identity=self._identity)
+
+    def around(self, i: int) -> tuple[Rope, Rope]:
+        """Give what stands before and behind the frame with index `i`, which is to be encoded anew, as of `encoded`."""
+        before = Rope([*self._front(i), _OPENED, item_header(0)], identity=self._identity)
+        return before, Rope([END_OF_ITEMS], identity=self._identity)
+
+    def _front(self, i: int) -> list[Piece]:
         number = i + 1
         uid = derived_uid(self._uid, number).encode()
         source = self._source + element(0x00081160, "IS", str(number).encode())
@@ -652,7 +675,7 @@ class Singles:
                 pieces += own[piece]
             else:
                 pieces.append(piece)
-        return Rope([*pieces, *self._pixels(i)], identity=self._identity)
+        return pieces
 
     def _pixels(self, i: int) -> Iterator[Piece]:
         self._index.require(i)

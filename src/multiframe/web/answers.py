@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import aclosing, nullcontext
 from functools import partial
 from http import HTTPStatus
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from multiframe.errors import MultiframeError, SourceChanged
 from multiframe.instance import Instance
-from multiframe.memory import Lease, MemoryBudget
+from multiframe.memory import ByteCache, Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.rope import Made, Rope
 from multiframe.settings import Settings
@@ -44,6 +44,7 @@ __all__ = [
     "body_answer",
     "lasting",
     "leased",
+    "made_kept",
     "made_once",
     "not_modified",
     "stream_answer",
@@ -293,6 +294,26 @@ async def made_once(
         (instance.stat.identity, part), _making(request, part, instance), who=who(request), gone=partial(gone, request),
         cost=part.cost, each=each, timeout=None if begun else state.settings.memory_wait,
     )  # fmt: skip
+
+
+async def made_kept(request: Request, part: Made, instance: Instance) -> tuple[bytes, Shared | None]:
+    """Have something made as `made_once` does, and keep it for a moment: who wants it may fetch it in ranges.
+
+    Returns
+    -------
+    bytes, Shared or None
+        The lease of it; None: it was kept, and what is held of it is to be entered once more.
+    """
+    cache: ByteCache[Hashable, bytes] = request.app.state.encoded
+    key = instance.stat.identity, part
+    kept = cache.get(key)
+    if kept is not None:
+        await current(instance)  # nothing was read that would show it
+        return kept, None
+    lease = await made_once(request, part, instance, each=request.app.state.settings.piece)
+    made: bytes = lease.value
+    cache.put(key, made, size=len(made))
+    return made, lease
 
 
 def _literal(rope: Rope, wanted: ByteRange) -> Sequence[Buffer]:

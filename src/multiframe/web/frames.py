@@ -4,7 +4,7 @@ A frame *number* (from 1) becomes an *index* (from 0) here, in one function. It 
 how a body leaves.
 """
 
-from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 
 from starlette.requests import Request
@@ -15,7 +15,6 @@ from multiframe.codec import PixelSpec
 from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAcceptable
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
-from multiframe.memory import ByteCache
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.rope import Made, Part, Rope
 from multiframe.settings import Settings
@@ -28,6 +27,7 @@ from multiframe.web.answers import (
     body_answer,
     lasting,
     leased,
+    made_kept,
     made_once,
     not_modified,
     stream_answer,
@@ -217,19 +217,11 @@ async def _made(request: Request, instance: Instance, choice: Choice, made: Sequ
         rope, content_type = _laid([(part,) for part in made], choice, instance)
         return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
     (part,) = made
-    identity = instance.stat.identity
-    etag = f'"{digest(identity, choice, part)}"'
+    etag = f'"{digest(instance.stat.identity, choice, part)}"'
     kept = await not_modified(request, _headers(request, etag), [instance])
     if kept is not None:
         return kept
-    cache: ByteCache[Hashable, bytes] = request.app.state.encoded
-    frame, lease = cache.get((identity, part)), None
-    if frame is None:
-        lease = await made_once(request, part, instance, each=request.app.state.settings.piece)
-        frame = lease.value
-        cache.put((identity, part), frame, size=len(frame))  # a moment, for who fetches it in ranges
-    else:
-        await current(instance)  # nothing was read that would show it
+    frame, lease = await made_kept(request, part, instance)
     rope, content_type = _laid([(frame,)], choice, instance)
     body = Body([Section(rope, None)], held=rope.size, etag=etag)
     return await body_answer(request, body, {"content-type": content_type}, lease=lease)

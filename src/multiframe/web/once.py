@@ -140,6 +140,7 @@ class _Work:
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._lines: dict[Hashable, asyncio.Task[None]] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._entering = False  # from then on it is settled for how many memory is asked for
         self._lease: Lease | None = None
 
     def admits(self, each: int) -> bool:
@@ -149,7 +150,7 @@ class _Work:
             return False
         if not self._cost or budget is None:
             return True
-        if self._worker is None:
+        if not self._entering:
             return (self._count + 1) * each <= budget.limit // 4
         more = budget.try_acquire(each) if self._lease is not None else None
         if more is None or self._lease is None:
@@ -213,6 +214,7 @@ class _Work:
             raise ClientGone
         budget = self._once.budget
         if budget is not None and self._cost:
+            self._entering = True
             size = self._cost + self._count * self._each
             size = max(self._cost, min(size, budget.limit))
             self._lease = await budget.acquire_async(size, timeout=self._timeout, who=who)

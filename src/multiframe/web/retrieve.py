@@ -2,12 +2,12 @@
 
 An address and an Accept header become a `Body` whose size is known before its first byte: of each file what it is made
 of is settled first, then it is laid out anew when its turn comes. Only files whose frames are encoded anew have no size
-before: they are made while they are sent. It must not know how a file is wrapped, nor how a
+before: one frame is encoded first, several are while they are sent. It must not know how a file is wrapped, nor how a
 body leaves.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, nullcontext
 from functools import partial
 from typing import Final, NamedTuple, cast
@@ -22,6 +22,7 @@ from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.part10 import (
     Decoding,
+    Encoding,
     Singles,
     can_hold,
     decoded,
@@ -46,6 +47,7 @@ from multiframe.web.answers import (
     body_answer,
     lasting,
     leased,
+    made_kept,
     made_once,
     not_modified,
     stream_answer,
@@ -54,6 +56,7 @@ from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
 from multiframe.web.media import PART10, boundary_of, choose_files, digest, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
+from multiframe.web.once import Shared
 
 __all__ = ["LAYOUTS", "ROUTES", "File", "Files", "file_answer", "layout_of"]
 
@@ -69,19 +72,31 @@ LAYOUTS: Final = ("stored", "legacy", "single")
 """How files can be wrapped."""
 
 
+class Anew(NamedTuple):
+    """What a file is made of whose frames are encoded anew: what stands before and behind them, what makes each."""
+
+    instance: Instance
+    before: Rope
+    behind: Rope
+    frames: Iterable[Made]
+
+
 class Encoded(NamedTuple):
-    """A file whose frames are encoded while it is sent.
+    """A file whose frames are encoded anew.
 
     Attributes
     ----------
     etag : str
         What changes where a byte does.
+    sole : bool
+        Whether there is one frame alone: it is encoded before anything leaves, and the file has a size then.
     lay : callable
-        Gives the instance, what stands before and behind the frames, and what makes each of them.
+        Says what it is made of.
     """
 
     etag: str
-    lay: Callable[[], Awaitable[tuple[Instance, Rope, Rope, Callable[[int], Made]]]]
+    sole: bool
+    lay: Callable[[], Awaitable[Anew]]
 
 
 class File(NamedTuple):
@@ -190,10 +205,8 @@ class Files:
             raise TooMuch(f"the instance has {count} frames: {MOST_PARTS} are the most in one answer, ask for each")
         target = self._target(instance, 1 if number is not None else None)
         syntax = syntax_given(header).uid if target is None else target.uid
-        if target is not None and target.encapsulated:
-            return [File(uid, syntax, self._encoded(instance, target), self._rewriting(instance))]
-        decode = target is not None
-        lay = partial(self._laid, number=number, decode=decode)
+        encode = target if target is not None and target.encapsulated else None
+        lay = partial(self._laid, number=number, decode=target is not None)
 
         async def later(i: int | None) -> Section:
             instance = await find(self._request.app.state.catalog, self._study, self._series, uid)
@@ -201,8 +214,9 @@ class Files:
 
         files = []
         for i in indices:
-            section: Section | Later = Section(lay(instance, i), instance)
-            if not self._alone or len(indices) > 1:
+            section: Section | Later | Encoded
+            section = self._encoded(instance, encode, i) if encode else Section(lay(instance, i), instance)
+            if isinstance(section, Section) and (not self._alone or len(indices) > 1):
                 section = Later(section.size, section.heavy, section.etag, partial(later, i))
             files.append(
                 File(uid if i is None else derived_uid(uid, i + 1), syntax, section, self._rewriting(instance))
@@ -220,36 +234,53 @@ class Files:
         size = header.size if header.pixel_data is None else header.pixel_data.at
         return min(_REWRITTEN * size, budget.limit // 2)
 
-    def _encoded(self, instance: Instance, target: TransferSyntax) -> Encoded:
-        """Settle a file whose frames are encoded anew."""
+    def _encoded(self, instance: Instance, target: TransferSyntax, i: int | None) -> Encoded:
+        """Settle a file whose frames are encoded anew; `i`: of one frame alone."""
         uid, made = instance.header.sop_instance_uid, making(instance.spec, instance.frame_syntax, target)
         facts = instance.stat.identity, fingerprint(instance.frame_syntax, target), instance.spec
 
         def laid(instance: Instance) -> tuple[Rope, Rope]:
             said = encoded_spec(instance.spec, instance.frame_syntax, target)
-            plan = encoded(instance.header, _all(instance), instance.stat.size, said, target)
+            encoding, index = Encoding(said, target), _all(instance)
+            if i is not None:
+                return self._single(instance, index, encoding=encoding).around(i)
+            plan = encoded(instance.header, index, instance.stat.size, encoding)
             return run(plan, instance.source, identity=instance.stat.identity)
 
-        async def lay() -> tuple[Instance, Rope, Rope, Callable[[int], Made]]:
+        async def lay() -> Anew:
             instance = await find(self._request.app.state.catalog, self._study, self._series, uid)
             if (instance.stat.identity, fingerprint(instance.frame_syntax, target), instance.spec) != facts:
                 raise SourceChanged("the file is not the one this answer began with")
             before, behind = await asyncio.to_thread(laid, instance)
-            return instance, before, behind, lambda i: made(instance.index.parts(i), i)
+            index = instance.index
+            frames = (made(index.parts(k), k) for k in (range(len(index)) if i is None else (i,)))
+            return Anew(instance, before, behind, frames)
 
-        return Encoded(f'"{digest(*facts)}"', lay)
+        sole = i is not None or len(instance.index) == 1
+        return Encoded(f'"{digest(*facts, i)}"', sole, lay)
+
+    def _single(
+        self, instance: Instance, index: FrameIndex, *, decoding: Decoding | None = None,
+        encoding: Encoding | None = None,
+    ) -> Singles:  # fmt: skip
+        """Give frames as instances of their own: what they share is worked out once for all of a file."""
+        header, identity = instance.header, repr(instance.stat.identity)
+        key = f"{header.sop_instance_uid} {identity}"
+        if self._singles is None or self._singles[0] != key:
+            self._singles = None
+            singles = Singles(
+                header, index, _count(instance), items=instance.items, decoding=decoding, encoding=encoding,
+                identity=identity,
+            )  # fmt: skip
+            self._singles = key, singles
+        return self._singles[1]
 
     def _laid(self, instance: Instance, i: int | None, number: int | None, decode: bool) -> Rope:
         header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
         decoding = _decoding(instance) if decode else None
         if i is not None:
-            if self._singles is None or self._singles[0] != f"{header.sop_instance_uid} {identity}":
-                self._singles = None
-                index = instance.complete() if number is None or decoding else instance.grow(i)
-                count, items = _count(instance), instance.items
-                singles = Singles(header, index, count, items=items, decoding=decoding, identity=identity)
-                self._singles = f"{header.sop_instance_uid} {identity}", singles
-            return self._singles[1].rope(i)
+            index = instance.complete() if number is None or decoding else instance.grow(i)
+            return self._single(instance, index, decoding=decoding).rope(i)
         if decoding is not None:
             plan = decoded(header, _all(instance), size, decoding, identity=identity)
         elif self._layout != "stored" and header.syntax.encapsulated and header.pixel_data is not None:
@@ -267,7 +298,7 @@ class Files:
             if wanted in ("*", given.uid) or (header.pixel_data is None and (not wanted or wanted in SYNTAXES)):
                 return None
             target = syntax_of(wanted or EXPLICIT_LE) if not wanted or wanted in SYNTAXES else None
-            if target is not None and (not target.encapsulated or self._layout != "single"):
+            if target is not None:
                 size = self._decoded_size(instance, frames, target)
                 if size and size <= self._left and (wanted or not given.lossy):
                     self._left -= size
@@ -367,16 +398,34 @@ async def file_answer(request: Request, files: Sequence[File], content_type: str
     (file, *more) = files
     if more:
         raise NotAcceptable(f'these are {len(files)} files: they are given as multipart/related; type="{PART10}"')
-    if isinstance(file.section, Encoded):
+    if not isinstance(file.section, Encoded):
+        return await _answer(request, Body([file.section], held=file.held), content_type, gone)
+    if not file.section.sole:
         return await _while_made(request, files, None, content_type, gone)
-    return await _answer(request, Body([file.section], held=file.held), content_type, gone)
+    etag = file.section.etag
+    kept = await not_modified(request, _unchanged(request, etag, gone))
+    if kept is not None:
+        return kept
+    instance, before, behind, frames = await file.section.lay()
+    (part,) = frames
+    frame, lease = await made_kept(request, part, instance)
+    rope = Rope([*before.parts, *item(frame), *behind.parts])
+    body = Body([Section(rope, instance)], held=file.held + len(frame), etag=etag)
+    return await _answer(request, body, content_type, gone, lease)
 
 
-async def _answer(request: Request, body: Body, content_type: str, gone: int) -> Response:
+async def _answer(
+    request: Request, body: Body, content_type: str, gone: int, lease: Shared | None = None
+) -> Response:  # fmt: skip
     headers = {"content-type": content_type}
     if gone:
         headers["cache-control"] = ASK  # they may be back
-    return await body_answer(request, body, headers, whole=partly(headers, gone))
+    return await body_answer(request, body, headers, lease=lease, whole=partly(headers, gone))
+
+
+def _unchanged(request: Request, etag: str, gone: int) -> dict[str, str]:
+    """Give the headers of what is made anew, as far as they are known before it is."""
+    return {"etag": etag, "cache-control": ASK if gone else lasting(request), "vary": "Accept"}
 
 
 async def _in_parts(request: Request, files: Sequence[File], gone: int) -> Response:
@@ -399,10 +448,8 @@ async def _while_made(
     request: Request, files: Sequence[File], boundary: str | None, content_type: str, gone: int
 ) -> Response:
     """Answer with files of which some are made while they are sent; of no known length."""
-    headers = {
-        "etag": f'"{digest(boundary, *((file.section.etag, file.syntax) for file in files))}"',
-        "cache-control": ASK if gone else lasting(request), "vary": "Accept", "content-type": content_type,
-    }  # fmt: skip
+    etag = f'"{digest(boundary, *((file.section.etag, file.syntax) for file in files))}"'
+    headers = {**_unchanged(request, etag, gone), "content-type": content_type}
     kept = await not_modified(request, headers)
     if kept is not None:
         return kept
@@ -443,12 +490,12 @@ async def _known(request: Request, body: Body, begun: bool) -> AsyncGenerator[Bu
 
 async def _anew(request: Request, section: Encoded, begun: bool) -> AsyncGenerator[Buffer]:
     """Give a file whose frames are encoded anew: each is made when the one before has left."""
-    instance, before, behind, made = await section.lay()
+    instance, before, behind, frames = await section.lay()
     piece = cast(Settings, request.app.state.settings).piece
     head = Body([Section(before, instance)])
-    for i in range(len(instance.index)):
+    for i, part in enumerate(frames):
         # The first before anything leaves: if it cannot be had, that has a status.
-        with await made_once(request, made(i), instance, each=0 if i else piece, begun=begun or i > 0) as frame:
+        with await made_once(request, part, instance, each=0 if i else piece, begun=begun or i > 0) as frame:
             for at in range(0, 0 if i else head.size, piece):
                 for buffer in await head.read(request, ByteRange(at, min(at + piece, head.size))):
                     yield buffer

@@ -54,6 +54,16 @@ def test_help_is_worth_reading(verb: str) -> None:
     assert verb in run("--help").stdout.decode()
 
 
+def test_help_waits_for_nothing_heavy() -> None:
+    script = "import sys, multiframe.cli as c; c.app(['serve', '-h'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert {"multiframe", "typer"} <= loaded
+    assert loaded.isdisjoint(
+        {"numpy", "pydicom", "imagecodecs", "starlette", "uvicorn", "sqlalchemy", "PIL", "asyncio"}
+    )
+
+
 def test_info_for_machines(file: Path) -> None:
     done = run("info", file, "--json")
     assert done.returncode == 0

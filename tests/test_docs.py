@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,6 +236,34 @@ def test_every_page_is_on_the_map() -> None:
               re.findall(r"\]\(([^)\s]+)\)", (DOCS / "README.md").read_text())}  # fmt: skip
     pages = {page for page in DOCS.rglob("*.md") if page.parent.name != "decisions"} - {DOCS / "README.md"}
     assert pages - linked == set()
+
+
+# ---------------------------------------------------------------------------------------------------- the house
+
+PACKAGE = ROOT / "src" / "multiframe"
+FLOORS = {
+    contract["containers"][0]: [re.findall(r"\w+", layer) for layer in contract["layers"]]
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    if contract["type"] == "layers"
+}
+
+
+@pytest.mark.parametrize("inside", ["", "cli", "web", "codecs", "testing"])
+def test_every_room_has_its_row_and_the_rows_have_the_order_of_the_floors(inside: str) -> None:
+    text = section((DOCS / "explanation" / "the-house.md").read_text() + "\n", "Rooms")
+    table = dict(
+        zip(["", *re.findall(r"^### (\w+)$", text, re.M)], re.split(r"^### .*\n", text, flags=re.M), strict=True)
+    )
+    told = [
+        span.rstrip("/") for row in rows(table[inside]) for cell in row[:-1] for span in re.findall(r"`([^`]+)`", cell)
+    ]
+    entries = (
+        entry for entry in (PACKAGE / inside).iterdir() if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    )
+    assert sorted(told) == sorted({entry.stem for entry in entries} - {"__init__", "__main__"})
+    floor = {room: n for n, layer in enumerate(FLOORS.get(f"multiframe.{inside}".rstrip("."), [])) for room in layer}
+    if floor:
+        assert told == sorted(told, key=floor.__getitem__)
 
 
 # ---------------------------------------------------------------------------------------------------- examples

@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from multiframe.catalog import Catalog, Search
 from multiframe.settings import Settings
-from multiframe.web.search import path_of
+from multiframe.web.attributes import path_of
 from tests.serving import Server, serving
 from tests.test_search import ROOT, Client, value
 

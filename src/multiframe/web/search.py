@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -20,21 +20,18 @@ from starlette.responses import Response
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
 from multiframe.settings import KIB
+from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.coding import Coder
 from multiframe.web.doors import Row, access_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
 from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
-__all__ = ["ROUTES", "path_of", "search_instances", "search_series", "search_studies"]
+__all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
 
 type Fields = dict[str, "Fields | None"]  # what is told of a data set: of a sequence all, or some attributes of Items
 
 _ALL = "all"
 _DEPTH: Final[Mapping[Level, int]] = {level: n for n, level in enumerate(LEVELS, 1)}
-_OTHERS = frozenset((
-    "limit", "offset", "includefield", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept",
-    "charset",
-))  # fmt: skip
 _NAME_OF_PATH = {key.tag: name for name, key in KEYS.items()}
 _HELD = 8 * KIB  # bytes a match takes while the answer is made, with room to spare
 _CODED_FROM = KIB
@@ -81,7 +78,7 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
     fields: list[str] = []
     others: dict[str, list[str]] = {}
     for name, value in params.multi_items():
-        if name.lower() in _OTHERS:
+        if name.lower() in PARAMETERS:
             others.setdefault(name.lower(), []).append(value)
             continue
         path = path_of(name)
@@ -145,39 +142,6 @@ def _shown(name: str) -> str:
 def _listed(value: str) -> list[str]:
     named = re.sub(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)", r"\1\2", value).split(",")
     return [name.strip() for name in named if name.strip()]
-
-
-@lru_cache(4096)
-def path_of(name: str) -> str | None:
-    """Give the tags that an attribute is named by: hexadecimal or keywords, in any case, with dots between them.
-
-    Examples
-    --------
-    >>> path_of("0020000d"), path_of("RequestAttributesSequence.00400009"), path_of("Nonsense")
-    ('0020000D', '00400275.00400009', None)
-    """
-    if len(name) > 512:
-        return None
-    tags = [_tag_of(part) for part in re.sub(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)", r"\1\2", name).split(".")]
-    return ".".join(tag for tag in tags if tag) if all(tags) else None
-
-
-def _tag_of(name: str) -> str | None:
-    if re.fullmatch(r"[0-9A-Fa-f]{8}", name):
-        return name.upper()
-    return _known_keywords().get(name.lower()) or (_keywords().get(name.lower()) if name.isalnum() else None)
-
-
-@cache
-def _known_keywords() -> Mapping[str, str]:
-    return {name.lower(): key.tag for name, key in KEYS.items() if "." not in name}
-
-
-@cache
-def _keywords() -> Mapping[str, str]:
-    from pydicom._dicom_dict import DicomDictionary
-
-    return {str(entry[4]).lower(): f"{tag:08X}" for tag, entry in DicomDictionary.items() if entry[4]}
 
 
 async def _search(level: Level, request: Request) -> Response:

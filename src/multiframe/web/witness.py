@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multiframe.web.access import Access
 from multiframe.web.asked import METHODS, Asked, asked_of
+from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.doors import ACCESS, ACTION
 from multiframe.web.forwarded import forwarded
 from multiframe.web.gauges import ERRORS, Gauges
 from multiframe.web.journal import REQUEST, Format, Journal, request_id, stamp
-from multiframe.web.search import path_of
 from multiframe.web.tracing import request_span
 
 __all__ = ["Witness", "failed"]
@@ -30,7 +30,6 @@ __all__ = ["Witness", "failed"]
 log = logging.getLogger("multiframe.web")
 
 _FAILED = "multiframe.failed"
-_OTHERS = frozenset(("limit", "offset", "includefield", "fuzzymatching", "accept"))
 
 
 def failed(scope: Scope, error: Exception | str) -> None:
@@ -178,7 +177,7 @@ def _keys(query: bytes) -> str:
         named = [name for name, _ in parse_qsl(query[:8192].decode("ascii", "replace"), keep_blank_values=True)]
     except ValueError:
         named = []
-    return ",".join(dict.fromkeys(name if name.lower() in _OTHERS or path_of(name) else "?" for name in named[:64]))
+    return ",".join(dict.fromkeys(name if name.lower() in PARAMETERS or path_of(name) else "?" for name in named[:64]))
 
 
 @lru_cache(2048)

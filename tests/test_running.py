@@ -254,3 +254,21 @@ def test_a_service_manager_is_told_and_an_idle_connection_keeps_nobody(path: Pat
                     assert process.wait(20) == 0
             finally:
                 process.kill()
+
+
+def test_the_parent_is_little_and_a_signal_that_comes_at_any_time_ends_it(path: Path, tmp_path: Path) -> None:
+    """It begins anew without what parsed the command line; also who interrupts just then is heard."""
+    with command("serve", path, "--port", "0", cache=tmp_path) as (process, _):
+        assert psutil.Process(process.pid).memory_info().rss < 26 << 20
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    for wait in (0.2, 0.3, 0.4, 0.5, 0.6):
+        options = [path, "--port", "0", "--cache", tmp_path]
+        started = subprocess.Popen(
+            [sys.executable, "-m", "multiframe", "serve", *map(str, options)], stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(wait)
+        started.send_signal(signal.SIGTERM)
+        _, said = started.communicate(timeout=30)
+        assert started.returncode in (0, -signal.SIGTERM), said  # the second: before there was anybody to hear it
+        assert "Traceback" not in said

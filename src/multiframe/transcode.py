@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from multiframe.codec import PixelSpec, codec_for, encoder_for, rewriter_for
 from multiframe.errors import CodecMissing, DecodeError, EncodeError
 from multiframe.ranges import Buffer
-from multiframe.rope import Made, Stored
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from multiframe.rope import Made, Stored
 
 __all__ = ["decoded_spec", "encoded_spec", "fingerprint", "making", "takes", "targets", "transcode"]
 
@@ -188,11 +189,14 @@ def making(
 
     Examples
     --------
+    >>> from multiframe.rope import Stored
     >>> spec = PixelSpec(2, 2)
     >>> frame = making(spec, syntax_of("1.2.840.10008.1.2.5"), syntax_of(EXPLICIT_LE))((Stored(0, 70),), 0)
     >>> frame.size
     4
     """
+    from multiframe.rope import Made  # here: OpenSSL comes with it, 4 MB that processes which only encode do not need
+
     size = (decoded_spec(spec, source).frame_bits + 7) // 8
     need = takes(spec, source, target)
     key = f"{fingerprint(source, target)} {spec!r}"

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from multiframe import errors
-from multiframe.cli.faults import INTERRUPTED
 from multiframe.cli.terminal import warn
 
 if TYPE_CHECKING:
@@ -147,9 +146,7 @@ def run(
             f"{settings.memory:,} bytes are too few: {LEAST_MEMORY:,} a worker at least", param_hint="--memory"
         )
     certificate = _certificate(tls, folder, (*settings.hosts, host)) if tls else None
-    served = Served(roots, database or catalog, host, port, workers, certificate)
-    ended = serve(served, settings, ready=lambda url: print(f"Serving {url}", flush=True))
-    raise typer.Exit(INTERRUPTED if ended == signal.SIGINT else 0)
+    serve(Served(roots, database or catalog, host, port, workers, certificate), settings)
 
 
 def _check_doors(settings: "Settings", host: str) -> None:

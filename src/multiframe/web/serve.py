@@ -1,6 +1,7 @@
 """Running it: one process that watches over the others, workers that answer, one that scans, one that watches folders.
 
-The parent binds the port, starts the children, restarts a worker that dies, and passes signals on; it reads nothing.
+Who calls `serve` binds the port and becomes the parent: a new program in the same process, without the modules of a
+command line. The parent starts the children, restarts a worker that dies, and passes signals on; it reads nothing.
 Children are this module run again, with their orders as JSON on their standard input; they end when its other end
 closes, however the parent ended. It must not know what is served.
 """
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from multiframe.errors import CatalogUnavailable, MultiframeError, SourceError
 from multiframe.settings import Settings
@@ -47,6 +48,11 @@ _RESTARTS = 5
 
 _UNUSABLE = 78
 """How a child ends that has said why it cannot work here: another would say the same."""
+
+_SURROUNDINGS, _INTERRUPTED = 3, 130
+"""How the parent ends, as the command does."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
 """Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
@@ -100,8 +106,13 @@ class Served:
     certificate: Certificate | None = None
 
 
-def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -> int:
-    """Serve until told to stop.
+def serve(served: Served, settings: Settings) -> NoReturn:
+    """Serve until told to stop: this process is nothing else from then on.
+
+    ``Serving URL`` is printed once requests are answered. A signal ends it, with 130 if that was SIGINT, else with 0.
+    Answers under way are finished first, within `settings.shutdown_timeout` seconds; a second signal ends them. SIGHUP
+    has other workers take the place of these: certificates are read anew. It ends with 3 where the database cannot be
+    used, as a worker has said, and where workers die as soon as they are started.
 
     Parameters
     ----------
@@ -109,51 +120,60 @@ def serve(served: Served, settings: Settings, *, ready: Callable[[str], None]) -
         What and where.
     settings : Settings
         How; `memory` is for all workers together.
-    ready : callable
-        Given the URL, once requests are answered.
-
-    Returns
-    -------
-    int
-        The signal that ended it. Answers under way were finished first, within `settings.shutdown_timeout` seconds; a
-        second signal ends them. SIGHUP has other workers take the place of these: certificates are read anew.
 
     Raises
     ------
     OSError
         The port cannot be bound, or the access log not be written.
-    SourceError
-        The database cannot be used; a worker has said why.
-    RuntimeError
-        Workers die as soon as they are started.
     """
     if settings.traces:
         tracing.check()
     _journals(settings)  # that the log cannot be written is said before anything is begun
     listener = _bind(served.host, served.port)
     cut_off(listener, settings.patience)
-    with listener:
-        host, port = listener.getsockname()[:2]
-        cores = len(os.sched_getaffinity(0))
-        settings = dataclasses.replace(
-            settings,
-            memory=max(1, settings.memory // served.workers),
-            hosts=(*settings.hosts, served.host, host),
-            decoders=settings.decoders or max(1, cores // served.workers),
-        )
-        shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
-        orders = {
-            "database": str(served.database),
-            "roots": list(served.roots),
-            "settings": dataclasses.asdict(settings),
-            "listener": listener.fileno(),
-            "started": time.time(),
-            "gauges": shared(2 * served.workers),  # when others take over, all are there for a while
-            "workers": served.workers,
-            "certificate": [str(path.resolve()) for path in served.certificate] if served.certificate else None,
-        }
-        scheme = "https" if served.certificate else "http"
-        return _Parent(orders, listener, served.workers).run(lambda: ready(f"{scheme}://{shown}:{port}/"))
+    host, port = listener.getsockname()[:2]
+    cores = len(os.sched_getaffinity(0))
+    settings = dataclasses.replace(
+        settings,
+        memory=max(1, settings.memory // served.workers),
+        hosts=(*settings.hosts, served.host, host),
+        decoders=settings.decoders or max(1, cores // served.workers),
+    )
+    scheme = "https" if served.certificate else "http"
+    shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104
+    _become_parent({
+        "url": f"{scheme}://{shown}:{port}/",
+        "database": str(served.database),
+        "roots": list(served.roots),
+        "settings": dataclasses.asdict(settings),
+        "listener": listener.fileno(),
+        "started": time.time(),
+        "gauges": shared(2 * served.workers),  # when others take over, all are there for a while
+        "workers": served.workers,
+        "certificate": [str(path.resolve()) for path in served.certificate] if served.certificate else None,
+    })  # fmt: skip
+
+
+def _become_parent(orders: dict[str, Any]) -> NoReturn:
+    """Begin anew: what a command line is parsed with takes 20 MB, which would be held for as long as is served."""
+    told = os.memfd_create("orders")
+    os.write(told, json.dumps(orders).encode() + b"\n")
+    os.lseek(told, 0, os.SEEK_SET)
+    os.set_inheritable(told, True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there is somebody again whom they can tell
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", __name__, "parent", str(told)])
+
+
+def _oversee(orders: dict[str, Any], _: Settings, __: Journal | None) -> None:
+    """Be the parent."""
+    listener = socket.socket(fileno=orders["listener"])
+    try:
+        ended = _Parent(orders, listener, orders["workers"]).run(lambda: print(f"Serving {orders['url']}", flush=True))
+    except (MultiframeError, RuntimeError) as error:
+        sys.stderr.write(f"multiframe: {error}\n")
+        sys.exit(_SURROUNDINGS)
+    sys.exit(_INTERRUPTED if ended == signal.SIGINT else 0)
 
 
 def _journals(settings: Settings) -> tuple[Journal, Journal | None]:
@@ -210,10 +230,11 @@ class _Parent:
         os.set_inheritable(self._ready_w, True)
 
     def run(self, ready: Callable[[], None]) -> int:
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        handlers = {s: signal.signal(s, self._on_signal) for s in _SIGNALS}
         # Any child's end wakes us too.
         handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         waker = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         workers: list[_Child] = []
         coming: list[_Child] = []  # are to take their places, once all can
         leaving: list[_Child] = []  # still finish what they have begun
@@ -607,15 +628,15 @@ def _settings(facts: dict[str, Any]) -> Settings:
 
 
 def main() -> None:
-    """Be a child: the role is the argument, the orders are the first line of the input."""
-    role = sys.argv[1]
-    with open(0, "rb", buffering=0, closefd=False) as told:  # no byte more: what comes behind is the parent's end
+    """Be one of them: the role is the first argument, the orders are the first line of the input, or of a file."""
+    role, file = sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else 0
+    with open(file, "rb", buffering=0, closefd=file > 0) as told:  # no byte more: behind it comes the parent's end
         orders = json.loads(told.readline())
     settings = _settings(orders["settings"])
     _, journal = _journals(settings)
     catch_all()
     try:
-        {"worker": _work, "scan": _scan, "watch": _watch}[role](orders, settings, journal)
+        {"parent": _oversee, "worker": _work, "scan": _scan, "watch": _watch}[role](orders, settings, journal)
     except MultiframeError as error:
         if role == "worker":  # the scan meets the same, and once is enough
             sys.stderr.write(f"multiframe: {error}\n")

@@ -16,7 +16,7 @@ def read(body, boundary="b", cuts=()):
     parts = []
     whole = False
     for start, stop in zip((0, *cuts), (*cuts, len(body)), strict=True):
-        for event in reader.feed(body[start:stop]):
+        for event in reader.feed((bytes, bytearray)[start % 2](body[start:stop])):
             if isinstance(event, Begun):
                 parts.append((dict(event.headers), bytearray()))
                 whole = False

@@ -13,10 +13,12 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from multiframe.web.long_bodies import LONG, LongBody, length_of
 from multiframe.web.sockets import LEAST, LONGEST_HEAD
 
 if TYPE_CHECKING:
@@ -126,8 +128,14 @@ class Patient(HttpToolsProtocol):
             self._coming, self._head = "head", 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        too_long = _TOO_LONG in cycle.scope
-        super()._start_asgi_task(cycle, cast("ASGI3Application", _head_too_long) if too_long else app)
+        if _TOO_LONG in cycle.scope:
+            app = cast("ASGI3Application", _head_too_long)
+        elif (length := length_of(cycle.scope)) >= LONG:
+            app = cast("ASGI3Application", partial(LongBody(self, cycle, length, came=self._came).answer, app))
+        super()._start_asgi_task(cycle, app)
+
+    def _came(self, size: int) -> None:
+        self._taken += size
 
     def pause_writing(self) -> None:
         """Wait until the client has taken what is sent."""

@@ -79,7 +79,7 @@ class MultipartReader:
         self._around = 0
         self._state = self._before
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Event]:
         """Take the next piece of the body, and give what it brings.
 
         Raises
@@ -95,7 +95,7 @@ class MultipartReader:
             if self._state == state and after == at:
                 break
             at = after
-        self._held = data[at:]
+        self._held = bytes(data[at:])
         self._read += at
 
     def end(self) -> None:
@@ -111,12 +111,12 @@ class MultipartReader:
 
     # Each state is given all there is, and from where; it says what that brings, and how far it went.
 
-    def _before(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _before(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         stop = self._found(data, at)
         self._skip(stop - at)
         return [], stop
 
-    def _after(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _after(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         self._skip(len(data) - at)
         return [], len(data)
 
@@ -125,20 +125,21 @@ class MultipartReader:
         if self._around > _AROUND:
             raise Malformed(f"more than {_AROUND} bytes of the body belong to no part")
 
-    def _content(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _content(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         stop = self._found(data, at)
         events: list[Event] = [memoryview(data)[at:stop]] if stop > at else []
         if self._state != self._content:
             events.append(Ended())
         return events, stop
 
-    def _found(self, data: bytes, at: int) -> int:
+    def _found(self, data: bytes | bytearray, at: int) -> int:
         """Look for a delimiter; say up to where there is none. What is a delimiter the line after it decides."""
         while True:
             found = data.find(self._delimiter, at)
             if found < 0:  # its beginning may be there
-                return max(at, len(data) - len(self._delimiter) + 1)
-            behind = data[found + len(self._delimiter) : found + len(self._delimiter) + _PADDING + 2]
+                cut = data.find(b"\r", max(at, len(data) - len(self._delimiter) + 1))
+                return cut if cut >= 0 else len(data)
+            behind = bytes(data[found + len(self._delimiter) : found + len(self._delimiter) + _PADDING + 2])
             line = behind.lstrip(b" \t")
             if behind.startswith(b"--") or line.startswith(b"\r\n"):
                 self._state = self._line
@@ -149,7 +150,7 @@ class MultipartReader:
                 return found  # not yet to be told
             at = found + 1  # a longer boundary, of somebody else's
 
-    def _line(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _line(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         """Read the line of a delimiter: `_found` has seen all of it."""
         behind = at + len(self._delimiter)
         if data.startswith(b"--", behind):
@@ -158,17 +159,17 @@ class MultipartReader:
         self._state = self._head
         return [], data.index(b"\r\n", behind)  # a part without headers begins with an empty line
 
-    def _head(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _head(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         stop = data.find(b"\r\n\r\n", at)
         if (stop if stop >= 0 else len(data)) - at > _HEAD:
             raise Malformed(f"the headers of a part are longer than {_HEAD} bytes at byte {self._read + at}")
         if stop < 0:
             return [], at
-        headers = _headers(data[at + 2 : stop], self._read + at)
+        headers = _headers(bytes(data[at + 2 : stop]), self._read + at)
         self._state = self._opening
         return [Begun(headers)], stop + 2
 
-    def _opening(self, data: bytes, at: int) -> tuple[list[Event], int]:
+    def _opening(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         """Pass by the empty line behind the headers, with which the delimiter behind an empty part may begin."""
         stop = self._found(data, at)
         if stop > at + 1:

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from typing import Any
 from xml.sax.saxutils import escape
@@ -16,13 +17,15 @@ from xml.sax.saxutils import escape
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from multiframe.errors import NotAcceptable
+from multiframe.errors import NotAcceptable, OverBudget
+from multiframe.memory import MemoryBudget
 from multiframe.settings import Settings
 from multiframe.storing import NOT_UNDERSTOOD, Arriving, Upload
 from multiframe.web.asked import UID
 from multiframe.web.doors import Row, access_of
 from multiframe.web.gauges import Gauges
 from multiframe.web.journal import audit
+from multiframe.web.long_bodies import LONG_BODY, LongBody
 from multiframe.web.lookup import DICOMWEB, BadRequest, TooMuch, accept_of, base_url
 from multiframe.web.media import PART10, MediaRange, parse_accept
 from multiframe.web.multipart import Begun, Ended, Event, Malformed, MultipartReader
@@ -37,6 +40,12 @@ _MOST_PARTS = 10_000
 
 _ENDING = 4
 """Instances that are looked through and synced while the next one arrives."""
+
+_LARGE = 512 * 1024
+"""Bytes of a body that are received and written at a time, where there is memory."""
+
+_PIECES = 4
+"""How many of them are held at most: one that comes, one that waits, one that is written, and what is left over."""
 
 _IDLE = 60.0
 """Seconds for which the next byte of a body is waited for."""
@@ -73,17 +82,13 @@ async def store(request: Request) -> Response:
     """``/studies``, ``/studies/{study}``: store the instances in the body (PS3.18 10.5)."""
     form = _form(request)  # whoever could not read the answer is told before anything is stored
     body = _body(request)
-    state, settings, wait = request.app.state, _settings(request), _settings(request).memory_wait
-    held = min(2 * settings.piece, state.uploads.limit)
-    # A part of the memory alone: who sends slowly keeps nobody from reading.
-    with (
-        await state.uploads.acquire_async(held, timeout=wait, who=who(request)),
-        await state.budget.acquire_async(held, timeout=wait, who=who(request)),
-    ):
+    state = request.app.state
+    with ExitStack() as held:
+        piece = await _enter(request, held)
         study, permits = request.path_params.get("study"), access_of(request).sees
         upload = await asyncio.to_thread(Upload, state.store, study, permits=permits)
         try:
-            await _receive(upload, body, settings.piece)
+            await _receive(upload, body, piece)
         except ClientDisconnect:
             await _close(upload)
             raise ClientGone from None
@@ -95,6 +100,28 @@ async def store(request: Request) -> Response:
             raise
         await asyncio.shield(asyncio.to_thread(_keep, upload, state.gauges, access_of(request).who))
     return _answer(request, upload.arriving, form)
+
+
+async def _enter(request: Request, held: ExitStack) -> int:
+    """Enter in the budgets what is held of a body, and say how much is written at a time.
+
+    Long bodies go on faster in large pieces. These have half of what there is for uploads, so that whoever comes after
+    them has some, too; and all uploads have a part of the memory alone: who sends slowly keeps nobody from reading.
+    """
+    state, settings, asking = request.app.state, _settings(request), who(request)
+    uploads: MemoryBudget = state.uploads
+    long: LongBody | None = request.scope.get(LONG_BODY)
+    if long is not None and uploads.held + _PIECES * _LARGE <= uploads.limit // 2:
+        with suppress(OverBudget), ExitStack() as ours:
+            for budget in (uploads, state.budget):
+                ours.enter_context(await budget.acquire_async(_PIECES * _LARGE, timeout=0, who=asking))
+            held.enter_context(ours.pop_all())
+            long.piece = _LARGE
+            return _LARGE
+    size = min(2 * settings.piece, uploads.limit)
+    for budget in (uploads, state.budget):
+        held.enter_context(await budget.acquire_async(size, timeout=settings.memory_wait, who=asking))
+    return size // _PIECES
 
 
 def _settings(request: Request) -> Settings:
@@ -154,7 +181,7 @@ def _body(request: Request) -> AsyncIterator[Event]:
         raise BadRequest(str(error)) from None
 
 
-async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
+async def _limited(request: Request, most: int) -> AsyncIterator[bytes | bytearray]:
     total = 0
     body = request.stream()
     while True:
@@ -174,14 +201,14 @@ async def _limited(request: Request, most: int) -> AsyncIterator[bytes]:
         raise Malformed(f"the body ended after {total} of {length} bytes")
 
 
-async def _alone(body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+async def _alone(body: AsyncIterator[bytes | bytearray]) -> AsyncIterator[Event]:
     yield Begun({"content-type": PART10})
     async for data in body:
         yield memoryview(data)
     yield Ended()
 
 
-async def _in_parts(body: AsyncIterator[bytes], reader: MultipartReader) -> AsyncIterator[Event]:
+async def _in_parts(body: AsyncIterator[bytes | bytearray], reader: MultipartReader) -> AsyncIterator[Event]:
     async for data in body:
         for event in reader.feed(data):
             yield event
@@ -243,7 +270,7 @@ class _Writing:
         self._size += len(data)
         if self._task is None:
             self._task = asyncio.create_task(self._write())
-        while self._size >= self._piece and self._task is not None:
+        while self._size >= self._piece // 2 and self._task is not None:
             self._taken.clear()
             await self._taken.wait()
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from multiframe.catalog import Catalog
+from multiframe.schema import TABLES
 from multiframe.settings import MIB, Settings
 from multiframe.web.app import create_app
 from tests.test_catalog import CLASS, dicom
@@ -314,3 +316,35 @@ def test_a_changed_file_with_a_long_header_is_read_anew(tmp_path: Path) -> None:
     (one,) = Client(catalog, Settings()).found("/studies/1.2.3/series/1.2.3.1/instances/1.9/metadata")
     assert value(one, "00100020") == "now"
     catalog.close()
+
+
+@pytest.mark.parametrize("path", ["/studies?limit=1", "/series?limit=1", "/studies/1.1/instances"])
+def test_a_page_is_one_question_to_the_database(client: Client, catalog: Catalog, path: str) -> None:
+    asked: list[str] = []
+
+    def listen(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.extend([statement] if statement.startswith("SELECT ") and "_version" not in statement else [])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    try:
+        found = client.found(path)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+    assert found
+    assert len(asked) == 1 + ("limit" in path)  # and how many there are behind it
+
+
+def test_what_an_older_version_wrote_is_told_as_ever(client: Client, catalog: Catalog) -> None:
+    paths = ("/studies?includefield=all", "/series?PatientName=doe*&includefield=all", "/instances?includefield=all")
+    before = [client.get(path).content for path in paths]
+    with catalog._database.transaction(write=True) as connection:
+        for table in TABLES.values():
+            text = sa.func.replace(table.c.attributes, ",\n", ",")
+            connection.execute(sa.update(table).values(attributes=text))
+    try:
+        assert [client.get(path).content for path in paths] == before
+    finally:
+        with catalog._database.transaction(write=True) as connection:
+            for table in TABLES.values():
+                text = sa.func.replace(table.c.attributes, '},"0', '},\n"0')
+                connection.execute(sa.update(table).values(attributes=text))

@@ -12,7 +12,10 @@ import sqlalchemy as sa
 
 from multiframe.matching import Kind, name_words, stored
 
-__all__ = ["KEYS", "LEVELS", "Attributes", "Key", "Level", "columns_of", "level_of", "requests_of", "shared_out"]
+__all__ = [
+    "KEYS", "LEVELS", "Attributes", "Key", "Level", "columns_of", "level_of", "lines_of", "requests_of", "shared_out",
+    "written",
+]  # fmt: skip
 
 type Level = Literal["study", "series", "instance"]
 type Attributes = dict[str, dict[str, Any]]
@@ -117,6 +120,36 @@ def shared_out(told: Attributes) -> dict[Level, Attributes]:
     return levels
 
 
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def written(told: Attributes) -> str:
+    """Write attributes as JSON, one a line: whoever wants some of them finds them without reading any.
+
+    Examples
+    --------
+    >>> print(written({"00080060": {"vr": "CS", "Value": ["US"]}, "00200011": {"vr": "IS", "Value": [1]}}))
+    {"00080060":{"vr":"CS","Value":["US"]},
+    "00200011":{"vr":"IS","Value":[1]}}
+    """
+    return "{" + ",\n".join([f'"{tag}":{_json(value)}' for tag, value in told.items()]) + "}"
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """Give the lines that `written` wrote, by tag; what an older version wrote is written anew.
+
+    Examples
+    --------
+    >>> lines_of(written({"00080060": {"vr": "CS", "Value": ["US"]}, "00200011": {"vr": "IS", "Value": [1]}}))[
+    ...     "00200011"
+    ... ]
+    '"00200011":{"vr":"IS","Value":[1]}'
+    """
+    if "\n" not in text:  # in a string it would be an escape
+        text = written(json.loads(text))
+    return {line[1:9]: line for line in text[1:-1].split(",\n") if line}
+
+
 def _cut(text: str, most: int) -> str:
     """Cut what is longer than the standard lets it be: an index takes no more."""
     return text if 4 * len(text) <= most else text.encode()[:most].decode(errors="ignore")
@@ -124,7 +157,7 @@ def _cut(text: str, most: int) -> str:
 
 def columns_of(level: Level, told: Attributes) -> dict[str, Any]:
     """Give the columns of a level: all attributes as JSON, and those that are searched for as they are matched."""
-    row: dict[str, Any] = {"attributes": json.dumps(told, ensure_ascii=False, separators=(",", ":"))}
+    row: dict[str, Any] = {"attributes": written(told)}
     for key in _KEPT[level]:
         values = told.get(key.tag, {}).get("Value") or [None]
         given = stored(key.kind, values[0])

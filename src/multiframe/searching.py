@@ -5,7 +5,7 @@ answer, until there are enough, or so many that the search is refused. It must n
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import batched
@@ -354,10 +354,13 @@ def find(connection: sa.Connection, query: Search) -> list[Found]:
     chosen = _statement(query, asked, *keys, *texts).order_by(*_order(query))
     if not asked.items:
         chosen, offset = _far(connection, query, asked, chosen)
-        rows = connection.execute(chosen.limit(query.limit).offset(offset)).all()
+        # The page is found by its keys, which an index may hold all of, and then filled in, in one question.
+        page = chosen.limit(query.limit).offset(offset).subquery("page")
+        rows = connection.execute(_filled_in(query, page).order_by(*ORDER[query.level])).all()
     else:
-        rows = list(_looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth))
-    return _told(connection, [tuple(row[:depth]) for row in rows], query)
+        found = _looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth)
+        rows = list(_those(connection, query, [tuple(row[:depth]) for row in found]))
+    return _told(connection, rows, query)
 
 
 def _far(connection: sa.Connection, query: Search, asked: _Asked, chosen: sa.Select[Any]) -> tuple[sa.Select[Any], int]:
@@ -448,84 +451,75 @@ def remaining(connection: sa.Connection, query: Search, most: int) -> int | None
         return None
     if query.level != "study" and query.study is None and not asked.below and not asked.beside:
         each = studies.c.n_series if query.level == "series" else studies.c.n_instances
-        total = connection.execute(_restricted(sa.select(sa.func.sum(each)), query, asked)).scalar() or 0
+        # Each has one at least: of more studies than that nobody need know how many they have.
+        enough = _restricted(sa.select(each.label("each")), query, asked).limit(query.offset + query.limit + most)
+        total = connection.execute(sa.select(sa.func.sum(enough.subquery().c.each))).scalar() or 0
         return min(most, max(0, int(total) - query.offset - query.limit))
     behind = _statement(query, asked, sa.literal(1)).limit(most).offset(query.offset + query.limit)
     return int(connection.execute(sa.select(sa.func.count()).select_from(behind.subquery())).scalar_one())
 
 
-def _told(connection: sa.Connection, keys: Sequence[tuple[str, ...]], query: Search) -> list[Found]:
-    """Bring what is known of matches, and what their whole studies and series have to say."""
+def _filled_in(query: Search, page: sa.Subquery | None = None) -> sa.Select[Any]:
+    """Ask for all that is told of matches: those of a page, or whichever are said."""
     depth = LEVELS.index(query.level) + 1
-    told_studies = {
-        row.study: row.attributes
-        for row in _rows(
-            connection, sa.select(studies.c.study, studies.c.attributes), studies.c.study, {key[0] for key in keys}
-        )
-    }
-    modalities: dict[str, list[str]] = {}
-    study_series: dict[str, int] = {}
-    study_instances: dict[str, int] = {}
-    s = series.c
-    counted = sa.select(s.study, s.modality, sa.func.count(), sa.func.sum(s.instances)).group_by(s.study, s.modality)
-    for row in _rows(connection, counted, s.study, told_studies):
-        study, modality, n, of_them = tuple(row)
-        study_series[study] = study_series.get(study, 0) + n
-        study_instances[study] = study_instances.get(study, 0) + int(of_them)
-        if modality:
-            modalities.setdefault(study, []).append(modality)
+    t, s, i, other = studies.c, series.c, instances.c, series.alias()
+    modalities = sa.select(sa.func.aggregate_strings(other.c.modality, "\\")).where(other.c.study == t.study)
+    columns: list[sa.ColumnElement[Any]] = [
+        t.study,
+        t.n_series,
+        t.n_instances,
+        modalities.scalar_subquery().label("modalities"),
+    ]
+    columns += [t.attributes.label("of_study")]
+    source: sa.FromClause = studies
+    if page is not None:
+        source = page.join(studies, t.study == page.c.study)
+    if depth > 1:
+        columns += [s.series, s.instances, s.attributes.label("of_series")]
+        given = s.study == t.study
+        source = source.join(series, given if page is None else given & (s.series == page.c.series))
+    if depth > 2:
+        columns += [i.instance, i.syntax, i.attributes.label("of_instance")]
+        given = (i.study == t.study) & (i.series == s.series)
+        source = source.join(instances, given if page is None else i.instance == page.c.instance)
+    return sa.select(*columns).select_from(source)
+
+
+def _those(connection: sa.Connection, query: Search, keys: Sequence[tuple[str, ...]]) -> Iterator[sa.Row[Any]]:
+    """Fill in matches whose keys are known, in their order."""
+    for some in batched(keys, _LOOKUP):
+        chosen = _filled_in(query).where(studies.c.study.in_({key[0] for key in some}))
+        if query.level == "series":
+            chosen = chosen.where(series.c.series.in_({key[1] for key in some}))
+        elif query.level == "instance":
+            chosen = chosen.where(instances.c.instance.in_([key[2] for key in some]))
+        of = {tuple(getattr(row, level) for level in LEVELS[: len(some[0])]): row for row in connection.execute(chosen)}
+        yield from (of[key] for key in some)
+
+
+def _told(connection: sa.Connection, rows: Sequence[sa.Row[Any]], query: Search) -> list[Found]:
     classes: dict[str, list[str]] = {}
     if query.classes:
         i = instances.c
-        for row in _rows(connection, sa.select(i.study, i.sop_class_uid).distinct(), i.study, told_studies):
-            study, uid = tuple(row)
-            if uid:
+        for some in batched(sorted({row.study for row in rows}), _LOOKUP):
+            listed = sa.select(i.study, i.sop_class_uid).where(i.study.in_(some), i.sop_class_uid != "").distinct()
+            for study, uid in connection.execute(listed):
                 classes.setdefault(study, []).append(uid)
-    told_series: dict[tuple[str, str], tuple[str, int]] = {}
-    told_instances: dict[str, tuple[str, str]] = {}
-    if depth > 1:
-        wanted = {key[:2] for key in keys}
-        # The study is said twice: SQLite looks no pair up in an index.
-        rows = _rows(
-            connection,
-            sa.select(s.study, s.series, s.attributes, s.instances).where(s.study.in_(list(told_studies))),
-            sa.tuple_(s.study, s.series),
-            wanted,
-        )
-        told_series = {(row.study, row.series): (row.attributes, row.instances) for row in rows}
-    if depth > 2:
-        i = instances.c
-        rows = _rows(connection, sa.select(i.instance, i.attributes, i.syntax), i.instance, {key[2] for key in keys})
-        told_instances = {row.instance: (row.attributes, row.syntax) for row in rows}
     found = []
-    for key in keys:
-        study = key[0]
-        attributes = [told_studies[study]]
-        one = Found(
-            study=study,
-            series=key[1] if depth > 1 else "",
-            instance=key[2] if depth > 2 else "",
-            attributes=(),
-            modalities=tuple(sorted(modalities.get(study, ()))),
-            study_series=study_series.get(study, 0),
-            study_instances=study_instances.get(study, 0),
-            series_instances=0,
-            classes=tuple(sorted(classes.get(study, ()))),
+    depth = LEVELS.index(query.level) + 1
+    for row in rows:
+        found.append(
+            Found(
+                study=row.study,
+                series=row.series if depth > 1 else "",
+                instance=row.instance if depth > 2 else "",
+                attributes=tuple(row[4::3]),
+                modalities=tuple(sorted(set((row.modalities or "").split("\\")) - {""})),
+                study_series=row.n_series,
+                study_instances=row.n_instances,
+                series_instances=row.instances if depth > 1 else 0,
+                classes=tuple(sorted(classes.get(row.study, ()))),
+                syntax=row.syntax if depth > 2 else "",
+            )
         )
-        if depth > 1:
-            text, n = told_series[key[0], key[1]]
-            attributes.append(text)
-            one = one._replace(series_instances=n)
-        if depth > 2:
-            text, syntax = told_instances[key[2]]
-            attributes.append(text)
-            one = one._replace(syntax=syntax)
-        found.append(one._replace(attributes=tuple(attributes)))
     return found
-
-
-def _rows(
-    connection: sa.Connection, chosen: sa.Select[Any], column: sa.ColumnElement[Any], wanted: Collection[Any]
-) -> Iterator[sa.Row[Any]]:
-    for some in batched(sorted(wanted), _LOOKUP):
-        yield from connection.execute(chosen.where(column.in_(some)))

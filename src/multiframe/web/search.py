@@ -7,10 +7,11 @@ where anything is kept.
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
+from json.encoder import encode_basestring as quoted
 from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -19,6 +20,7 @@ from starlette.responses import Response
 
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
+from multiframe.schema import lines_of, written
 from multiframe.settings import KIB
 from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.coding import Coder
@@ -29,6 +31,7 @@ from multiframe.web.media import accepts_json, choose_coding, etag_matches, pars
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
 
 type Fields = dict[str, "Fields | None"]  # what is told of a data set: of a sequence all, or some attributes of Items
+type Lines = dict[str, str]  # attributes as the catalog writes them, by tag
 
 _ALL = "all"
 _DEPTH: Final[Mapping[Level, int]] = {level: n for n, level in enumerate(LEVELS, 1)}
@@ -166,17 +169,26 @@ async def _search(level: Level, request: Request) -> Response:
     held = min(_HELD * (most + 1), state.budget.limit // 4)
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:
-            found = await asyncio.to_thread(catalog.search, query)
-            warnings = list(asked.warnings)
-            if len(found) > most:
-                del found[most:]
-                behind = await asyncio.to_thread(catalog.remaining, replace(query, limit=most), _MOST_COUNTED)
-                said = "" if behind is None else "at least " * (behind == _MOST_COUNTED) + f"{behind} "
-                warnings.append(f"There are {said}additional results that can be requested")
+            body, behind = await asyncio.to_thread(
+                _page, catalog, query, most, partial(_body, fields=asked.fields, base=base)
+            )
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        write = partial(_body, found, level, asked.fields, base, query)
-        return _answer(request, await asyncio.to_thread(write) if found else b"", warnings)
+        return _answer(request, body, [*asked.warnings, *behind])
+
+
+def _page(
+    catalog: Catalog, query: Search, most: int, write: Callable[[Sequence[Found], Search], bytes]
+) -> tuple[bytes, list[str]]:
+    """Search, and write what was found; gives that, and what there is to say of what lies behind it."""
+    found = catalog.search(query)
+    said = []
+    if len(found) > most:
+        del found[most:]
+        behind = catalog.remaining(replace(query, limit=most), _MOST_COUNTED)
+        number = "" if behind is None else "at least " * (behind == _MOST_COUNTED) + f"{behind} "
+        said.append(f"There are {number}additional results that can be requested")
+    return write(found, query) if found else b"", said
 
 
 def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
@@ -201,7 +213,8 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
     return Response(None if request.method == "HEAD" else body, headers=headers)
 
 
-def _body(found: Iterable[Found], level: Level, fields: Sequence[str], base: str, query: Search) -> bytes:
+def _body(found: Iterable[Found], query: Search, fields: Sequence[str], base: str) -> bytes:
+    level = query.level
     # Levels the address does not name are told of too (PS3.18 10.6.3.3).
     told: list[Level] = [level]
     if level != "study" and query.study is None:
@@ -212,23 +225,21 @@ def _body(found: Iterable[Found], level: Level, fields: Sequence[str], base: str
     wanted: Fields = dict.fromkeys(required)
     for path in (*(path for one in told for path in _RETURNED_IF_KNOWN[one]), *fields):
         _add(wanted, path.split("."))
-    parsed: dict[str, Any] = {}  # matches of one study repeat what is known of it
+    empty = {tag: f'"{tag}":{{"vr":"{vr}"}}' for tag, vr in required.items()}
+
+    def some(text: str) -> Lines:
+        lines = lines_of(text)
+        return lines if _ALL in fields else _told(lines, wanted)
+
+    shared = lru_cache(8)(some)  # matches of one study repeat what is known of it
     texts = []
     for match in found:
-        known: dict[str, Any] = {}
-        for i, text in enumerate(match.attributes):
-            shared = i + 1 < _DEPTH[level]
-            attributes = parsed.get(text) if shared else None
-            if attributes is None:
-                attributes = json.loads(text)
-                if shared:
-                    parsed = {**parsed, text: attributes} if len(parsed) < 8 else {text: attributes}
-            known |= attributes
-        if _ALL not in fields:
-            known = _told(known, wanted)
-        known |= {tag: {"vr": vr} for tag, vr in required.items() if tag not in known}
-        known |= _made(match, level, told, fields, base)
-        texts.append(json.dumps(dict(sorted(known.items())), ensure_ascii=False, separators=(",", ":")))
+        lines = dict(empty)
+        for text in match.attributes[: _DEPTH[level] - 1]:
+            lines |= shared(text)
+        lines |= some(match.attributes[-1])
+        lines |= _made(match, level, told, fields, base)
+        texts.append("{" + ",".join(sorted(lines.values())) + "}")
     return f"[{','.join(texts)}]".encode("utf-8", "replace")
 
 
@@ -241,41 +252,54 @@ def _add(fields: Fields, path: Sequence[str]) -> None:
         _add(inside, rest)
 
 
-def _told(attributes: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+def _told(lines: Lines, fields: Fields) -> Lines:
+    told: Lines = {}
+    for tag in lines.keys() & fields.keys():
+        inside = fields[tag]
+        told[tag] = lines[tag] if inside is None else written(_inside(json.loads(f"{{{lines[tag]}}}"), fields))[1:-1]
+    return told
+
+
+def _inside(attributes: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for tag in attributes.keys() & fields.keys():
         element, inside = attributes[tag], fields[tag]
         if inside is not None and "Value" in element:
-            items = [_told(item, inside) for item in element["Value"] if isinstance(item, dict)]
+            items = [_inside(item, inside) for item in element["Value"] if isinstance(item, dict)]
             element = {**element, "Value": items}
         told[tag] = element
     return told
 
 
-def _made(match: Found, level: Level, told: Iterable[Level], fields: Sequence[str], base: str) -> dict[str, Any]:
+@lru_cache(1024)
+def _line(tag: str, vr: str, *values: str | int) -> str:
+    return written({tag: {"vr": vr, "Value": values} if values else {"vr": vr}})[1:-1]
+
+
+def _made(match: Found, level: Level, told: Iterable[Level], fields: Sequence[str], base: str) -> Lines:
     """Give the attributes that no file holds."""
     address = f"{base}/studies/{match.study}"
     if level != "study":
         address += f"/series/{match.series}"
     if level == "instance":
         address += f"/instances/{match.instance}"
-    made: dict[str, Any] = {
-        _RETRIEVE_URL: {"vr": "UR", "Value": [address]},
-        _AVAILABILITY: {"vr": "CS", "Value": ["ONLINE"]},
-    }
     everything = _ALL in fields
+    made = {
+        _RETRIEVE_URL: f'"{_RETRIEVE_URL}":{{"vr":"UR","Value":[{quoted(address)}]}}',
+        _AVAILABILITY: _line(_AVAILABILITY, "CS", "ONLINE"),
+    }
     if "study" in told or everything or _MODALITIES in fields:
-        made[_MODALITIES] = {"vr": "CS", "Value": list(match.modalities)} if match.modalities else {"vr": "CS"}
+        made[_MODALITIES] = _line(_MODALITIES, "CS", *match.modalities)
     if everything or _CLASSES in fields:
-        made[_CLASSES] = {"vr": "UI", "Value": list(match.classes)} if match.classes else {"vr": "UI"}
+        made[_CLASSES] = _line(_CLASSES, "UI", *match.classes)
     if "study" in told or everything or _STUDY_SERIES in fields:
-        made[_STUDY_SERIES] = {"vr": "IS", "Value": [match.study_series]}
+        made[_STUDY_SERIES] = _line(_STUDY_SERIES, "IS", match.study_series)
     if "study" in told or everything or _STUDY_INSTANCES in fields:
-        made[_STUDY_INSTANCES] = {"vr": "IS", "Value": [match.study_instances]}
+        made[_STUDY_INSTANCES] = _line(_STUDY_INSTANCES, "IS", match.study_instances)
     if level != "study" and ("series" in told or everything or _SERIES_INSTANCES in fields):
-        made[_SERIES_INSTANCES] = {"vr": "IS", "Value": [match.series_instances]}
+        made[_SERIES_INSTANCES] = _line(_SERIES_INSTANCES, "IS", match.series_instances)
     if level == "instance" and (everything or _SYNTAXES in fields):
-        made[_SYNTAXES] = {"vr": "UI", "Value": [match.syntax]}
+        made[_SYNTAXES] = _line(_SYNTAXES, "UI", match.syntax)
     return made
 
 

@@ -21,6 +21,7 @@ from multiframe import cli
 from multiframe.demo import real_files
 from multiframe.errors import SourceNotFound
 from multiframe.testing import cine, read_number
+from tests.commands import call, run
 from tests.serving import command, serving
 
 FRAMES = 12
@@ -33,25 +34,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(
-        [sys.executable, "-m", "multiframe", *map(str, arguments)],
-        capture_output=True, timeout=120, check=False, env={**os.environ, **options.pop("env", {})},  # type: ignore[dict-item]
-    )  # fmt: skip
-    assert b"Traceback" not in done.stderr
-    return done
-
-
 def test_version() -> None:
     assert run("--version").stdout.decode().strip() == f"multiframe {multiframe.__version__}"
 
 
 @pytest.mark.parametrize("verb", ["serve", "demo", "info", "frame", "index"])
 def test_help_is_worth_reading(verb: str) -> None:
-    done = run(verb, "--help", env={"COLUMNS": "120", "NO_COLOR": "1"})
+    done = call(verb, "--help", env={"COLUMNS": "120", "NO_COLOR": "1"})
     assert done.returncode == 0
     assert len(done.stdout.decode().split()) > 40
-    assert verb in run("--help").stdout.decode()
+    assert verb in call("--help").stdout.decode()
 
 
 def test_help_waits_for_nothing_heavy() -> None:
@@ -110,23 +102,23 @@ def test_what_is_no_file_is_written_into(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_frame_as_displayed_and_as_pixels(file: Path) -> None:
-    picture = np.asarray(Image.open(io.BytesIO(run("frame", file, FRAMES, "--as", "png").stdout)))
+    picture = np.asarray(Image.open(io.BytesIO(call("frame", file, FRAMES, "--as", "png").stdout)))
     assert picture.dtype == np.uint8
     assert read_number(picture) == FRAMES
-    pixels = np.load(io.BytesIO(run("frame", file, FRAMES, "--as", "npy").stdout))
+    pixels = np.load(io.BytesIO(call("frame", file, FRAMES, "--as", "npy").stdout))
     assert np.array_equal(pixels, multiframe.open(file).pixels(FRAMES - 1))
 
 
 def test_a_part_of_a_frame_as_jpeg(file: Path) -> None:
     asked = ("--as", "jpeg", "--viewport", "200,200", "--quality", "95", "--window", "40,400,linear")
-    picture = Image.open(io.BytesIO(run("frame", file, 2, *asked).stdout))
+    picture = Image.open(io.BytesIO(call("frame", file, 2, *asked).stdout))
     assert (picture.format, max(picture.size)) == ("JPEG", 200)
     assert read_number(np.asarray(picture.resize((1024, 768)))) == 2
 
 
 def test_real_frames_are_displayed() -> None:
     for path in real_files():
-        picture = Image.open(io.BytesIO(run("frame", path, 3, "--as", "png").stdout))
+        picture = Image.open(io.BytesIO(call("frame", path, 3, "--as", "png").stdout))
         assert picture.mode == "RGB"
         assert picture.size[0] > 100
 
@@ -171,7 +163,9 @@ def test_exit_codes_tell(file: Path, tmp_path: Path, arguments: list[str], code:
     (tmp_path / "damaged" / f"catalog-{names}.sqlite").write_bytes(b"no database " * 1000)
     places["damaged"] = tmp_path / "damaged"
     places["folder"] = tmp_path
-    done = run(*(a.format(**places) for a in arguments), env={"NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path)})
+    # What begins to serve starts processes, and says where its log goes: that is for a process of its own.
+    how = run if "serve" in arguments else call
+    done = how(*(a.format(**places) for a in arguments), env={"NO_COLOR": "1", "XDG_CACHE_HOME": str(tmp_path)})
     assert done.returncode == code, done.stderr
     assert says in (done.stderr + done.stdout).decode()
     assert "secret" not in done.stderr.decode()

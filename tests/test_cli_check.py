@@ -15,24 +15,28 @@ from rich.cells import cell_len
 
 from multiframe.telling import sparkline
 from multiframe.testing import Layout, cine, part10
+from tests import commands
 from tests.files import JPEG, jpeg
 from tests.test_check import FRAMES, PADDED, file, tabled
 
 FORECAST = {"client", "verdict", "why", "remedy", "basis"}
 
 
+def of(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
 def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "multiframe", *map(str, arguments)],
-        capture_output=True, timeout=120, check=False, encoding="utf-8",
-        env={**os.environ, "COLUMNS": "100", "PYTHONUTF8": "1", **(env or {})},
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
+    return of(commands.run(*arguments, env={"COLUMNS": "100", "PYTHONUTF8": "1", **(env or {})}))
+
+
+def call(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return of(commands.call(*arguments, env={"COLUMNS": "100", **(env or {})}))
 
 
 def told(path: Path) -> dict[str, Any]:
-    return dict(json.loads(run("info", path, "--json").stdout))
+    return dict(json.loads(call("info", path, "--json").stdout))
 
 
 @pytest.fixture
@@ -81,11 +85,11 @@ def test_findings_for_machines(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_exit_codes(folder: Path, name: str, fail_on: str, code: int) -> None:
-    assert run("check", folder / name, "--no-dciodvfy", "--fail-on", fail_on).returncode == code
+    assert call("check", folder / name, "--no-dciodvfy", "--fail-on", fail_on).returncode == code
 
 
 def test_one_file_that_cannot_be_read_keeps_none_from_being_checked(folder: Path) -> None:
-    done = run("check", "/dev/null", folder / "table", "--no-dciodvfy", "--fail-on", "never")
+    done = call("check", "/dev/null", folder / "table", "--no-dciodvfy", "--fail-on", "never")
     assert done.returncode == 3
     assert "not a regular file" in done.stderr
     assert "bot-zero" in done.stdout
@@ -94,8 +98,8 @@ def test_one_file_that_cannot_be_read_keeps_none_from_being_checked(folder: Path
 def test_all_frames(tmp_path: Path) -> None:
     odd = FRAMES[4].replace(b"\x08\0\x08\0\x08\1", b"\x08\0\x10\0\x08\1")
     (tmp_path / "a.dcm").write_bytes(file([*FRAMES[:4], odd]))
-    assert run("check", tmp_path, "--no-dciodvfy").returncode == 0
-    done = run("check", tmp_path, "--no-dciodvfy", "--all-frames")
+    assert call("check", tmp_path, "--no-dciodvfy").returncode == 0
+    done = call("check", tmp_path, "--no-dciodvfy", "--all-frames")
     assert done.returncode == 1
     assert "codestream-size" in done.stdout
 
@@ -106,7 +110,7 @@ def test_no_patient_is_told(tmp_path: Path) -> None:
     extra.PatientSex = "ZAPHOD"
     (tmp_path / "a.dcm").write_bytes(file(extra=extra))
     for options in ([], ["--json"]):
-        done = run("check", tmp_path, *options)
+        done = call("check", tmp_path, *options)
         assert "zaphod" not in (done.stdout + done.stderr).casefold()
 
 
@@ -122,8 +126,9 @@ def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
 
 
 def test_it_can_be_interrupted(tmp_path: Path) -> None:
+    data = file()
     for n in range(3000):
-        (tmp_path / f"{n}").write_bytes(file())
+        (tmp_path / f"{n}").write_bytes(data)
     arguments = [sys.executable, "-m", "multiframe", "check", str(tmp_path), "--no-dciodvfy"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -157,7 +162,7 @@ def test_info_tells_tables_fragments_and_sizes(tmp_path: Path) -> None:
         assert facts["frame_bytes"] == {"smallest": sizes[0], "median": sizes[2], "largest": sizes[-1]}
     path.write_bytes(tabled(fragments=(1, 2, 1, 3, 1)))
     assert told(path)["fragments_per_frame"] == {"fewest": 1, "most": 3}
-    assert "1 to 3 a frame" in run("info", path).stdout
+    assert "1 to 3 a frame" in call("info", path).stdout
 
 
 def test_info_forecasts(tmp_path: Path) -> None:
@@ -166,7 +171,7 @@ def test_info_forecasts(tmp_path: Path) -> None:
     facts = told(path)
     assert all(set(one) == FORECAST for one in facts["forecast"])
     assert {one["client"]: one["verdict"] for one in facts["forecast"]}["natural"] == "wrong pictures"
-    done = run("info", path)
+    done = call("info", path)
     assert "wrong pictures" in done.stdout
     assert "Remedy" in done.stdout
     assert "\x1b" not in done.stdout
@@ -178,14 +183,14 @@ def test_info_of_native_video_and_damage(tmp_path: Path) -> None:
     facts = told(path)
     assert facts["frame_bytes"] == {"smallest": 64, "median": 64, "largest": 64}
     assert facts["fragments_per_frame"] is None
-    assert "none: native" in run("info", path).stdout
+    assert "none: native" in call("info", path).stdout
     path.write_bytes(part10([bytes(60)], rows=8, columns=8, syntax="1.2.840.10008.1.2.4.102"))
     facts = told(path)
     assert (facts["frame_bytes"], facts["kind"]) == (None, "stream")
-    assert "video" in run("info", path).stdout
+    assert "video" in call("info", path).stdout
     path.write_bytes(file()[:-60])
     assert told(path)["complete"] is False
-    assert "damage" in run("info", path).stdout
+    assert "damage" in call("info", path).stdout
     path.write_bytes(part10([bytes(64)] * 3, rows=8, columns=8, syntax="1.2.840.10008.1.2.1.99"))
     facts = told(path)
     assert facts["syntax"]["uid"] == "1.2.840.10008.1.2.1.99"
@@ -218,7 +223,7 @@ def test_info_reads_nothing_but_header_and_items(tmp_path: Path) -> None:
 def test_the_sparkline_fits_and_is_written_in_any_encoding(tmp_path: Path, columns: int) -> None:
     frames = [jpeg(Random(n), hostile=False).data for n in range(300)]
     (tmp_path / "a.dcm").write_bytes(part10(frames, rows=8, columns=8, syntax=JPEG, layout=Layout()))
-    lines = run("info", tmp_path / "a.dcm", env={"COLUMNS": str(columns)}).stdout.splitlines()
+    lines = call("info", tmp_path / "a.dcm", env={"COLUMNS": str(columns)}).stdout.splitlines()
     (line,) = [line for line in lines if "▁" in line or "█" in line]
     assert "█" in line
     assert columns / 2 < cell_len(line.rstrip()) <= columns

@@ -20,6 +20,7 @@ from multiframe.indexfile import SUFFIX, load
 from multiframe.instance import Instance, open_instance
 from multiframe.saving import index_file, save_index, write_whole
 from multiframe.testing import Layout, cine, part10
+from tests.commands import call
 from tests.files import JPEG, jpeg, made
 
 FRAMES = 12
@@ -201,11 +202,8 @@ def test_not_one_frame_is_an_error(tmp_path):
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """The command as `main` runs it, exit codes and all."""
-    done = subprocess.run(
-        [sys.executable, "-m", "multiframe", *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout, done.stderr
+    done = call(*arguments)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @pytest.fixture

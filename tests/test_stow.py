@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_an_instance(server):
         assert answer.status_code == 200, answer.text
         return peak[0]
 
-    least, more, most = (peak_of(91 + n, size) for n, size in enumerate((10_000_000, 40_000_000, 160_000_000)))
+    least, more, most = (peak_of(91 + n, size) for n, size in enumerate((5_000_000, 20_000_000, 80_000_000)))
     assert max(more, most) - least < 8_000_000
 
 

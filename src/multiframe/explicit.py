@@ -139,7 +139,7 @@ class Head:
 
 def rewritten(header: Header, raw: bytes, at: int) -> Iterator[bytes]:
     """Write the elements from `at` on as Explicit VR Little Endian."""
-    writer = _Writer(raw, header.syntax.little, signed=header.number(_REPRESENTATION) == 1)
+    writer = _Writer(raw, signed=header.number(_REPRESENTATION) == 1)
     here = Walk(at, explicit=header.explicit, little=header.syntax.little, stop=len(raw), descend=False, strays=True)
     while here.at < len(raw):
         found = here.step(raw)
@@ -157,9 +157,8 @@ class _Writer:
     What it closes them with is told from what comes next: in the source an Item may as well end without a word.
     """
 
-    def __init__(self, raw: bytes, little: bool, *, signed: bool) -> None:
+    def __init__(self, raw: bytes, *, signed: bool) -> None:
         self._raw = raw
-        self._little = little
         self._closers: list[bytes] = []  # a sequence's and an Item's by turns
         self._signed = [signed]
         self._fragments = False

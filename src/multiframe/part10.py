@@ -23,7 +23,7 @@ from multiframe.frameindex import FrameIndex
 from multiframe.header import Header
 from multiframe.indexing import word_of
 from multiframe.ranges import ByteRange, Plan
-from multiframe.rope import Made, Part, Rope, Stored
+from multiframe.rope import Made, Part, Rope, Stored, touched
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
 
 __all__ = [
@@ -512,13 +512,7 @@ class Fragments:
                 return
             payload = self._index.parts(k)
             pad = bytes(length - sum(part.size for part in payload))
-            parts: list[bytes | Stored] = [item_header(length), *payload, pad]
-            for part in parts:
-                size = len(part) if isinstance(part, bytes) else part.size
-                inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
-                if inside.start < inside.stop:
-                    yield part, inside
-                at += size
+            yield from touched([item_header(length), *payload, pad], at, wanted)
 
 
 # ------------------------------------------------------------------------------------------------ one frame alone

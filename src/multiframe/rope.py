@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from multiframe.errors import DecodeError, TruncatedError
 from multiframe.ranges import Buffer, ByteRange, Group, ItemChain, Plan, coalesce
 
-__all__ = ["Laid", "Made", "Part", "Rope", "Stored", "facts_of", "read_all"]
+__all__ = ["Laid", "Made", "Part", "Rope", "Stored", "digest", "facts_of", "read_all", "touched"]
 
 
 _GAP = 64
@@ -225,11 +225,7 @@ class Rope:
     def etag(self) -> str:
         """A strong validator: equal only where every byte is (RFC 9110 8.8.3), quotes included."""
         if self._digest is None:
-            digest = sha256(self._identity.encode())
-            for part in self.parts:
-                digest.update(part if isinstance(part, bytes) else facts_of(part).encode())
-                digest.update(b"\0")
-            self._digest = digest.hexdigest()[:32]
+            self._digest = digest(self._identity, *map(facts_of, self.parts))
         return f'"{self._digest}"'
 
     def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
@@ -289,6 +285,17 @@ class Rope:
         return out
 
 
+def digest(*facts: object) -> str:
+    """Name what an answer is made of, the same in every process: for entity tags and boundaries.
+
+    Examples
+    --------
+    >>> digest("file 7", [0, 1])
+    '4840e3b7d1884e342a77d0dd63687d46'
+    """
+    return sha256(repr(facts).encode()).hexdigest()[:32]
+
+
 def facts_of(part: Part | Laid) -> str:
     """Say what a part is of, the same in every process."""
     if isinstance(part, Stored):
@@ -313,6 +320,22 @@ def _taken(part: Stored, inside: ByteRange, expected: ByteRange, data: Buffer) -
     if len(data) < (inside.size if part.plain else expected.size - part.word + 1):
         raise TruncatedError(f"the file ends before byte {expected.stop}", expected.start + len(data))
     return data if part.plain else part.produce(data, inside)
+
+
+def touched(parts: Iterable[Part], at: int, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
+    """Give what `wanted` touches of parts that lie one behind the other, the first of them at `at`.
+
+    Examples
+    --------
+    >>> list(touched([b"head", b"body"], 50, ByteRange(52, 55)))
+    [(b'head', ByteRange(start=2, stop=4)), (b'body', ByteRange(start=0, stop=1))]
+    """
+    for part in parts:
+        size = len(part) if isinstance(part, bytes) else part.size
+        inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
+        if inside.start < inside.stop:
+            yield part, inside
+        at += size
 
 
 def read_all(ropes: Iterable[Rope]) -> Plan[list[bytes]]:

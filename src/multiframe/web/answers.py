@@ -24,11 +24,11 @@ from multiframe.errors import MultiframeError, SourceChanged
 from multiframe.instance import Instance
 from multiframe.memory import ByteCache, Lease, MemoryBudget
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Made, Rope
+from multiframe.rope import Made, Rope, digest
 from multiframe.settings import Settings
 from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
-from multiframe.web.media import RangeNotSatisfiable, content_range, digest, etag_matches, parse_range
+from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
 from multiframe.web.once import ClientGone, Gone, Once, Shared
 from multiframe.web.tracing import span
 from multiframe.web.witness import failed

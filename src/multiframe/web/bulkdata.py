@@ -23,7 +23,7 @@ from multiframe.frameindex import FrameIndex
 from multiframe.indexing import word_of
 from multiframe.instance import Instance
 from multiframe.ranges import ByteRange
-from multiframe.rope import Part, Rope, Stored
+from multiframe.rope import Part, Rope, Stored, digest, touched
 from multiframe.settings import Settings
 from multiframe.source import run_async
 from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, not_modified, stream_answer
@@ -34,7 +34,6 @@ from multiframe.web.media import (
     boundary_of,
     choose_frames,
     choose_octets,
-    digest,
     multipart,
     multipart_type,
     parse_accept,
@@ -161,14 +160,8 @@ class _Parts:
         """Give the parts that `wanted` touches."""
         i = bisect_right(self._ends, wanted.start) - 1
         while i < len(self._index) and self._ends[i] < wanted.stop:
-            at = self._ends[i]
-            parts: tuple[Part, ...] = (self._head if i else self._head[2:], *self._index.parts(i))
-            for part in parts:
-                size = len(part) if isinstance(part, bytes) else part.size
-                inside = ByteRange(max(wanted.start - at, 0), min(wanted.stop - at, size))
-                if inside.start < inside.stop:
-                    yield part, inside
-                at += size
+            head = self._head if i else self._head[2:]
+            yield from touched([head, *self._index.parts(i)], self._ends[i], wanted)
             i += 1
 
 

@@ -16,7 +16,7 @@ from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAccept
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Made, Part, Rope
+from multiframe.rope import Made, Part, Rope, digest
 from multiframe.settings import Settings
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 from multiframe.transcode import fingerprint, making, targets
@@ -39,7 +39,6 @@ from multiframe.web.media import (
     MixedAccept,
     boundary_of,
     choose_frames,
-    digest,
     multipart,
     multipart_type,
     parse_accept,

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from typing import Final, NamedTuple
 
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
-from multiframe.rope import Part, Rope, facts_of
+from multiframe.rope import Part, Rope, digest, facts_of
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 
 __all__ = [
@@ -502,17 +501,6 @@ def multipart_type(media_type: str, boundary: str) -> str:
     'multipart/related; type="image/jpeg"; boundary=b'
     """
     return f'multipart/related; type="{media_type}"; boundary={boundary}'
-
-
-def digest(*facts: object) -> str:
-    """Name what an answer is made of, the same in every process: for entity tags and boundaries.
-
-    Examples
-    --------
-    >>> digest("file 7", [0, 1])
-    '4840e3b7d1884e342a77d0dd63687d46'
-    """
-    return sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def boundary_of(name: str) -> str:

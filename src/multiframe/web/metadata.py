@@ -18,12 +18,13 @@ from multiframe.dicomjson import Groups, metadata
 from multiframe.errors import FrameNotFound, InstanceNotFound, NotAcceptable, SourceChanged, SourceNotFound
 from multiframe.header import Header
 from multiframe.instance import Instance
+from multiframe.rope import digest
 from multiframe.source import Identity, is_far
 from multiframe.web.answers import ASK, not_modified, stream_answer
 from multiframe.web.coding import coded
 from multiframe.web.doors import Row
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, with_fresh
-from multiframe.web.media import accepts_json, choose_coding, digest, parse_accept
+from multiframe.web.media import accepts_json, choose_coding, parse_accept
 
 __all__ = ["ROUTES", "States", "addresses", "metadata_of", "partly", "settled"]
 

@@ -21,14 +21,14 @@ from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.picture import revision
 from multiframe.render import Facts, draw, representative
-from multiframe.rope import Rope
+from multiframe.rope import Rope, digest
 from multiframe.settings import Settings
 from multiframe.transcode import takes
 from multiframe.web.answers import ASK, Body, Section, Works, body_answer, lasting, not_modified, stream_answer
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
-from multiframe.web.media import boundary_of, digest, multipart_type, parse_accept
+from multiframe.web.media import boundary_of, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
 from multiframe.web.once import Gone, Shared
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri

@@ -34,7 +34,7 @@ from multiframe.part10 import (
     syntax_given,
 )
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Made, Rope
+from multiframe.rope import Made, Rope, digest
 from multiframe.settings import Settings
 from multiframe.source import run
 from multiframe.syntaxes import EXPLICIT_LE, SYNTAXES, TransferSyntax, syntax_of
@@ -54,7 +54,7 @@ from multiframe.web.answers import (
 )
 from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
-from multiframe.web.media import PART10, boundary_of, choose_files, digest, multipart_type, parse_accept
+from multiframe.web.media import PART10, boundary_of, choose_files, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
 from multiframe.web.once import Shared
 

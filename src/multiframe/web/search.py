@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from hashlib import sha256
 from json.encoder import encode_basestring as quoted
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +19,7 @@ from starlette.responses import Response
 
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
+from multiframe.rope import digest, facts_of
 from multiframe.schema import lines_of, written
 from multiframe.settings import KIB
 from multiframe.web.attributes import PARAMETERS, path_of
@@ -197,18 +197,15 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
         headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings[:_MOST_WARNINGS])
     if not body:
         return Response(None, 204, headers)
-    headers["content-type"] = "application/dicom+json"
-    tag = sha256(body).hexdigest()[:32]
-    coding = choose_coding(request.headers.get("accept-encoding", ""))
-    if coding and len(body) > _CODED_FROM:
+    coding = choose_coding(request.headers.get("accept-encoding", "")) if len(body) > _CODED_FROM else ""
+    etag = f'"{digest(facts_of(body), coding)}"'
+    if etag_matches(request.headers.get("if-none-match"), etag):
+        return Response(None, 304, headers | {"etag": etag})
+    headers |= {"content-type": "application/dicom+json", "etag": etag}
+    if coding:
         coder = Coder(coding)
         body = coder.code(body) + coder.end()
         headers["content-encoding"] = coding
-        tag += f"-{coding}"
-    headers["etag"] = f'"{tag}"'
-    if etag_matches(request.headers.get("if-none-match"), headers["etag"]):
-        kept = {name: value for name, value in headers.items() if not name.startswith("content-")}
-        return Response(None, 304, kept)
     headers["content-length"] = str(len(body))
     return Response(None if request.method == "HEAD" else body, headers=headers)
 

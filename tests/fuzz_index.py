@@ -174,12 +174,12 @@ def _frames_of(file: Made, wanted: Sequence[int], step: int, loosely: bool, head
     return Seen("", given)
 
 
-def too_much(source: Counted, *, times: int = 1) -> str:
-    """Say what an index cost too much, where the file may be read so many times; empty: nothing."""
+def too_much(source: Counted) -> str:
+    """Say what an index cost too much; empty: nothing."""
     size = len(source.data)
     if source.largest > MAX_QUESTION + size:  # all of it may be kept
         return f"{source.largest} bytes asked for at once"
-    if source.bytes_read > times * size:  # however much was in doubt
+    if source.bytes_read > size:  # however much was in doubt
         return f"{source.bytes_read} bytes read of {size}"
     return ""
 
@@ -317,8 +317,7 @@ def any_bytes_of(data: bytes) -> Seen:
     except MultiframeError as error:
         if isinstance(error, FormatError) and error.offset is not None and error.offset < 0:
             return Seen(f"an error at offset {error.offset}")
-        # A data set that claims to be deflated is read anew to be inflated, and its beginning twice before.
-        return Seen(too_much(source, times=3 if "deflated data set" in str(error) else 1))
+        return Seen(too_much(source))
     found, given = misplaced(index, len(data)) or too_much(source), 0
     for i in (0, len(index) // 2, len(index) - 1, len(index), (index.declared or 1) - 1):
         try:

@@ -120,3 +120,32 @@ def test_a_file_that_changed_since_it_was_opened_is_noticed(tmp_path):
     path.write_bytes(file.data + b"\0")
     with pytest.raises(SourceChanged):
         _ = instance.index
+
+
+@pytest.mark.parametrize(("pieces", "some"), [(1, 200_000), (1, 2000), (3, 90_000)])
+@pytest.mark.parametrize("declared", [None, "0", "7"])
+def test_more_frames_than_declared_are_told_without_reading_their_pixels(preads, tmp_path, pieces, some, declared):
+    random = Random(3)
+    frames = [jpeg(random, hostile=False, more=bytes(some)) for _ in range(-(-(5 << 20) // some))]
+    file = made(JPEG, [cut(frame, pieces, random) for frame in frames], frames=declared)
+    path = tmp_path / "more.dcm"
+    path.write_bytes(file.data)
+    instance = open_instance(path)
+    assert instance.index.sizes.tolist() == [len(frame) for frame in file.frames]
+    assert preads[0] <= len(file.data) * (1 if some == 2000 else 0.05)
+    for i in (0, len(file.frames) // 2, len(file.frames) - 1):
+        (frame,) = instance.encoded([i])
+        assert frame.data == file.frames[i]
+
+
+def test_fewer_frames_than_declared_are_looked_at_to_their_ends(preads, tmp_path):
+    random = Random(4)
+    frames = [jpeg(random, hostile=False, more=bytes(200_000)).data for _ in range(30)]
+    # Two frames in one fragment, as a length that swallows an Item makes them.
+    swallowed = frames[3] + b"\0" * (len(frames[3]) % 2) + b"\xfe\xff\x00\xe0" + pack("<I", len(frames[4])) + frames[4]
+    file = made(JPEG, [[f] for f in (*frames[:3], swallowed, *frames[5:])], frames="30")
+    path = tmp_path / "fewer.dcm"
+    path.write_bytes(file.data)
+    index = open_instance(path).index
+    assert len(index) == 3
+    assert index.damage is not None

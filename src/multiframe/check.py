@@ -690,7 +690,7 @@ def _extended(found: _Findings, header: Header, index: FrameIndex, items_at: int
         found.add("eot-fragments", what, int(index.starts[index.firsts[several[0]]]) - 8)
     entries, lengths = read_table(table[0], width=8), read_table(table[1], width=8)
     _compare(found, "eot", entries, index, items_at, at)
-    true = _sizes(index)
+    true = index.sizes.astype(np.uint64)
     n = min(len(true), len(lengths))
     one_each = np.diff(index.firsts[: n + 1].astype(np.int64)) == 1
     short = (lengths[:n] + np.uint64(1) == true[:n]) & (lengths[:n] % np.uint64(2) == 1)
@@ -708,13 +708,6 @@ def _extended(found: _Findings, header: Header, index: FrameIndex, items_at: int
 
 def _eot_at(header: Header) -> int:
     return min(header.values[tag][0] for tag in (_EOT, _EOT_LENGTHS) if tag in header.values)
-
-
-def _sizes(index: FrameIndex) -> Offsets:
-    """Bytes of each frame: all its fragments."""
-    if not len(index):
-        return index.starts[:0]
-    return np.add.reduceat(index.stops - index.starts, index.firsts[:-1].astype(np.int64))
 
 
 def _compare(found: _Findings, table: str, entries: Offsets, index: FrameIndex, items_at: int, at: int) -> None:

@@ -109,6 +109,8 @@ class FrameIndex(Sequence[ByteRange]):
     >>> index = FrameIndex("scan", starts=frozen([8, 30]), stops=frozen([22, 44]), firsts=frozen([0, 1, 2]))
     >>> len(index), index[1], index.parts(0)
     (2, ByteRange(start=30, stop=44), (Stored(start=8, stop=22, word=1, origin=0, shift=0, bits=-1),))
+    >>> index.sizes.tolist()
+    [14, 14]
     """
 
     origin: Origin
@@ -196,6 +198,16 @@ class FrameIndex(Sequence[ByteRange]):
         first, last = int(self.firsts[i]), int(self.firsts[i + 1])
         pairs = zip(self.starts[first:last].tolist(), self.stops[first:last].tolist(), strict=True)
         return tuple(Stored(start, stop) for start, stop in pairs)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each frame, shape (frames,): all its fragments; of video none."""
+        if self.kind == "stream" or not len(self):
+            return np.zeros(0, np.int64)
+        if self.native is not None:
+            return np.full(len(self), -(-self.native.bits // 8), np.int64)
+        lengths = (self.stops - self.starts).astype(np.int64)
+        return np.asarray(np.add.reduceat(lengths, self.firsts[:-1].astype(np.int64)))
 
     @property
     def stream(self) -> tuple[Stored, ...]:

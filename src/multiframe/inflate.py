@@ -18,6 +18,8 @@ from typing import IO
 
 from multiframe.elements import Walk
 from multiframe.errors import FormatError, SourceChanged, SourceError, TruncatedError
+from multiframe.far import Nearby
+from multiframe.keeping import Kept
 from multiframe.ranges import ByteRange
 from multiframe.source import ByteSource, Identity, ObjectStat, Reply
 from multiframe.syntaxes import EXPLICIT_LE
@@ -34,8 +36,9 @@ _RAW, _WRAPPED = -zlib.MAX_WBITS, zlib.MAX_WBITS | 32
 
 
 def inflated(
-    source: ByteSource, *, limit: int = 4 << 30, ratio: int = 200, folder: str | os.PathLike[str] | None = None
-) -> "Inflated":
+    source: ByteSource, *, limit: int = 4 << 30, ratio: int = 200, folder: str | os.PathLike[str] | None = None,
+    begun: Kept | Nearby | None = None,
+) -> "Inflated":  # fmt: skip
     """Give a deflated file as the file it would be had it not been deflated.
 
     Parameters
@@ -48,6 +51,8 @@ def inflated(
         Most bytes that are inflated for one of the source, beyond the first 64 MiB.
     folder : path-like, optional
         Where the temporary file is made; by default where the system wants temporary files.
+    begun : Kept or Nearby, optional
+        What was read of the source already: that is not read again.
 
     Returns
     -------
@@ -68,7 +73,7 @@ def inflated(
     >>> header.syntax.name, header.pixels.stop - header.pixels.start
     ('Explicit VR Little Endian', 262144)
     """
-    return Inflated(source, limit=limit, ratio=ratio, folder=folder)
+    return Inflated(source, limit=limit, ratio=ratio, folder=folder, begun=begun)
 
 
 class Inflated:
@@ -81,7 +86,7 @@ class Inflated:
 
     Parameters
     ----------
-    source, limit, ratio, folder
+    source, limit, ratio, folder, begun
         As `inflated`.
 
     Attributes
@@ -91,12 +96,14 @@ class Inflated:
     """
 
     def __init__(
-        self, source: ByteSource, *, limit: int, ratio: int, folder: str | os.PathLike[str] | None = None
-    ) -> None:
+        self, source: ByteSource, *, limit: int, ratio: int, folder: str | os.PathLike[str] | None = None,
+        begun: Kept | Nearby | None = None,
+    ) -> None:  # fmt: skip
         self.original = source
         self.limit = limit
         self.ratio = ratio
         self.folder = folder
+        self._begun = begun
         self._spool: _Spool | None = None
         self._spooling = threading.Lock()
 
@@ -149,12 +156,15 @@ class Inflated:
 
     def _inflate(self, found: ObjectStat) -> "_Spool":
         most = min(self.limit, max(self.ratio * found.size, _ALWAYS))
-        meta, at = _meta(self.original, found)
+        begun, self._begun = self._begun, None  # of use once
+        if begun is None or begun.seen is None or begun.seen.identity != found.identity:
+            begun = Kept(self.original)
+        meta, at = _meta(begun, found)
         try:
             file = tempfile.TemporaryFile(dir=self.folder, prefix="multiframe-")  # noqa: SIM115  # kept while it is read
             try:
                 size = file.write(meta)
-                for piece in _pieces(self.original, found, at):
+                for piece in _pieces(begun, found, at):
                     size += len(piece)
                     if size > most:
                         raise FormatError(f"the data set inflates to more than {most} bytes: refused", at)

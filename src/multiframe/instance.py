@@ -607,6 +607,7 @@ def header_of(
     try:
         return source, run(read_header(**limits), source, identity=identity, budget=budget)
     except Deflated as error:
-        spooled = inflated(source.source if isinstance(source, Nearby | Kept) else source)
+        begun = source if isinstance(source, Nearby | Kept) else None
+        spooled = inflated(begun.source if begun else source, begun=begun)
         header = run(read_header(**limits), spooled, identity=spooled.stat().identity, budget=budget)
         return spooled, replace(header, syntax=error.syntax)

@@ -33,6 +33,8 @@ class Kept:
     ----------
     held : int
         Bytes that are kept now.
+    seen : ObjectStat or None
+        The file: size and identity as its first answer told them.
 
     Examples
     --------
@@ -49,7 +51,7 @@ class Kept:
         self.source = source
         self.held = 0
         self._limit = limit
-        self._seen: ObjectStat | None = None
+        self.seen: ObjectStat | None = None
         self._starts: list[int] = []  # of the pieces, in order; no two overlap
         self._pieces: list[Buffer] = []
         self._records: list[tuple[ItemChain, bytes]] = []  # answers, not yet taken apart
@@ -66,14 +68,14 @@ class Kept:
     def read_ranges(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
         """Read the ranges, blocking."""
         cut, missing = self._cut(ranges, identity)
-        if missing or self._seen is None:
+        if missing or self.seen is None:
             self._keep(missing, self.source.read_ranges(missing, identity=self._bound(identity)), cut)
         return self._reply(cut)
 
     async def read_ranges_async(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
         """Read the ranges without blocking the event loop."""
         cut, missing = self._cut(ranges, identity)
-        if missing or self._seen is None:
+        if missing or self.seen is None:
             reply = await self.source.read_ranges_async(missing, identity=self._bound(identity))
             self._keep(missing, reply, cut)
         return self._reply(cut)
@@ -99,7 +101,7 @@ class Kept:
         return answer
 
     def _bound(self, identity: Identity | None) -> Identity | None:
-        return self._seen.identity if identity is None and self._seen else identity
+        return self.seen.identity if identity is None and self.seen else identity
 
     # ------------------------------------------------------------------ ranges
 
@@ -107,7 +109,7 @@ class Kept:
         self, ranges: Sequence[ByteRange], identity: Identity | None
     ) -> tuple[list[list[Buffer | ByteRange]], list[ByteRange]]:
         """Cut each range into what is held and what has to be read."""
-        seen = self._seen
+        seen = self.seen
         if seen is None or identity not in (None, seen.identity):  # another one: whoever reads will say so
             return [[wanted] for wanted in ranges], list(ranges)
         self._take_apart()
@@ -132,7 +134,7 @@ class Kept:
 
     def _keep(self, asked: Sequence[ByteRange], reply: Reply, cut: list[list[Buffer | ByteRange]]) -> None:
         """Fill in what was read, and keep it."""
-        self._seen = self._seen or reply.stat
+        self.seen = self.seen or reply.stat
         buffers = iter(reply.buffers)
         for parts in cut:
             for k, part in enumerate(parts):
@@ -154,9 +156,9 @@ class Kept:
         self.held += len(data)
 
     def _reply(self, cut: list[list[Buffer | ByteRange]]) -> Reply:
-        assert self._seen is not None
+        assert self.seen is not None
         buffers = [parts[0] if len(parts) == 1 else b"".join(parts) for parts in cut]  # type: ignore[arg-type]
-        return Reply(buffers, self._seen)  # type: ignore[arg-type]
+        return Reply(buffers, self.seen)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ Items
 
@@ -193,7 +195,7 @@ class Kept:
             at = chain.start - 8
             for i in range(0, len(answer) - 15, chain.record):
                 one = answer[i : i + chain.record]
-                size = self._seen.size if self._seen else at + 16
+                size = self.seen.size if self.seen else at + 16
                 for part in list(self._held(at, min(at + len(one), size))):
                     if isinstance(part, ByteRange):
                         self._put(part.start, one[part.start - at : part.stop - at])

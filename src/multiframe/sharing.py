@@ -49,6 +49,8 @@ _SHORTEST = 16
 _LARGE = 1 << 16  # a marker segment is shorter
 _MOST_PADDING = 1 << 16
 _MUCH = 1 << 20
+_CHEAP = 4 << 20
+"""Bytes of Pixel Data that may all be read for the sake of a doubt: so many a walk over a near file keeps anyway."""
 
 _MARKED = frozenset(("jpeg", "jpegls", "jpeg2000"))
 _NO_MARK = "it does not begin like a codestream"
@@ -360,7 +362,7 @@ class Sharing:
             clear &= not (c.state == NONE).any()  # what begins like a codestream and goes on like none is in doubt too
             if clear and len(told) == (self.declared or (1 if c.n == 1 else None)):
                 break
-            if clear and some >= c.n and self._cut_between(c):
+            if clear and (self._plainly_more(c, told) or (some >= c.n and self._cut_between(c))):
                 break
         else:
             if (yield from self._one_each()):
@@ -380,6 +382,15 @@ class Sharing:
         """
         few = self.declared is not None and c.n < self.declared
         return self.end in ("cut", "eof") and few and bool(c.begins.all() and c.ends[:-1].all())
+
+    def _plainly_more(self, c: _Columns, told: NDArray[np.int64]) -> bool:
+        """Whether the marks tell more frames apart than Number of Frames says, in a file too large to be read for it.
+
+        Fewer could be a length that swallows whole Items. For more than there are, marks would have to lie on both
+        sides of a border inside of one marker segment behind the header: that is looked for where it costs little.
+        """
+        much = int(c.payload[-1]) > _CHEAP and len(told) > (self.declared or 1)
+        return much and self.end == "delimiter" and bool(c.ends[-1])
 
     def _one_each(self) -> Plan[bool]:
         """Whether there are as many fragments as frames, and none that goes on in the next.

@@ -49,7 +49,7 @@ def facts_of(instance: Instance, source: str, counted: CountingSource) -> dict[s
         What it was opened by; of a URL the query is left out.
     """
     index, spec = instance.index, instance.spec
-    sizes, tables = _sizes(index), _tables(instance.header, index)
+    sizes, tables = index.sizes, _tables(instance.header, index)
     per_frame = np.diff(index.firsts.astype(np.int64))
     fewest, most = (int(per_frame.min()), int(per_frame.max())) if len(per_frame) else (0, 0)
     syntax, size = instance.syntax, instance.stat.size
@@ -93,16 +93,6 @@ def facts_of(instance: Instance, source: str, counted: CountingSource) -> dict[s
         "requests": counted.requests,
         "bytes_read": counted.bytes_read,
     }  # fmt: skip
-
-
-def _sizes(index: FrameIndex) -> NDArray[np.int64]:
-    """Bytes of each frame."""
-    if index.kind == "stream" or not len(index):
-        return np.zeros(0, np.int64)
-    if index.native is not None:
-        return np.full(len(index), -(-index.native.bits // 8), np.int64)
-    lengths = (index.stops - index.starts).astype(np.int64)
-    return np.asarray(np.add.reduceat(lengths, index.firsts[:-1].astype(np.int64)))
 
 
 def _tables(header: Header, index: FrameIndex) -> dict[str, str]:
@@ -225,7 +215,7 @@ def tell_facts(facts: dict[str, Any], index: FrameIndex) -> None:
         )
         blocks = _BLOCKS if _writes(console.encoding, _BLOCKS) else _ASCII
         if facts["frame_bytes"]["smallest"] < facts["frame_bytes"]["largest"]:
-            rows[""] = sparkline(_sizes(index), max(8, console.width - 14), blocks=blocks)
+            rows[""] = sparkline(index.sizes, max(8, console.width - 14), blocks=blocks)
     rows["cost"] = (
         f"{facts['requests']:,} reads, {facts['bytes_read']:,} bytes "
         f"({_share(facts['bytes_read'], facts['size'])} of the file)"

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "check", "self_signed", "serve_tls"]
 
-_STREAMS = 128
-"""Answers at once on one connection: what a viewer asks for beyond waits at the client, not in our memory."""
+_STREAMS, _BUFFERED = 256, 64 << 10
+"""Answers at once on one connection, and bytes that each may have waiting in granian, of which no budget knows. What a
+viewer asks for beyond waits at the client, and that costs a round trip."""
 
 
 _LAST_WORD = 0.5
@@ -159,7 +160,7 @@ async def serve_tls(
         http2_settings=HTTP2Settings(
             max_concurrent_streams=_STREAMS,
             max_headers_size=LONGEST_HEAD,
-            max_send_buffer_size=128 * 1024,  # of each stream, and no budget knows of it
+            max_send_buffer_size=_BUFFERED,
             keep_alive_interval=round(1000 * patience),
             keep_alive_timeout=max(1, round(patience)),
         ),

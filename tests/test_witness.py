@@ -43,8 +43,8 @@ class Kept(Journal):
         self.lines: list[str] = []
         self.lost = 0
 
-    def write(self, line: str) -> None:
-        self.lines.append(line)
+    def write(self, *lines: str) -> None:
+        self.lines += lines
 
     @property
     def told(self) -> list[dict[str, Any]]:
@@ -315,6 +315,29 @@ def test_a_full_disk_is_counted_and_raises_nothing() -> None:
     journal = Journal("/dev/full")
     journal.write("one")
     assert journal.lost == 1
+    journal.close()
+
+
+def test_lines_that_come_together_are_one_write_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No write is longer than what a pipe takes whole, but of one long line."""
+    written: list[bytes] = []
+    write = os.write
+
+    def counted(file: int, data: bytes) -> int:
+        written.append(data)
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    journal = Journal(str(tmp_path / "log"))
+    lines = [f"{n:0300}" for n in range(40)] + ["long" * 2000, "last"]
+    journal.write(*lines)
+    journal.close()
+    assert (tmp_path / "log").read_text().splitlines() == lines
+    assert len(written) == 6
+    assert all(data.endswith(b"\n") and (len(data) <= 4096 or data.count(b"\n") == 1) for data in written)
+    journal = Journal("/dev/full")
+    journal.write("one", "two", "three")
+    assert journal.lost == 3
     journal.close()
 
 

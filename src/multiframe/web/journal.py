@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
@@ -136,11 +136,11 @@ class Journal:
         """Whether somebody looks on."""
         return self._path is None and os.isatty(2)
 
-    def write(self, line: str) -> None:
-        """Write a line; its end is added."""
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
+    def write(self, *lines: str) -> None:
+        """Write lines; their ends are added."""
         with self._lock:  # of the event loop most are, of threads some
-            self._put(data)
+            for data in _together(lines):
+                self._put(data)
 
     def _put(self, data: bytes) -> None:
         if self._path is not None and (now := time.monotonic()) - self._looked > 1:
@@ -150,7 +150,7 @@ class Journal:
             self._flush()
         if self._waiting or not self._written(data):
             if self._held + len(data) > _BACKLOG:
-                self.lost += 1
+                self.lost += data.count(b"\n")
                 return
             self._waiting.append(data)
             self._held += len(data)
@@ -166,15 +166,15 @@ class Journal:
 
     def _written(self, data: bytes) -> bool:
         try:
-            # One call a line: several processes append to one file, and none tears the line of another.
+            # One call, whole lines: several processes append to one file, and none tears the line of another.
             done = os.write(self._fd, data)
         except BlockingIOError:
             return False
         except OSError:  # a full disk, a reader who has left: answers go on
-            self.lost += 1
+            self.lost += data.count(b"\n")
             return True
         if done < len(data):  # the disk is full, or the pipe: half a line is ended so that the next one is whole
-            self.lost += 1
+            self.lost += data.count(b"\n", done)
             with suppress(OSError):
                 os.write(self._fd, b"\n")
         return True
@@ -199,6 +199,19 @@ class Journal:
         self.drain()
         if self._own:
             os.close(self._fd)
+
+
+def _together(lines: Iterable[str]) -> Iterator[bytes]:
+    """Join lines, as many as a pipe takes at once or not at all (pipe(7))."""
+    out = b""
+    for line in lines:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        if out and len(out) + len(data) > select.PIPE_BUF:
+            yield out
+            out = b""
+        out += data
+    if out:
+        yield out
 
 
 def format_for(journal: Journal, wanted: str) -> Format:

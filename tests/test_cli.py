@@ -212,7 +212,7 @@ def test_register_fills_the_catalog_that_serve_takes(tmp_path: Path) -> None:
     folder.mkdir()
     cine(folder / "a", frames=2, rows=96, columns=128)
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    for told in ("1 files: 1 read", "1 files: 1 unchanged"):
+    for told in ("1 file: 1 read", "1 file: 1 unchanged"):
         done = CliRunner().invoke(cli.app, ["register", str(folder)], env=environment)
         assert done.exit_code == 0
         assert told in done.output

@@ -163,7 +163,7 @@ def _in_one_piece(told: Forecast, facts: Facts) -> Forecast:
         why = f"the tab fetches all of it before the first picture, and holds about {2 * facts.size / 1e9:.1f} GB"
         return Forecast(told.client, "memory", why, _BY_FRAME, measured)
     if facts.size >= _LARGE and told.verdict == "good":
-        why = "all of it is fetched before the first picture, by OHIF twice"
+        why = "all of it is fetched before the first picture" + ", by OHIF twice" * (told.client == "natural")
         return Forecast(told.client, "slow", why, _BY_FRAME, measured)
     return told
 
@@ -183,7 +183,8 @@ def _frames(facts: Facts) -> Forecast:
             f"each frame costs little to fetch, but decoded colour JPEG is counted too low: played to its end, the "
             f"default cache holds about {held / 1e9:.0f} GB"
         )
-        return Forecast("frames", "memory", why, "set maxCacheSize to 256 MB in the viewer", "measured")
+        remedy = "take frames from /dicom-web/ohif, or set maxCacheSize to 256 MB in the viewer"
+        return Forecast("frames", "memory", why, remedy, "measured")
     return Forecast("frames", "good", "a frame is fetched and held at a time, in any layout", "", "measured")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from multiframe.cli.faults import FILE, judged
 from multiframe.cli.options import AsJsonLines, Sources
-from multiframe.cli.terminal import complain, progress
+from multiframe.cli.terminal import complain, files, progress
 
 __all__ = ["check"]
 
@@ -51,12 +51,12 @@ def check(
 
     failing = SEVERITIES[: SEVERITIES.index(fail_on.value) + 1] if fail_on is not FailOn.never else ()
     out = Console(highlight=False, markup=False)
-    worst = files = failed = 0
+    worst = count = failed = 0
     columns = SpinnerColumn(), TextColumn("{task.completed:,} files checked")
     with progress(*columns) as bar:
         task = bar.add_task("checking", total=None)
         for checked in check_all(sources, all_frames=all_frames, dciodvfy=not no_dciodvfy, jobs=jobs):
-            files += 1
+            count += 1
             code, problem = judged(checked.error) if checked.error else (0, None)
             code = code or (FILE if any(f.severity in failing for f in checked.findings) else 0)
             failed += code > 0
@@ -69,5 +69,5 @@ def check(
                 complain(problem)
             bar.advance(task)
     if not as_json:
-        typer.echo(f"{files:,} file{'s' * (files != 1)} checked, {failed:,} failed", err=True)
+        typer.echo(f"{files(count)} checked, {failed:,} failed", err=True)
     raise typer.Exit(worst)

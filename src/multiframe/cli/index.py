@@ -11,7 +11,7 @@ import typer
 from multiframe import errors
 from multiframe.cli.faults import SURROUNDINGS, judged
 from multiframe.cli.options import AsJsonLines, Sources
-from multiframe.cli.terminal import complain, progress, shown
+from multiframe.cli.terminal import complain, files, progress, shown
 
 __all__ = ["index"]
 
@@ -64,7 +64,7 @@ def index(
     told = [f"{states.count(state):,} {state}" for state in ("found", "written", "fresh") if state in states]
     told += [f"{states.count('failed') + len(unlisted):,} failed"]
     other = f"; {states.count('other'):,} without frames, passed over" if "other" in states else ""
-    typer.echo(f"{len(outcomes):,} {'file' if len(outcomes) == 1 else 'files'}: {', '.join(told)}{other}", err=True)
+    typer.echo(f"{files(len(outcomes))}: {', '.join(told)}{other}", err=True)
     raise typer.Exit(worst)
 
 
@@ -86,7 +86,7 @@ class _Outcome(NamedTuple):
 
 def _index_tasks(sources: list[str], output: Path | None, beside: bool) -> tuple[list[_Task], list[str]]:
     """List the files to be indexed, each once, and the folders that cannot be listed."""
-    from multiframe.folders import files
+    from multiframe import folders
     from multiframe.indexfile import SUFFIX
 
     tasks: dict[str, _Task] = {}
@@ -96,7 +96,7 @@ def _index_tasks(sources: list[str], output: Path | None, beside: bool) -> tuple
         folder = "://" not in source and Path(source).is_dir()
         if folder:
             root = os.fsencode(os.path.realpath(source))
-            paths = (os.fsdecode(path) for path, _ in files([root], unlisted.append))
+            paths = (os.fsdecode(path) for path, _ in folders.files([root], unlisted.append))
             found = [path for path in paths if not path.endswith(SUFFIX)]
         for path in found:
             where = Path(path + SUFFIX) if beside else output

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiframe.cli.serving import find, kept, roots_of
-from multiframe.cli.terminal import progress
+from multiframe.cli.terminal import files, progress
 
 __all__ = ["register"]
 
@@ -60,6 +60,6 @@ def register(
     told = {"read": status.registered, "unchanged": status.unchanged, "could not be read": status.failed,
             "left out": status.ignored, "gone": status.vanished}  # fmt: skip
     parts = ", ".join(f"{count:,} {what}" for what, count in told.items() if count)
-    typer.echo(f"{status.found:,} files: {parts or 'nothing'}", err=True)
+    typer.echo(f"{files(status.found)}: {parts or 'nothing'}", err=True)
     if stopped.is_set():
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["complain", "progress", "shown", "warn"]
+__all__ = ["complain", "files", "progress", "shown", "warn"]
 
 
 def shown(path: str) -> str:
@@ -26,6 +26,17 @@ def warn(message: str) -> None:
 def complain(message: str) -> None:
     """Say what went wrong."""
     typer.secho(f"multiframe: {shown(message)}", fg="red", err=True)
+
+
+def files(count: int) -> str:
+    """Count files in words.
+
+    Examples
+    --------
+    >>> files(1), files(1200)
+    ('1 file', '1,200 files')
+    """
+    return f"{count:,} file{'s' * (count != 1)}"
 
 
 def progress(*columns: "ProgressColumn") -> "Progress":

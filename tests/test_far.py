@@ -119,6 +119,14 @@ def test_small_frames_are_read_in_windows() -> None:
     assert source.requests < 30
 
 
+@pytest.mark.parametrize("frames", [600, 6000])
+def test_no_byte_of_small_frames_is_read_twice(frames) -> None:
+    data = file_of(frames_of(frames, size=1000))
+    instance, source = opened(data)
+    assert len(instance.complete()) == frames
+    assert source.bytes_read < 1.01 * len(data) + (64 << 10)  # what came with the header
+
+
 def test_without_a_loop_and_within_one() -> None:
     frames = frames_of()
     data = file_of(frames, table="basic")

@@ -75,7 +75,8 @@ def index_frames(
     at, limit = found.next_at, _FIRST_ITEMS
     hints: Sequence[int] = ()
     while True:
-        deep = until is not None or (len(found) < DEEP_ITEMS and not found.large)
+        # Far away records stay as long as they began: walkers have brought the next ones already.
+        deep = until is not None or ((far or len(found) < DEEP_ITEMS) and not found.large)
         need = limit
         if far and until is not None:
             need = found.needed(until)

@@ -123,6 +123,24 @@ def test_each_request_is_written_down_with_what_was_sent(folder: Path, server: S
     assert [line["action"] for line in told][:6] == ["read"] * 5 + ["render"]
 
 
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n"])
+def test_what_is_no_request_is_refused_as_all_else_and_written_down(server: Server, log: Path, sent: bytes) -> None:
+    host, port = server.url.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as client:
+        client.sendall(sent + SECRET.encode())
+        answer = b""
+        while data := client.recv(1 << 16):
+            answer += data
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in head
+    assert set(json.loads(body)) >= {"error", "message"}
+    server.end()
+    assert SECRET not in log.read_text()
+    (told,) = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("event") == "turned away"]
+    assert (told["status"], told["error"], told["client"]) == (400, "NotHttp", "127.0.0.1")
+
+
 def test_a_client_that_leaves_is_told_of_and_so_is_what_it_got(folder: Path, server: Server, log: Path) -> None:
     host, port = server.url.split("/")[2].split(":")
     with socket.socket() as client:

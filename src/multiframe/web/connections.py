@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from multiframe.web.journal import audit
 from multiframe.web.long_bodies import LONG, LongBody, length_of
 from multiframe.web.sockets import LEAST, LONGEST_HEAD
 
@@ -147,8 +148,16 @@ class Patient(HttpToolsProtocol):
         super().resume_writing()
         self._paused, self._since, self._before = False, time.monotonic(), self._taken
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, as any other request is refused."""
+        self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
+
     def _refuse(self, status: int, error: str, message: str) -> None:
-        """Say why, and close; where another answer is due, only close: this one would be taken for it."""
+        """Say why, and close; where another answer is due, only close: this one would be taken for it.
+
+        No request has begun that the witness could tell of: it is written down here.
+        """
+        audit("turned away", status=status, error=error, client=self.client[0] if self.client else None)
         if self._answering and (self._coming == "head" or self.cycle.response_started or self.pipeline):
             self.transport.abort()
             return

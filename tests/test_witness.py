@@ -78,7 +78,7 @@ def server(folder: Path, tmp_path: Path, log: Path) -> Iterator[Server]:
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
-    return [line for line in map(json.loads, log.read_text().splitlines()) if line["endpoint"] != "own"]
+    return [line for line in map(json.loads, log.read_text().splitlines()) if line.get("endpoint", "own") != "own"]
 
 
 def address(folder: Path) -> str:

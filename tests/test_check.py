@@ -14,9 +14,10 @@ import pydicom
 import pytest
 
 import multiframe
-from multiframe import check as room
 from multiframe import dciodvfy
 from multiframe.check import KINDS, SEVERITIES, Finding, check, check_all
+from multiframe.check.findings import Findings
+from multiframe.check.pixels import _compare
 from multiframe.errors import SourceError, SourceNotFound
 from multiframe.frameindex import FrameIndex, frozen
 from multiframe.header import Header
@@ -130,8 +131,8 @@ def test_a_table_that_wraps_at_4_gib() -> None:
     starts = [1008 + k * (size + 8) for k in range(3)]
     index = FrameIndex("scan", starts=frozen(starts), stops=frozen([s + size for s in starts]), firsts=frozen(range(4)))
     true = np.array([s - 1008 for s in starts], np.uint64)
-    found = room._Findings()
-    room._compare(found, "bot", true % np.uint64(1 << 32), index, 1000, 900)
+    found = Findings()
+    _compare(found, "bot", true % np.uint64(1 << 32), index, 1000, 900)
     assert [f.code for f in found.sorted()] == ["bot-wrapped"]
 
 

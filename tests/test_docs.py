@@ -248,7 +248,7 @@ FLOORS = {
 }
 
 
-@pytest.mark.parametrize("inside", ["", "cli", "web", "codecs", "testing"])
+@pytest.mark.parametrize("inside", ["", "cli", "web", "check", "codecs", "testing"])
 def test_every_room_has_its_row_and_the_rows_have_the_order_of_the_floors(inside: str) -> None:
     text = section((DOCS / "explanation" / "the-house.md").read_text() + "\n", "Rooms")
     table = dict(

@@ -278,8 +278,10 @@ def _store_on(folder, database, payloads, acknowledged):
     time.sleep(60)
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(400, marks=pytest.mark.long)])
-def test_a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, kills):
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(20, 0), *(pytest.param(100, seed, marks=pytest.mark.long) for seed in range(1, 5))]
+)
+def test_a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_half(tmp_path, kills, seed):
     payloads = []
     for n in range(400):
         payloads.append(tmp_path / str(n))
@@ -287,7 +289,7 @@ def test_a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_half
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["multiframe.storing", "tests.test_storing"])
     folder, database = tmp_path / "store", tmp_path / "catalog.sqlite"
-    chance = random.Random(kills)
+    chance = random.Random(seed)
     acknowledged: set[int] = set()
     for _ in range(kills):
         left = [n for n in range(len(payloads)) if n not in acknowledged] or list(range(len(payloads)))

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from multiframe.errors import CatalogUnavailable
+from multiframe.errors import CatalogFull, CatalogUnavailable
 from multiframe.migrations import REVISIONS
 from multiframe.schema import schema
 
@@ -147,7 +147,8 @@ class Database:
         except sa.exc.TimeoutError:
             raise CatalogUnavailable(f"{self.name}: no connection came free for {BUSY:g} s; try again") from None
         except sa.exc.DBAPIError as error:
-            raise CatalogUnavailable(f"{self.name}: {self._advice(error)}") from None
+            full = CatalogFull if _is_full(error) else CatalogUnavailable
+            raise full(f"{self.name}: {self._advice(error)}") from None
 
     def _find_again(self) -> None:
         """Begin anew where the file was removed or replaced: connections would go on with what nobody else sees."""
@@ -271,6 +272,12 @@ def look(place: Path | str) -> tuple[str, str | None]:
         raise CatalogUnavailable(f"{name}: {_first_line(error)}") from None
     finally:
         engine.dispose()
+
+
+def _is_full(error: sa.exc.DBAPIError) -> bool:
+    """Whether a disk is full, or the server out of something else (SQLSTATE class 53)."""
+    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code == sqlite3.SQLITE_FULL or str(getattr(error.orig, "sqlstate", None)).startswith("53")
 
 
 def _first_line(error: sa.exc.DBAPIError) -> str:

@@ -28,6 +28,7 @@ other).
 """
 
 __all__ = [
+    "CatalogFull",
     "CatalogUnavailable",
     "CodecError",
     "CodecMissing",
@@ -49,6 +50,7 @@ __all__ = [
     "SourceError",
     "SourceNotFound",
     "StoreError",
+    "StoreFull",
     "TooBroad",
     "TruncatedError",
     "UnknownSyntax",
@@ -75,6 +77,10 @@ class SourceError(MultiframeError):
 
 class CatalogUnavailable(SourceError):
     """The database of the catalog is away, busy, full or damaged, or is none of ours."""
+
+
+class CatalogFull(CatalogUnavailable):
+    """The disk of the catalog's database is full, or the database is out of something else."""
 
 
 class SourceNotFound(SourceError, FileNotFoundError):
@@ -166,6 +172,10 @@ class TooBroad(MultiframeError):
 
 class StoreError(MultiframeError):
     """The store cannot be written to: nothing is stored before somebody makes room, or gives leave."""
+
+
+class StoreFull(StoreError):
+    """The store has no room, or no time: later it may have."""
 
 
 class NotStored(MultiframeError):

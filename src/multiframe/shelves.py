@@ -19,23 +19,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
-from multiframe.errors import StoreError
+from multiframe.errors import StoreError, StoreFull
 from multiframe.remote import source_of
 from multiframe.source import ByteSource, FileSource
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import RetryConfig, S3Store
 
 __all__ = ["Bucket", "Folder", "Shelf", "sync_folder"]
 
-_AT_ONCE: Final = 5 << 20
-"""Bytes up to which an object is sent from memory."""
+_BLOCK: Final = 1 << 20
+"""Bytes of an object that are sent at a time."""
+
+_LOOKED_FOR: Final = 5 << 20
+"""Bytes from which on it is looked first whether an object is there: all of it would be sent before it is refused."""
 
 _MOST: Final = 5 << 30
 """Bytes of an object that S3 takes at once."""
 
 _TRIES: Final = 4
-_PATIENCE: Final = 60.0  # seconds without a byte
+_PATIENCE: Final = 60.0
+"""Seconds without a byte after which a connection is given up, and after which nothing is tried again."""
+
+_BUSY: Final = frozenset(
+    (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE)
+)
 
 
 def _below(uid: str) -> str:
@@ -168,7 +176,7 @@ class Bucket:
         ``s3://BUCKET/PREFIX``; credentials as for reading.
     """
 
-    held = _AT_ONCE
+    held = _BLOCK
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -182,7 +190,8 @@ class Bucket:
         if self._client is None:
             from obstore.store import S3Store
 
-            self._client = S3Store(self._bucket, client_options={"allow_http": True})
+            retry: RetryConfig = {"max_retries": _TRIES - 1, "retry_timeout": timedelta(seconds=_PATIENCE)}
+            self._client = S3Store(self._bucket, client_options={"allow_http": True}, retry_config=retry)
         return self._client
 
     def _key(self, below: str) -> str:
@@ -203,54 +212,58 @@ class Bucket:
     def put(self, path: Path, uid: str) -> bool:
         """Send a file, and create the object on condition that there is none."""
         import obstore
-        from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+        from obstore.exceptions import BaseError, NotFoundError
 
         size, key = path.stat().st_size, self._key(_below(uid))
         if size > _MOST:
             raise StoreError(f"instances of more than {_MOST} bytes are not stored in an object store")
         failure: str | None = None
         try:
-            if size <= _AT_ONCE:
-                obstore.put(self._store, key, path.read_bytes(), mode="create")
-                return True
-            with contextlib.suppress(NotFoundError, FileNotFoundError):
-                obstore.head(self._store, key)
-                return False  # nothing need be sent
+            if size > _LOOKED_FOR:
+                with contextlib.suppress(NotFoundError, FileNotFoundError):
+                    obstore.head(self._store, key)
+                    return False
             return self._sent(path, size, key)
-        except AlreadyExistsError:
-            return False
         except (BaseError, OSError, ValueError, HTTPException) as error:
             failure = type(error).__name__
         raise StoreError(f"the object store does not take it ({failure})")  # obstore's own text may hold keys
 
     def _sent(self, path: Path, size: int, key: str) -> bool:
-        """Send a file in one request; once more, where the connection or the server fails."""
-        from obstore import sign
-
+        """Send a file in one request; again, where the connection or the server fails."""
+        until = time.monotonic() + _PATIENCE
         for left in reversed(range(_TRIES)):
-            url = urlsplit(sign(self._store, "PUT", key, timedelta(hours=12)))
-            kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-            connection = kind(url.netloc, timeout=_PATIENCE, blocksize=1 << 20)
+            last = not left or time.monotonic() >= until
             try:
-                with path.open("rb") as file:
-                    headers = {"Content-Length": str(size), "If-None-Match": "*"}
-                    connection.request("PUT", f"{url.path}?{url.query}", file, headers)
-                    answer = connection.getresponse()
-                    answer.read(_AT_ONCE)
+                status = self._asked(path, size, key)
             except (OSError, HTTPException):
-                if not left:
+                if last:
                     raise
             else:
-                if answer.status in (HTTPStatus.OK, HTTPStatus.CREATED):
+                if status in (HTTPStatus.OK, HTTPStatus.CREATED):
                     return True
-                if answer.status == HTTPStatus.PRECONDITION_FAILED:
+                if status == HTTPStatus.PRECONDITION_FAILED:
                     return False
-                if not left or (answer.status < 500 and answer.status != HTTPStatus.CONFLICT):
-                    raise ValueError(answer.status)
-            finally:
-                connection.close()
+                if last and status in _BUSY:
+                    raise StoreFull(f"the object store has no room, or no time ({status})")
+                if last or (status < 500 and status not in (*_BUSY, HTTPStatus.CONFLICT)):
+                    raise ValueError(status)
             time.sleep(random.uniform(0.1, 1))
         raise AssertionError
+
+    def _asked(self, path: Path, size: int, key: str) -> int:
+        """Send a file once; gives the status."""
+        from obstore import sign
+
+        url = urlsplit(sign(self._store, "PUT", key, timedelta(hours=12)))
+        kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+        with contextlib.closing(kind(url.netloc, timeout=_PATIENCE, blocksize=_BLOCK)) as connection:
+            with path.open("rb") as file, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # Whoever hangs up may have said before why.
+                headers = {"Content-Length": str(size), "If-None-Match": "*"}
+                connection.request("PUT", f"{url.path}?{url.query}", file, headers)
+            answer = connection.getresponse()
+            answer.read(_BLOCK)
+            return answer.status
 
     def settle(self, uids: Iterable[str]) -> None:
         """Do nothing: what an object store has acknowledged it has."""

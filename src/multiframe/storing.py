@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from multiframe.catalog import Catalog
 from multiframe.errors import (
+    CatalogFull,
     FormatError,
     InstanceNotFound,
     MultiframeError,
@@ -31,6 +32,7 @@ from multiframe.errors import (
     SourceError,
     SourceNotFound,
     StoreError,
+    StoreFull,
     UnknownSyntax,
 )
 from multiframe.folders import OURS
@@ -106,10 +108,11 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal(UNKNOWN_SYNTAX, str(error))
     if isinstance(error, FormatError):
         return Refusal(NOT_UNDERSTOOD, str(error))
-    if isinstance(error, OverBudget) or (isinstance(error, OSError) and error.errno in _FULL):
-        return Refusal(OUT_OF_RESOURCES, "no room is left in the store, or no memory: try again later")
     if isinstance(error, SourceError | StoreError | OSError):
         log.warning("the store: %s", error)
+    if isinstance(error, OverBudget | StoreFull | CatalogFull) or (isinstance(error, OSError) and error.errno in _FULL):
+        return Refusal(OUT_OF_RESOURCES, "no room is left in the store or its catalog, or no memory: try again later")
+    if isinstance(error, SourceError | StoreError | OSError):
         return Refusal(PROCESSING, "the store or its catalog cannot be written to: the server's log says why")
     raise error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, State
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -127,6 +127,14 @@ _ENCODED = 0.125
 
 _UPLOADS = 0.25
 """The part of the memory for uploads on their way."""
+
+_STORING = 4
+"""Requests whose instances are put in their places, or deleted, at once: a bucket may take its time."""
+
+_SWEPT = 2.0
+"""Seconds for which a start waits for what a crash left to be finished: a bucket may be away."""
+
+_SWEPT_AGAIN = 30.0
 
 _ARRIVING = 0.125
 """The part of the memory for what is known of instances that are still arriving."""
@@ -291,15 +299,22 @@ def _store_of(settings: Settings, catalog: Catalog) -> Store:
     return Store(str(settings.store), catalog, spool=spool, room=settings.max_spool)
 
 
-def _sweep(store: Store) -> None:
-    """Finish what a crash has left behind; what cannot be finished now is left for the next start."""
+def _sweep(store: Store) -> bool:
+    """Finish what a crash has left behind; says whether that could be done."""
     try:
         found = store.sweep()
-    except errors.MultiframeError as error:
+    except (errors.MultiframeError, OSError) as error:
         log.warning("the store: what a crash left behind is not finished: %s", type(error).__name__)
-    else:
-        if found:
-            log.warning("the store: %s instances catalogued that a crash had left behind", found)
+        return False
+    if found:
+        log.warning("the store: %s instances catalogued that a crash had left behind", found)
+    return True
+
+
+async def _sweeping(state: State) -> None:
+    """Sweep, again and again until a store or a database that is away is back."""
+    while not await asyncio.get_running_loop().run_in_executor(state.storing, _sweep, state.store):
+        await asyncio.sleep(_SWEPT_AGAIN)
 
 
 def create_app(
@@ -355,12 +370,17 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.indexer = Indexer(catalog, gauges)
         await asyncio.to_thread(_warm, catalog)
-        if store is not None:
-            await asyncio.to_thread(_sweep, store)
+        app.state.storing = ThreadPoolExecutor(_STORING, thread_name_prefix="store")
+        sweeping = asyncio.create_task(_sweeping(app.state)) if store is not None else None
+        if sweeping:
+            await asyncio.wait({sweeping}, timeout=_SWEPT)
         sampled = asyncio.create_task(health.sampling(app.state))
         yield
         sampled.cancel()
+        if sweeping:
+            sweeping.cancel()
         gauges.end()
+        app.state.storing.shutdown(wait=False)
         app.state.indexer.close()
         app.state.workers.close()
         keys.close()

@@ -4,6 +4,7 @@ Every instance that is deleted is written down. It must not know where instances
 """
 
 import asyncio
+from contextvars import copy_context
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +28,8 @@ async def delete(request: Request) -> Response:
         for uid in store.delete(study, series, instance):
             audit("deleted", who=who, study=study, instance=uid)
 
-    await asyncio.shield(asyncio.to_thread(work))  # what was begun is finished, and written down
+    working = asyncio.get_running_loop().run_in_executor(request.app.state.storing, copy_context().run, work)
+    await asyncio.shield(working)  # what was begun is finished, and written down
     return Response(status_code=204, headers={"cache-control": "no-store"})
 
 

@@ -10,6 +10,8 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from xml.sax.saxutils import escape
@@ -82,11 +84,10 @@ async def store(request: Request) -> Response:
     """``/studies``, ``/studies/{study}``: store the instances in the body (PS3.18 10.5)."""
     form = _form(request)  # whoever could not read the answer is told before anything is stored
     body = _body(request)
-    state = request.app.state
     with ExitStack() as held:
         piece = await _enter(request, held)
         study, permits = request.path_params.get("study"), access_of(request).sees
-        upload = await asyncio.to_thread(Upload, state.store, study, permits=permits)
+        upload = await asyncio.to_thread(Upload, request.app.state.store, study, permits=permits)
         try:
             await _receive(upload, body, piece)
         except ClientDisconnect:
@@ -98,7 +99,10 @@ async def store(request: Request) -> Response:
         except BaseException:
             await _close(upload)
             raise
-        await asyncio.shield(asyncio.to_thread(_keep, upload, state.gauges, access_of(request).who))
+    state, context = request.app.state, copy_context()
+    keeping = partial(context.run, _keep, upload, state.gauges, access_of(request).who)
+    # By threads of its own: where a store does not answer, all others would wait for it with us.
+    await asyncio.shield(asyncio.get_running_loop().run_in_executor(state.storing, keeping))
     return _answer(request, upload.arriving, form)
 
 

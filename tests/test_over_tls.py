@@ -111,7 +111,7 @@ def test_a_client_that_leaves_ends_the_reading() -> None:
         async def send(message: Any) -> None:
             assert type(message["body"]) is bytes
 
-        await _as_granian_needs_it(app, {}, 10)({"type": "http"}, receive, send)
+        await _as_granian_needs_it(app, {}, set(), 10)({"type": "http"}, receive, send)
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert len(sent) < 10

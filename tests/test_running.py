@@ -109,13 +109,16 @@ def test_what_is_under_way_is_finished_and_nobody_new_is_let_in(
     assert psutil.wait_procs(children, 5)[1] == []
 
 
-def test_who_takes_too_long_is_left(path: Path, file: str, tmp_path: Path) -> None:
-    options = ("--shutdown-timeout", "1")
-    with command("serve", path, "--port", "0", *options, cache=tmp_path) as (process, url):
+@pytest.mark.parametrize("tls", TLS)
+def test_who_takes_too_long_is_left(path: Path, file: str, tmp_path: Path, tls: tuple[str, ...]) -> None:
+    """By a server that ends as it should: the parent had to kill nobody, and the answer is in the log."""
+    options, log = ("--shutdown-timeout", "1", *tls), tmp_path / "access.log"
+    with command("serve", path, "--port", "0", "--access-log", log, *options, cache=tmp_path) as (process, url):
         children = family(process)
         with slow(url, file) as client:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
+            assert '"ended":"broken off"' in log.read_text()
             with pytest.raises(httpx.HTTPError):
                 client.take_all()
     assert psutil.wait_procs(children, 5)[1] == []

@@ -33,6 +33,9 @@ _STREAMS, _BUFFERED = 256, 64 << 10
 viewer asks for beyond waits at the client, and that costs a round trip."""
 
 
+_TIDYING = 5.0
+"""Seconds in which what takes too long, and was told to end, may tidy up."""
+
 _LAST_WORD = 0.5
 """Seconds for who was let in last to say what they want: at its end granian drops those it still shakes hands with."""
 
@@ -121,8 +124,11 @@ def self_signed(folder: Path, names: tuple[str, ...]) -> Certificate:
 async def serve_tls(
     app: Starlette, listener: socket.socket, certificate: Certificate, *,
     ready: Callable[[], None], stop: asyncio.Event, patience: float = 30.0, connections: int = 1000,
+    shutdown_timeout: float = 30.0,
 ) -> None:  # fmt: skip
     """Serve until `stop` is set or the process is told to end; what is on its way then is sent to its end.
+
+    What takes longer than `shutdown_timeout` is told to end, and tidies up: an upload takes away what it has written.
 
     Parameters
     ----------
@@ -134,7 +140,7 @@ async def serve_tls(
         One that `check` let pass.
     ready : callable
         Called when requests are answered.
-    patience, connections
+    patience, connections, shutdown_timeout
         As of `Settings`.
     """
     from granian.constants import Interfaces, SSLProtocols
@@ -150,8 +156,9 @@ async def serve_tls(
             self._shd: Any = holder(os.dup(listener.fileno()), False, 2048)  # it closes what it is given
 
     asked: dict[int, int] = {}
+    answering: set[asyncio.Task[Any]] = set()
     server = OnListener(
-        _as_granian_needs_it(app, asked, patience),
+        _as_granian_needs_it(app, asked, answering, patience),
         interface=Interfaces.ASGINL,
         backlog=2048,
         backpressure=2 * connections,  # beyond `connections` idle ones go; beyond this nobody comes in
@@ -184,7 +191,12 @@ async def serve_tls(
         _let_nobody_in(listener)
         await asyncio.sleep(_LAST_WORD)
         server.stop()  # type: ignore[no-untyped-call]
-        await serving
+        await asyncio.wait([serving], timeout=shutdown_timeout)
+        for task in answering:
+            task.cancel()
+        await asyncio.wait([serving, *answering], timeout=_TIDYING)
+        if serving.done():
+            await serving
 
 
 def _let_nobody_in(listener: socket.socket) -> None:
@@ -214,7 +226,9 @@ async def _look(sockets: Sockets, asked: dict[int, int], pause: float) -> None:
                 del asked[port]
 
 
-def _as_granian_needs_it(app: ASGIApp, asked: dict[int, int], patience: float) -> ASGIApp:
+def _as_granian_needs_it(
+    app: ASGIApp, asked: dict[int, int], answering: set[asyncio.Task[Any]], patience: float
+) -> ASGIApp:  # fmt: skip
     """Send `bytes` alone, let others have their turn after each piece, and wait for no body that hardly comes.
 
     Any other buffer costs granian sixteen times as much. And its ``send`` succeeds at once even when the client has
@@ -239,9 +253,13 @@ def _as_granian_needs_it(app: ASGIApp, asked: dict[int, int], patience: float) -
 
         port = int((scope.get("client") or ("", 0))[1])  # granian has it as text
         asked[port] = asked.get(port, 0) + 1
+        task = asyncio.current_task()
+        assert task is not None
+        answering.add(task)
         try:
             await app(scope, incoming.receive, sent)
         finally:
+            answering.discard(task)
             asked[port] -= 1
 
     return wrapped

@@ -502,8 +502,9 @@ def _work_tls(
 
         _when_orphaned(orphaned)
         await serve_tls(
-            app, listener, files, ready=ready, stop=stop, patience=settings.patience, connections=settings.connections
-        )
+            app, listener, files, ready=ready, stop=stop, patience=settings.patience, connections=settings.connections,
+            shutdown_timeout=max(1.0, settings.shutdown_timeout),
+        )  # fmt: skip
 
     asyncio.run(work(), loop_factory=uvloop.new_event_loop)
 

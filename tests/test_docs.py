@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from multiframe import cli, errors
 from multiframe.catalog import KEYS, Catalog
 from multiframe.cli.faults import EXIT
 from multiframe.codec import codec_for
+from multiframe.demo import prepare
 from multiframe.errors import CodecMissing
 from multiframe.instance import Instance
 from multiframe.settings import Settings
@@ -36,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-RUNNABLE = [*sorted((DOCS / "tutorial").glob("*.md")), DOCS / "how-to/use-in-python.md", DOCS / "reference/library.md",
+RUNNABLE = [*sorted((DOCS / "tutorial").glob("*.md")), DOCS / "how-to/use-in-python.md",
+            DOCS / "how-to/check-an-archive.md", DOCS / "reference/library.md",
             DOCS / "reference/settings-and-errors.md", DOCS / "reference/testing.md"]  # fmt: skip
 
 
@@ -281,7 +284,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_in_the_pages_runs(page: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cines").mkdir()
     (tmp_path / "cines" / "cine.dcm").symlink_to(file)
-    if page.stem in ("library", "testing"):
+    if page.stem in ("library", "testing", "check-an-archive"):
         cine(tmp_path / "cine.dcm", frames=120, rows=96, columns=128)
     monkeypatch.chdir(tmp_path)
     text = page.read_text()
@@ -296,3 +299,14 @@ def test_python_in_the_pages_runs(page: Path, file: Path, tmp_path: Path, monkey
             exec(code, scope)  # noqa: S102  # our own pages
     if page.stem == "first-cine":
         assert out.getvalue().splitlines()[-1] == "270"
+
+
+@pytest.mark.long
+def test_the_tutorial_shows_what_info_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path / "cines", 100_000_000)
+    monkeypatch.chdir(tmp_path)
+    [file] = Path("cines").glob("*.dcm")
+    printed = CliRunner().invoke(cli.app, ["info", str(file)], env={"COLUMNS": "80"}).output.splitlines()
+    shown = section((DOCS / "tutorial" / "first-cine.md").read_text(), "3. Ask the file")
+    block = shown.partition("    $ multiframe info cines/*.dcm\n")[2].partition("\n\n")[0]
+    assert textwrap.dedent(block).splitlines() == [line.rstrip() for line in printed[: len(block.splitlines())]]

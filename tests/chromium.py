@@ -17,6 +17,9 @@ from multiframe.testing import read_number
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
+PATIENCE = 120
+"""Seconds for what must come: a page that decodes on the cores of other tests is slow, and not wrong."""
+
 
 @contextmanager
 def browser_of() -> Iterator[Browser]:
@@ -33,6 +36,7 @@ def browser_of() -> Iterator[Browser]:
 def page_of(browser: Browser, *, width: int = 1280, height: int = 900) -> Iterator[Page]:
     """Open an empty page, of a user who was nowhere before; an error nobody caught in it fails the test."""
     context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -60,7 +64,7 @@ def number_on_screen(page: Page, picture: tuple[float, float, float, float]) -> 
     return read_number(seen[round(top) : round(top + height), round(left) : round(left + width)])
 
 
-def wait_for[T](wanted: T, ask, *, seconds: float = 30) -> T | None:
+def wait_for[T](wanted: T, ask, *, seconds: float = PATIENCE) -> T | None:
     """Ask until the answer is the one wanted; gives the last answer."""
     deadline = time.monotonic() + seconds
     while (got := ask()) != wanted and time.monotonic() < deadline:

@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], url: str, **client: Any) -> None:
         self.process = process
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=30, **client)
+        self.client = httpx.Client(base_url=url, timeout=60, **client)
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +44,7 @@ class Server:
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-    def wait_scanned(self, seconds: float = 30) -> dict[str, object]:
+    def wait_scanned(self, seconds: float = 60) -> dict[str, object]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             status = self.get("api/status").json()
@@ -83,7 +84,18 @@ class Server:
     def end(self) -> str:
         """Have it finish all that it has begun, and give what it said: behind an answer some is still to be done."""
         self.process.terminate()
-        return self.process.communicate(timeout=20)[1]
+        return self.process.communicate(timeout=60)[1]
+
+
+def wait_kept(cache: Path, instance: str) -> None:
+    """Wait until the catalog of a server has the index of an instance: it is answered from before."""
+    (database,) = (cache / "multiframe").glob("catalog-*.sqlite")
+    asked = "SELECT count(*) FROM instances WHERE instance = ? AND frame_index IS NOT NULL"
+    deadline = time.monotonic() + 60
+    with closing(sqlite3.connect(database)) as catalog:
+        while not catalog.execute(asked, [instance]).fetchone()[0]:
+            assert time.monotonic() < deadline, "the index was not kept"
+            time.sleep(0.02)
 
 
 @contextmanager
@@ -110,7 +122,7 @@ def command(
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

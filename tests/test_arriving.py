@@ -57,7 +57,7 @@ def test_frames_of_what_is_arriving_are_given_by_any_process(tmp_path, data, som
             s.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
 
         def soon(path, status=200):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while (answer := server.client.get(path, headers=JPEGS)).status_code != status:
                 assert time.monotonic() < deadline, answer.text
                 time.sleep(0.02)

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 import multiframe
 from multiframe.demo import real_files
 from multiframe.testing import NUMBER_CODE, cine
-from tests.chromium import page_of, renderer_rss
+from tests.chromium import PATIENCE, page_of, renderer_rss
 from tests.serving import Server, serving
 
 pytestmark = pytest.mark.browser
@@ -67,7 +67,7 @@ def address(server: Server, path: Path, frame: int | None = None) -> str:
 
 def painted(page: Page, wanted: int | None = None) -> int | None:
     """Give the number read from the picture, waiting until it is the one wanted."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         number: int | None = page.evaluate(READ_NUMBER, [NUMBER_CODE._asdict(), 768, 1024])
         if (number is not None and wanted in (None, number)) or time.monotonic() > deadline:
@@ -103,7 +103,7 @@ def test_it_plays_jumps_and_stays_small(page: Page, server: Server, folder: Path
     page.evaluate("() => window.multiframe.play()")
     seen: list[int] = []
     peak = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and (not seen or max(seen) < FRAMES - 40):
         number, said = page.evaluate(
             f"arguments => {{ const seen = ({READ_NUMBER})(arguments); return [seen, window.multiframe.painted()]; }}",
@@ -129,7 +129,7 @@ def test_play_goes_on_over_a_damaged_frame(page: Page, tmp_path: Path) -> None:
     with serving([path], cache=tmp_path / "cache") as server:
         page.goto(address(server, path, 21))
         trouble = page.locator(".trouble strong")
-        trouble.wait_for(timeout=20_000)
+        trouble.wait_for()
         assert trouble.inner_text() == "This frame cannot be shown: its data is damaged"
         page.evaluate("() => window.multiframe.goto(1)")
         assert painted(page, 1) == 1, "the first picture after a failed opening"
@@ -145,7 +145,7 @@ def test_play_goes_on_over_a_damaged_frame(page: Page, tmp_path: Path) -> None:
             window.multiframe.goto(15);
             window.multiframe.play();
         }""")
-        page.wait_for_function("() => window.multiframe.painted() > 25", timeout=20_000)
+        page.wait_for_function("() => window.multiframe.painted() > 25")
         page.evaluate("() => window.multiframe.pause()")
         seen = page.evaluate("() => window.seen")
         assert ["21 / 40", True, True] in seen, "its place, the error, no picture"
@@ -160,11 +160,11 @@ def test_real_cines_are_listed_and_painted(page: Page, tmp_path: Path) -> None:
         page.goto(server.url)
         h = multiframe.open(path).header
         link = page.locator(f'a[href*="{h.study_instance_uid}"]').first
-        link.wait_for(timeout=20_000)
+        link.wait_for()
         link.click()
         page.evaluate("() => window.multiframe.ready")
         page.evaluate("n => window.multiframe.goto(n)", 20)
-        page.wait_for_function("() => window.multiframe.painted() === 20", timeout=20_000)
+        page.wait_for_function("() => window.multiframe.painted() === 20")
         colours = page.evaluate(
             """() => {
             const c = document.querySelector('[data-testid="viewport"] canvas, canvas[data-testid="viewport"]');

@@ -196,7 +196,7 @@ def test_an_interrupted_demo_leaves_nothing_half(tmp_path: Path) -> None:
         [sys.executable, "-m", "multiframe", "demo", "--size", "2GB", "--dir", str(tmp_path), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not any(tmp_path.glob(".cine*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -136,7 +136,7 @@ def test_cornerstone3d_decodes_every_syntax_as_we_do(
     with page_of(browser) as page:
         page.on("request", lambda r: asked.append(r.method) if "/frames/" in r.url else None)
         page.goto(f"{elsewhere}/dist/cornerstone3d.html")
-        page.wait_for_function("() => window.clients", timeout=30_000)
+        page.wait_for_function("() => window.clients")
         for thing in (things[name] for name in SYNTAXES):
             [got] = c3d(page, server, thing, 2)
             same(got, thing.pictures[1])
@@ -160,7 +160,7 @@ def test_cornerstone3d_retrieves_htj2k_streamed_and_by_ranges(
     with page_of(browser) as page:
         page.on("response", lambda r: statuses.append(r.status) if "/frames/" in r.url else None)
         page.goto(f"{elsewhere}/dist/cornerstone3d.html")
-        page.wait_for_function("() => window.clients", timeout=30_000)
+        page.wait_for_function("() => window.clients")
         thing = things["htr"]
         [streamed] = c3d(page, server, thing, 1, [{"streaming": True}])
         same(streamed, thing.pictures[0])
@@ -186,7 +186,7 @@ def test_the_legacy_loader_by_wadors_and_by_wadouri(
 ) -> None:
     with page_of(browser) as page:
         page.goto(f"{elsewhere}/legacy.html")
-        page.wait_for_function("() => window.clients", timeout=30_000)
+        page.wait_for_function("() => window.clients")
 
         def load(image: str, metadata: Any = None) -> Any:
             return page.evaluate("([id, metadata]) => window.clients.load(id, metadata)", [image, metadata])
@@ -269,7 +269,7 @@ def test_dwv_shows_whole_files_and_single_frames(
 ) -> None:
     with page_of(browser) as page:
         page.goto(f"{elsewhere}/dwv.html")
-        page.wait_for_function("() => window.clients", timeout=30_000)
+        page.wait_for_function("() => window.clients")
 
         for name in ("native", "rle", "ljpeg", "j2k", "jpeg", "pieces"):
             thing = things[name]

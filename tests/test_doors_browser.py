@@ -84,6 +84,6 @@ def test_ohif_shows_the_token_it_was_opened_with(browser: Browser, server: Serve
     with page_of(browser) as page:
         seen = Seen(page)
         page.goto(f"{server.url}ohif/viewer?StudyInstanceUIDs={study}#token={TOKEN}")
-        assert wait_for(128, lambda: page.evaluate(shown), seconds=60) == 128
+        assert wait_for(128, lambda: page.evaluate(shown)) == 128
         assert TOKEN not in page.url
         seen.check()

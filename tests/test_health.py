@@ -53,7 +53,7 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
     return sum(v for (n, own), v in samples.items() if n == name and labels.items() <= dict(own).items())
 
 
-def until(check: Callable[[], bool], seconds: float = 20) -> None:
+def until(check: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline

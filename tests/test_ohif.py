@@ -56,7 +56,7 @@ def test_it_opens_a_cine_jumps_and_plays(browser: Browser, server: Server, folde
         page.on("response", lambda r: answers.append((r.status, r.url)))
         study = multiframe.open(folder / "cine").header.study_instance_uid
         page.goto(f"{server.url}ohif/viewer?StudyInstanceUIDs={study}")
-        assert wait_for(1, lambda: number(page), seconds=60) == 1
+        assert wait_for(1, lambda: number(page)) == 1
         jump = "index => window.cornerstone.getEnabledElements()[0].viewport.setImageIdIndex(index)"
         for frame in (150, FRAMES, 7):
             page.evaluate(jump, frame - 1)
@@ -68,7 +68,7 @@ def test_it_opens_a_cine_jumps_and_plays(browser: Browser, server: Server, folde
               'CORNERSTONE_STACK_NEW_IMAGE', () => window.seen.add(viewport.getCurrentImageIdIndex()));
             window.cornerstoneTools.utilities.cine.playClip(viewport.element, { framesPerSecond: 24 });
         }""")
-        page.wait_for_function("() => window.seen.size > 25", timeout=60_000)
+        page.wait_for_function("() => window.seen.size > 25")
         counted, limit = page.evaluate("() => [cornerstone.cache.getCacheSize(), cornerstone.cache.getMaxCacheSize()]")
         assert counted <= limit == 1 << 30
         assert 0 < renderer_rss() < 4 << 30

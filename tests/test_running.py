@@ -67,7 +67,7 @@ def refused(url: str) -> bool:
         return True
 
 
-def until(condition: Any, seconds: float = 40) -> None:
+def until(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it does not come about"

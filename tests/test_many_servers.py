@@ -43,9 +43,9 @@ class Sender(threading.Thread):
         Answers that are none of a server that is well.
     """
 
-    def __init__(self, url: str, first: int, size: int) -> None:
+    def __init__(self, url: str, first: int, size: int, pause: float = 0) -> None:
         super().__init__(daemon=True)
-        self._url, self._first, self._size = url, first, size
+        self._url, self._first, self._size, self._pause = url, first, size, pause
         self.sent: dict[str, bytes] = {}
         self.acknowledged: dict[str, bytes] = {}
         self.wrong: list[str] = []
@@ -65,6 +65,7 @@ class Sender(threading.Thread):
                     continue
                 self.acknowledged |= {uid: files[uid] for uid, _ in told(answer, "00081199")}
                 n += TOGETHER
+                time.sleep(self._pause)
 
 
 def kill(server: Server) -> None:
@@ -98,7 +99,7 @@ def one_is_killed(s3: tuple[Bucket, str], database: str, tmp_path: Path, *, roun
     acknowledged: dict[str, bytes] = {}
     orphans = 0
     with serving([], *options, "--spool", str(spools[0]), cache=cache, wait=False) as living:
-        going_on = Sender(living.url, 1_000_000, 3_000)
+        going_on = Sender(living.url, 1_000_000, 3_000, pause=0.1)
         going_on.start()
         for n in range(rounds):
             with serving([], *options, "--spool", str(spools[1]), cache=cache, wait=False) as killed:
@@ -111,7 +112,7 @@ def one_is_killed(s3: tuple[Bucket, str], database: str, tmp_path: Path, *, roun
                         time.sleep(0.001)
                     latest, deadline = sender.latest, time.monotonic() + 10
                     while not any(latest in key for key in keys(s3)) and time.monotonic() < deadline:
-                        pass
+                        time.sleep(0.002)
                 else:
                     time.sleep(chance.uniform(0, 1))
                 kill(killed)

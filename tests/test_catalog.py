@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
-from multiframe import database, reading, registering, schema, searching
+from multiframe import database, gleaning, reading, schema, searching
 from multiframe.catalog import Catalog, Level, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
@@ -274,13 +274,13 @@ def test_a_fault_of_ours_costs_one_file(catalog: Catalog, files: Path, monkeypat
     really = attributes
 
     def faulty(header):
-        if header.sop_instance_uid == "1.2.3.1":
+        if header.sop_instance_uid == "1.2.3.0":
             raise ZeroDivisionError("with a patient's name in it")
         return really(header)
 
-    monkeypatch.setattr(registering, "attributes", faulty)
+    monkeypatch.setattr(gleaning, "attributes", faulty)
     assert counts(catalog.scan([files])) == {"found": 3, "registered": 2, "failed": 1}
-    assert problems(catalog) == {"1": "internal error: ZeroDivisionError"}
+    assert problems(catalog) == {"0": "internal error: ZeroDivisionError"}
 
 
 def test_a_stopped_scan_forgets_nothing_and_is_taken_up(catalog: Catalog, files: Path, opened: list[str]) -> None:

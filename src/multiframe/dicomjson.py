@@ -38,7 +38,18 @@ from multiframe.errors import FormatError, TruncatedError
 from multiframe.header import Header
 from multiframe.settings import KIB
 
-__all__ = ["INLINE_LIMIT", "Groups", "Items", "Value", "attributes", "dictionary_vr", "metadata", "value_at"]
+__all__ = [
+    "INLINE_LIMIT",
+    "Groups",
+    "Items",
+    "Teller",
+    "Value",
+    "attributes",
+    "dictionary_vr",
+    "is_told",
+    "metadata",
+    "value_at",
+]
 
 INLINE_LIMIT: Final = KIB
 """Bytes of a binary value beyond which it is no longer written inline."""
@@ -851,30 +862,57 @@ def attributes(header: Header) -> dict[str, dict[str, Any]]:
     >>> attributes(instance.header)["00080060"]
     {'vr': 'CS', 'Value': ['US']}
     """
-    writer = _Writer(header)
+    teller = Teller(header)
+    writer = teller.writer
     here = writer.walk(header.dataset_at, writer.end, explicit=writer.explicit)
     texts = []
     opened: Element | None = None  # a sequence that is closed by its delimiter
     while here.at < writer.end:
         element = writer.step(here)
-        group, size = element.tag >> 16, element.stop - element.start
         if opened is not None and element.tag == SEQUENCE_END and not element.depth:
             texts += _short_sequence(writer, opened.at, here.at, header.explicit)
             opened = None
-        if element.depth or group == 0xFFFE:
+        if element.depth or element.tag >> 16 == 0xFFFE:
             continue
         if element.tag >= _FUNCTIONAL_GROUPS:
             break
-        if not element.tag & 0xFFFF or group & 1:
-            continue
-        if element.stop < 0:
+        if element.stop >= 0:
+            texts += teller.tell(element)
+        elif is_told(element.tag):
             opened = element
-        elif (vr := writer.vr(element)) == "SQ":
-            texts += _short_sequence(writer, element.at, element.stop, header.explicit)
-        elif size <= _SMALL:
-            texts.append(writer.element(element, vr))
     told: dict[str, dict[str, Any]] = json.loads("{" + ",".join(texts) + "}")
     return told
+
+
+def is_told(tag: int) -> bool:
+    """Whether `attributes` gives such an attribute, if it is not too long."""
+    return tag < _FUNCTIONAL_GROUPS and bool(tag & 0xFFFF) and not tag >> 16 & 1
+
+
+class Teller:
+    """Tells attributes of the top level one by one: for whoever knows where they lie, and wants but some of them.
+
+    Parameters
+    ----------
+    header : Header
+        What they lie in.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.writer = _Writer(header)
+
+    def tell(self, element: Element) -> list[str]:
+        """Write an attribute of defined length as `attributes` has it; nothing where that has none.
+
+        What it says of those that come next, such as the character set, is minded.
+        """
+        if not is_told(element.tag):
+            return []
+        writer = self.writer
+        vr = writer.vr(element)
+        if vr == "SQ":
+            return _short_sequence(writer, element.at, element.stop, writer.explicit)
+        return [writer.element(element, vr)] if element.stop - element.start <= _SMALL else []
 
 
 def _short_sequence(writer: _Writer, at: int, stop: int, explicit: bool) -> list[str]:

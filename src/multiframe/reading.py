@@ -17,6 +17,7 @@ from itertools import batched
 from typing import NamedTuple
 
 from multiframe.errors import MultiframeError, SourceError
+from multiframe.gleaning import Gleaner
 from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
 from multiframe.places import is_local
@@ -60,6 +61,7 @@ class Reader:
     def __init__(self, settings: Settings, budget: MemoryBudget, processes: int = 1) -> None:
         self._settings, self._budget, self._processes = settings, budget, processes
         self._near = 0
+        self._gleaner = Gleaner()  # of this thread
         self._pool: ThreadPoolExecutor | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._children: dict[int, _Process] = {}  # by the thread that talks to it
@@ -73,7 +75,7 @@ class Reader:
         here = len(near) if self._processes == 1 else max(0, _ENOUGH - self._near)
         self._near += len(near)
         for one in near[:here]:
-            yield _read(one, self._settings, self._budget)
+            yield _read(one, self._settings, self._budget, self._gleaner)
         for chunk in batched(near[here:], _CHUNK):
             self._pool = self._pool or ThreadPoolExecutor(self._processes, thread_name_prefix="reading")
             self._under_way.append(self._pool.submit(self._read_there, chunk))
@@ -139,30 +141,33 @@ class _Process:
         self._child.wait()
 
 
-def _read(asked: Asked, settings: Settings, budget: MemoryBudget) -> Answer:
+def _read(asked: Asked, settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None) -> Answer:
     path, stat, known = asked
     try:
         if stat is None and known is not None and same_object(source_at(path).stat().identity, known):
             return path, None
-        return path, read_record(path, stat, settings, budget)
+        return path, read_record(path, stat, settings, budget, gleaner)
     except MultiframeError as error:
         return path, error if isinstance(error, SourceError) else SourceError(str(error))
     except Exception as error:  # a fault of ours with one file must not cost all others
         return path, Record(path, stat or ObjectStat(0, ()), f"internal error: {type(error).__name__}")
 
 
-def _read_some(asked: Sequence[Asked], settings: Settings, budget: MemoryBudget) -> list[Answer]:
-    return [_read(one, settings, budget) for one in asked]
+def _read_some(
+    asked: Sequence[Asked], settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None
+) -> list[Answer]:
+    return [_read(one, settings, budget, gleaner) for one in asked]
 
 
 def main() -> None:
     """Be the other process."""
     settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301  # the parent's
     budget = MemoryBudget(settings.memory)
+    gleaner = Gleaner()
     with suppress(EOFError, BrokenPipeError):
         while True:
             chunk = pickle.load(sys.stdin.buffer)  # noqa: S301
-            pickle.dump(_read_some(chunk, settings, budget), sys.stdout.buffer)
+            pickle.dump(_read_some(chunk, settings, budget, gleaner), sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
 

@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from multiframe.database import Database
-from multiframe.dicomjson import attributes
 from multiframe.errors import FormatError, NotDicom, SourceError, SourceNotFound, UnknownSyntax
+from multiframe.far import Nearby
+from multiframe.gleaning import Gleaned, Gleaner, gleaned
 from multiframe.header import Header
 from multiframe.instance import header_of
+from multiframe.keeping import Kept
 from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
 from multiframe.places import shown
-from multiframe.schema import columns_of, instances, objects, requests, requests_of, series, shared_out, studies
+from multiframe.ranges import ByteRange
+from multiframe.schema import instances, objects, requests, series, studies
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, Identity, ObjectStat
 
@@ -53,9 +56,9 @@ class Record(NamedTuple):
     stat: ObjectStat
     problem: str | None = None
     duplicate_of: str | None = None
-    study: dict[str, Any] | None = None
-    series: dict[str, Any] | None = None
-    requests: Sequence[dict[str, Any]] = ()
+    study: Mapping[str, Any] | None = None
+    series: Mapping[str, Any] | None = None
+    requests: Sequence[Mapping[str, Any]] = ()
     instance: dict[str, Any] | None = None
 
     @property
@@ -74,20 +77,24 @@ class Record(NamedTuple):
         return self.problem in (_NOT_DICOM, _NO_UIDS) or self.duplicate_of is not None
 
 
-def read_record(path: bytes, stat: ObjectStat | None, settings: Settings, budget: MemoryBudget) -> Record:
+def read_record(
+    path: bytes, stat: ObjectStat | None, settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None
+) -> Record:
     """Read a file's header into rows; what is no instance is remembered as that, so as not to be opened again.
 
     Parameters
     ----------
     stat : ObjectStat or None
         The state of a local file that is meant; a far object tells its own with its first bytes.
+    gleaner : Gleaner, optional
+        Knows headers like this one, and shall know this one.
 
     Raises
     ------
     SourceError, OverBudget
         It cannot be read now: that is no property of the file, and not remembered.
     """
-    source = source_at(path)
+    source: FileSource | Nearby | Kept = source_at(path)
     near = isinstance(source, FileSource)
     if near:
         stat = stat or source.stat()
@@ -95,46 +102,59 @@ def read_record(path: bytes, stat: ObjectStat | None, settings: Settings, budget
         if os.path.realpath(path) != path:
             raise SourceNotFound(f"{shown(path)}: a link has taken its place, and nothing outside the roots is read")
     limits = {"first_read": settings.first_read, "max_header": settings.max_header}
+    if near and stat and gleaner:
+        first = min(*limits.values(), stat.size)
+        source = Kept(source, limit=first)  # what was read to compare it need not be read again
+        with budget.acquire(min(first, budget.limit), timeout=settings.memory_wait):
+            (start,) = source.read_ranges([ByteRange(0, first)], identity=stat.identity).buffers
+            found = gleaner.glean(bytes(start))
+        if found is not None:
+            return _record_of(path, stat, found)
     try:
         _, header = header_of(source, stat.identity if near and stat else None, budget, **limits)
         problem = None
     except (FormatError, UnknownSyntax) as error:
         header, problem = None, _NOT_DICOM if isinstance(error, NotDicom) else str(error)
-    if not isinstance(source, FileSource):
+    if isinstance(source, Nearby):
         stat = source.seen
     if stat is None:  # not a byte was read of it
         stat = source.stat()
-    return Record(path, stat, problem) if header is None else _record_of(path, stat, header)
-
-
-def _record_of(path: bytes, stat: ObjectStat, header: Header) -> Record:
-    uids = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
-    if not all(map(UID.fullmatch, uids)):
+    if header is None:
+        return Record(path, stat, problem)
+    if not all(map(UID.fullmatch, _uids(header))):
         return Record(path, stat, _NO_UIDS)
-    study, series, instance = uids
-    levels = shared_out(attributes(header))
+    found = gleaned(header)
+    if near and gleaner:
+        gleaner.remember(found)
+    return _record_of(path, stat, found)
+
+
+def _uids(header: Header) -> tuple[str, str, str]:
+    return header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
+
+
+def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
+    header = found.header
+    if not all(map(UID.fullmatch, _uids(header))):
+        return Record(path, stat, _NO_UIDS)
     facts = {"dataset_at": header.dataset_at, "pixel_data": header.pixel_data, "values": dict(header.values)}
     compressed = zlib.compress(header.raw, 1) if len(header.raw) <= _BIG_HEADER else None
     if compressed is not None and len(compressed) > _BIG_COMPRESSED:
         compressed = None
-    rows = {level: columns_of(level, told) for level, told in levels.items()}
     return Record(
         path,
         stat,
-        study={"study": study, **rows["study"]},
-        series={"study": study, "series": series, **rows["series"]},
-        requests=[{"study": study, "series": series, **row} for row in requests_of(levels["series"])],
+        study=found.study,
+        series=found.series,
+        requests=found.requests,
         instance={
-            "study": study,
-            "series": series,
-            "instance": instance,
+            **found.instance,
             "path": path,
             "syntax": header.syntax.uid,
             "facts": json.dumps(facts),
             "header_size": len(header.raw),
             "header": compressed,
             "frame_index": None,
-            **rows["instance"],
         },
     )
 
@@ -265,7 +285,7 @@ def _moved(old: Identity, new: Identity) -> bool:
     return old[:3] == new[:3] if near else old[:1] == ("etag",) and same_object(old, new)
 
 
-def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, dict[str, Any]]) -> list[Any]:
+def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, Mapping[str, Any]]) -> list[Any]:
     """Insert those rows that are not there, and give their keys.
 
     The first instance of a study or series speaks for it.

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from multiframe.matching import Kind, name_words, stored
 
 __all__ = [
-    "KEYS", "LEVELS", "Attributes", "Key", "Level", "columns_of", "level_of", "lines_of", "requests_of", "shared_out",
-    "written",
+    "KEYS", "LEVELS", "Attributes", "Key", "Level", "column_of", "columns_of", "level_of", "lines_of", "requests_of",
+    "shared_out", "written",
 ]  # fmt: skip
 
 type Level = Literal["study", "series", "instance"]
@@ -81,7 +81,11 @@ _ELSEWHERE = frozenset((
     "StudyInstanceUID", "ModalitiesInStudy", "SOPClassesInStudy", "SeriesInstanceUID", "SOPInstanceUID",
 ))  # fmt: skip
 _KEPT = {  # the columns filled from attributes, of each level
-    level: [key for name, key in KEYS.items() if key.level == level and name not in _ELSEWHERE and "." not in key.tag]
+    level: {
+        key.tag: key
+        for name, key in KEYS.items()
+        if key.level == level and name not in _ELSEWHERE and "." not in key.tag
+    }
     for level in LEVELS
 }
 WORDS: Final = {key.column: f"{key.column}_words" for key in KEYS.values() if key.kind == "name"}
@@ -158,19 +162,27 @@ def _cut(text: str, most: int) -> str:
 def columns_of(level: Level, told: Attributes) -> dict[str, Any]:
     """Give the columns of a level: all attributes as JSON, and those that are searched for as they are matched."""
     row: dict[str, Any] = {"attributes": written(told)}
-    for key in _KEPT[level]:
-        values = told.get(key.tag, {}).get("Value") or [None]
-        given = stored(key.kind, values[0])
-        if isinstance(given, str):
-            whole, given = given, _cut(given, _LONGEST)
-            if key.kind == "name" and given != whole:
-                given += "="
-        if key.kind == "number":
-            given = given if isinstance(given, int) and abs(given) < 2**63 else None
-        row[key.column] = given
-        if key.column in WORDS:
-            row[WORDS[key.column]] = _cut(name_words(str(given)), 2 * _LONGEST)
+    for tag in _KEPT[level]:
+        row |= column_of(level, tag, told.get(tag, {}))
     return row
+
+
+def column_of(level: Level, tag: str, attribute: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the columns of one attribute: none, if it is not searched for."""
+    key = _KEPT[level].get(tag)
+    if key is None:
+        return {}
+    values = attribute.get("Value") or [None]
+    given = stored(key.kind, values[0])
+    if isinstance(given, str):
+        whole, given = given, _cut(given, _LONGEST)
+        if key.kind == "name" and given != whole:
+            given += "="
+    if key.kind == "number":
+        given = given if isinstance(given, int) and abs(given) < 2**63 else None
+    if key.column in WORDS:
+        return {key.column: given, WORDS[key.column]: _cut(name_words(str(given)), 2 * _LONGEST)}
+    return {key.column: given}
 
 
 def requests_of(told: Attributes) -> Iterator[dict[str, Any]]:
@@ -192,8 +204,8 @@ patterns that begin with letters are answered by an index."""
 
 
 def _columns(level: Level) -> list[sa.Column[Any]]:
-    columns = [sa.Column(k.column, sa.BigInteger if k.kind == "number" else TEXT) for k in _KEPT[level]]
-    return columns + [sa.Column(WORDS[k.column], TEXT) for k in _KEPT[level] if k.column in WORDS]
+    columns = [sa.Column(k.column, sa.BigInteger if k.kind == "number" else TEXT) for k in _KEPT[level].values()]
+    return columns + [sa.Column(WORDS[k.column], TEXT) for k in _KEPT[level].values() if k.column in WORDS]
 
 
 schema = sa.MetaData()

@@ -1,0 +1,326 @@
+"""What the catalog keeps of a header, gleaned from what is already known of one like it.
+
+The files of a series differ in a few values. A header is compared with the last one of its kind, runs of elements at a
+time; only elements that differ are read, and what is kept of all others is taken over. Whatever is not plain is left
+to who reads a header from its first byte to its last: both must say the same. It must not know files, nor where
+anything is kept.
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from multiframe.dicomjson import Teller, attributes
+from multiframe.elements import KNOWN_VRS, Element, Walk
+from multiframe.errors import FormatError
+from multiframe.header import Header, PixelData
+from multiframe.schema import LEVELS, Level, column_of, columns_of, level_of, lines_of, requests_of, shared_out, written
+
+__all__ = ["Gleaned", "Gleaner", "gleaned"]
+
+type Row = Mapping[str, Any]
+
+_META, _SYNTAX, _CLASS = b"\2\0", 0x00020010, 0x00020002
+_CHARSET, _REPRESENTATION, _OFFSET = 0x00080005, 0x00280103, 0x00080201
+_DECISIVE = frozenset((_CHARSET, _REPRESENTATION, _OFFSET))  # they say how others are read, or belong to all levels
+_PIXELS: Final = frozenset((b"\xe0\x7f\x08\0", b"\xe0\x7f\x09\0", b"\xe0\x7f\x10\0"))
+_AS_KEPT = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UI"))  # JSON writes strings one way
+_MOST = 16  # kinds of header that are remembered
+_MOST_CHANGED = 64  # from here on reading takes no longer
+
+
+class Gleaned(NamedTuple):
+    """What is kept of a header.
+
+    Attributes
+    ----------
+    header : Header
+        Itself.
+    study, series, instance : mapping
+        Columns, as `schema.columns_of` gives them, with UIDs; the same object for all whose values are the same.
+    requests : sequence of mapping
+        As `schema.requests_of` gives them, with UIDs.
+    """
+
+    header: Header
+    study: Row
+    series: Row
+    instance: Row
+    requests: Sequence[Row]
+
+
+def gleaned(header: Header) -> Gleaned:
+    """Read a header element by element.
+
+    Raises
+    ------
+    FormatError
+        It is damaged.
+    """
+    study, series, instance = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
+    levels = shared_out(attributes(header))
+    rows = {level: columns_of(level, told) for level, told in levels.items()}
+    return Gleaned(
+        header,
+        {"study": study, **rows["study"]},
+        {"study": study, "series": series, **rows["series"]},
+        {"study": study, "series": series, "instance": instance, **rows["instance"]},
+        [{"study": study, "series": series, **row} for row in requests_of(levels["series"])],
+    )
+
+
+class _Known:
+    """A header, and where its elements lie, so that others can be compared with it."""
+
+    def __init__(self, one: Gleaned, elements: Sequence[Element]) -> None:
+        header = one.header
+        at = header.dataset_at
+        self.one, self.elements = one, elements
+        self.data = header.raw[at:]
+        self.tags = [element.tag for element in elements]
+        self.starts = [*(element.at - at for element in elements), len(self.data)]
+        self.minded = [k for k, tag in enumerate(self.tags) if tag in header.values or tag in _DECISIVE]
+        rows = (one.study, one.series, one.instance)
+        self.lines = {level: lines_of(row["attributes"]) for level, row in zip(LEVELS, rows, strict=True)}
+
+    def run(self, data: bytes, at: int, k: int) -> int:
+        """Say up to which element all are the same, from element `k` on, which is compared with what lies at `at`."""
+        starts, n = self.starts, len(self.tags)
+        by = at - starts[k]
+        step, growing = 8, True
+        while k < n and step:
+            upto = min(k + step, n)
+            if data.startswith(self.data[starts[k] : starts[upto]], by + starts[k]):
+                k = upto
+                step = 4 * step if growing else step // 2
+            else:
+                growing, step = False, (upto - k) // 2
+        return k
+
+    def moved(self, k: int, by: int) -> Element:
+        """Give element `k` as it lies in another data set, `by` bytes from where it lies in this one."""
+        tag, vr, at, start, stop, depth = self.elements[k]
+        shift = by - self.one.header.dataset_at
+        return Element(tag, vr, at + shift, start + shift, stop + shift if stop >= 0 else stop, depth)
+
+
+class _Compared(NamedTuple):
+    runs: list[tuple[int, int, int]]  # elements that are the same: from one up to another, and `by` of `_Known.moved`
+    changed: list[tuple[int, Element]]
+    gone: list[int]
+    pixels: PixelData
+
+
+class Gleaner:
+    """Gleans what is kept of one header after another.
+
+    Examples
+    --------
+    >>> import multiframe
+    >>> from pydicom.data import get_testdata_file
+    >>> header = multiframe.open(get_testdata_file("examples_ybr_color.dcm", read=False)).header
+    >>> start = header.raw + bytes.fromhex("e07f1000 4f420000 ffffffff")
+    >>> gleaner = Gleaner()
+    >>> print(gleaner.glean(start))
+    None
+    >>> gleaner.remember(gleaned(header))
+    >>> gleaner.glean(start) == gleaned(header)
+    True
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], _Known] = {}
+
+    def remember(self, one: Gleaned) -> None:
+        """Compare headers to come with this one, if it is plain."""
+        header = one.header
+        meta = _meta(header.raw)
+        if meta is None or meta.at != header.dataset_at or header.syntax.deflated or not header.syntax.little:
+            return
+        elements = _elements(header)
+        if elements:
+            self._known.pop(meta.kind, None)
+            while len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            self._known[meta.kind] = _Known(one, elements)
+
+    def glean(self, data: bytes) -> Gleaned | None:
+        """Glean what is kept of the header that a file begins with.
+
+        Parameters
+        ----------
+        data : bytes
+            The file from its first byte on.
+
+        Returns
+        -------
+        Gleaned or None
+            None: no header like it is known, it is not all there, or not plain. It has to be read.
+        """
+        meta = _meta(data) if self._known else None
+        known = self._known.get(meta.kind) if meta is not None else None
+        if meta is None or known is None or data[meta.at : meta.at + 6] != known.data[:6]:
+            return None  # its first element tells how all are written
+        try:
+            found = _compared(data, meta.at, known)
+            one = None if found is None else _taken_over(data, meta, known, found)
+        except FormatError:
+            return None
+        if one is not None and (one.study is not known.one.study or one.series is not known.one.series):
+            self.remember(one)  # the next ones are of that series, too
+        return one
+
+
+class _Meta(NamedTuple):
+    at: int  # what comes behind the File Meta Information
+    syntax: tuple[int, int]
+    kind: tuple[bytes, bytes]
+
+
+def _meta(data: bytes) -> _Meta | None:
+    """Find the File Meta Information's end, and what kind of file it is of; None: it is none that is plain."""
+    if data[128:134] != b"DICM" + _META:
+        return None
+    here = Walk(132, explicit=True, little=True)
+    syntax, kind = (0, 0), b""
+    try:
+        while data[here.at : here.at + 2] == _META:
+            vr = data[here.at + 4 : here.at + 6]
+            element = here.step(data)
+            if element is None or element.stop < 0 or vr not in KNOWN_VRS:
+                return None
+            if element.tag == _SYNTAX:
+                syntax = element.start, element.stop
+            elif element.tag == _CLASS:
+                kind = data[element.start : element.stop]
+    except FormatError:
+        return None
+    named = data[slice(*syntax)]
+    return _Meta(here.at, syntax, (named, kind)) if named.strip(b" \0") else None
+
+
+def _elements(header: Header) -> list[Element] | None:
+    """Give the elements of the top level; None: they are not plain, or there is no Pixel Data behind them."""
+    pixels, explicit = header.pixel_data, header.explicit
+    raw, at = header.raw, header.dataset_at
+    begins_explicit = raw[at + 4 : at + 6] in KNOWN_VRS and int.from_bytes(raw[at : at + 2], "little") <= 0x0010
+    if pixels is None or not begins_explicit == explicit == header.syntax.explicit:
+        return None
+    here = Walk(at, explicit=explicit, little=True, stop=pixels.at, descend=False)
+    elements: list[Element] = []
+    last = 0
+    try:
+        while here.at < pixels.at:
+            if explicit and raw[here.at + 4 : here.at + 6] not in KNOWN_VRS:
+                return None
+            element = here.step(raw)
+            if element is None or element.tag <= last:
+                return None
+            last = element.tag
+            elements.append(element)
+            while here.inside:
+                if here.step(raw) is None:
+                    return None
+    except FormatError:
+        return None
+    found = {element.tag: (element.start, element.stop) for element in elements if element.tag in header.values}
+    return elements if found == {tag: where for tag, where in header.values.items() if tag != _SYNTAX} else None
+
+
+def _compared(data: bytes, at: int, known: _Known) -> _Compared | None:
+    explicit, tags = known.one.header.syntax.explicit, known.tags
+    here = Walk(at, explicit=explicit, little=True, descend=False)
+    runs: list[tuple[int, int, int]] = []
+    changed: list[tuple[int, Element]] = []
+    gone: list[int] = []
+    k = 0
+    while True:
+        same = known.run(data, at, k)
+        if same > k:
+            runs.append((k, same, at - known.starts[k]))
+            at += known.starts[same] - known.starts[k]
+            k = same
+        if explicit and data[at + 4 : at + 6] not in KNOWN_VRS:
+            return None
+        here.at = at
+        element = here.step(data)
+        if element is None:
+            return None
+        if data[at : at + 4] in _PIXELS:
+            gone.extend(range(k, len(tags)))
+            return _Compared(runs, changed, gone, PixelData(element.tag, element.vr, at, element.start, element.stop))
+        upto = bisect_left(tags, element.tag, k)
+        gone.extend(range(k, upto))
+        # Of one that was not there nobody knows whether it matters.
+        if not 0 <= element.stop <= len(data) or tags[upto : upto + 1] != [element.tag] or len(changed) > _MOST_CHANGED:
+            return None
+        changed.append((upto, element))
+        at, k = element.stop, upto + 1
+
+
+def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> Gleaned | None:
+    one, pixels = known.one, found.pixels
+    if (pixels.stop < 0) != one.header.syntax.encapsulated:
+        return None
+    if any(tag in _DECISIVE for tag in (known.tags[k] for k, _ in found.changed)):
+        return None
+    if any(known.tags[k] in _DECISIVE for k in found.gone):
+        return None
+    values = {_SYNTAX: meta.syntax}
+    decisive: list[Element] = []
+    for first, stop, by in found.runs:
+        for k in known.minded[bisect_left(known.minded, first) : bisect_left(known.minded, stop)]:
+            element = known.moved(k, by)
+            if element.tag in _DECISIVE:
+                decisive.append(element)
+            if element.tag in one.header.values:
+                values[element.tag] = element.start, element.stop
+    for _, element in found.changed:
+        if element.tag in one.header.values:
+            values[element.tag] = element.start, element.stop
+    header = Header(data[: pixels.at], one.header.syntax, meta.at, pixels, dict(sorted(values.items())))
+    told = dict.fromkeys(f"{known.tags[k]:08X}" for k in found.gone)
+    teller = Teller(header)
+    for element in sorted((*decisive, *(element for _, element in found.changed))):
+        line = teller.tell(element)
+        if element.tag not in _DECISIVE:
+            told[f"{element.tag:08X}"] = _as_kept(line[0], element.vr) if line else None
+    return _rows(header, known, told)
+
+
+def _as_kept(text: str, vr: str) -> str:
+    """Write an attribute as the catalog does."""
+    return text if vr in _AS_KEPT else written(json.loads(f"{{{text}}}"))[1:-1]
+
+
+def _rows(header: Header, known: _Known, told: Mapping[str, str | None]) -> Gleaned:
+    """Take over all but what is told anew; None: it is not kept."""
+    changed: dict[Level, dict[str, str | None]] = {}
+    for tag, line in told.items():
+        level = level_of(int(tag, 16))
+        if known.lines[level].get(tag) != line:
+            changed.setdefault(level, {})[tag] = line
+    one = known.one
+    study, series, requests = one.study, one.series, one.requests
+    study_uid, series_uid = header.study_instance_uid, header.series_instance_uid
+    if "study" in changed:
+        study = {"study": study_uid, **columns_of("study", json.loads(_text(known.lines["study"], changed["study"])))}
+    if "series" in changed or study_uid != one.series["study"]:
+        of_series = json.loads(_text(known.lines["series"], changed.get("series", {})))
+        series = {"study": study_uid, "series": series_uid, **columns_of("series", of_series)}
+        requests = [{"study": study_uid, "series": series_uid, **row} for row in requests_of(of_series)]
+    lines = changed.get("instance", {})
+    instance = dict(one.instance)
+    for tag, line in lines.items():
+        instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag] if line else {})
+    instance["attributes"] = _text(known.lines["instance"], lines)
+    instance |= {"study": study_uid, "series": series_uid, "instance": header.sop_instance_uid}
+    return Gleaned(header, study, series, instance, requests)
+
+
+def _text(lines: Mapping[str, str], changed: Mapping[str, str | None]) -> str:
+    together = {**lines, **changed}
+    if len(together) > len(lines):
+        together = dict(sorted(together.items()))
+    return "{" + ",\n".join([line for line in together.values() if line]) + "}"

@@ -1,0 +1,139 @@
+"""What is gleaned of a header by comparing it is what reading all of it gives; else nothing is gleaned."""
+
+import io
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.uid import UID
+
+from multiframe import gleaning
+from multiframe.catalog import Catalog
+from multiframe.dicomjson import attributes
+from multiframe.errors import MultiframeError
+from multiframe.gleaning import Gleaned, Gleaner, gleaned
+from multiframe.header import Header, read_header
+from multiframe.source import run
+from tests.corpus import corpus
+from tests.files import Memory
+
+KINDS = (
+    "CT_small.dcm",
+    "MR_small.dcm",
+    "MR_small_implicit.dcm",
+    "examples_ybr_color.dcm",
+    "examples_palette.dcm",
+    "color-pl.dcm",
+    "OBXXXX1A.dcm",
+)
+FIRST = 65_536
+
+
+def read(data: bytes) -> Gleaned | None:
+    """What reading gives; None: an error."""
+    try:
+        return gleaned(run(read_header(), Memory(data)))
+    except MultiframeError:
+        return None
+
+
+def check(gleaner: Gleaner, data: bytes) -> bool:
+    """Either nothing is gleaned, or what reading gives, in the same order; says which."""
+    found = gleaner.glean(data[:FIRST])
+    if found is None:
+        return False
+    expected = read(data)
+    assert expected is not None
+    assert found == expected
+    assert list(found.header.values) == list(expected.header.values)
+    assert found.study["attributes"] == expected.study["attributes"]
+    return True
+
+
+def saved(data: pydicom.Dataset) -> bytes:
+    out = io.BytesIO()
+    data.save_as(out)
+    return out.getvalue()
+
+
+def kind(name: str) -> bytes:
+    return corpus()[name].read_bytes()
+
+
+def test_real_files() -> None:
+    gleaner, once = Gleaner(), 0
+    for path in corpus().values():
+        data = path.read_bytes()
+        once += check(gleaner, data)
+        if (one := read(data)) is not None:
+            gleaner.remember(one)
+            once += check(gleaner, data)  # itself
+    assert once > 30
+
+
+@given(st.sampled_from(KINDS), st.randoms(use_true_random=False), st.integers(1, 12))
+def test_other_values_and_other_elements(name: str, random: Random, n: int) -> None:
+    data = kind(name)
+    one = read(data)
+    assert one is not None
+    gleaner = Gleaner()
+    gleaner.remember(one)
+    changed = pydicom.dcmread(io.BytesIO(data))
+    for element in random.sample(list(changed), min(n, len(changed))):
+        if element.tag >> 16 == 0x7FE0:
+            continue
+        if random.random() < 0.2:
+            del changed[element.tag]
+        elif element.VR in ("UI", "LO", "SH", "CS", "DA", "TM", "PN", "LT", "ST"):
+            text = random.choice(
+                ["", "1.2.3", "1.2.33", "MONOCHROME2", "Doe^Jane=x", "20260101", "a\\b", 'é\x01"', "x" * 1100]
+            )
+            element._value = text
+        elif element.VR in ("DS", "IS"):
+            element._value = random.choice(["", "1", "+07", "1.50", "-0", "1e3", "3\\4"])
+        elif element.VR == "US" and element.VM == 1:
+            element.value = random.randrange(65536)
+        elif element.VR == "SQ" and element.value:
+            element.value = [*element.value, element.value[0]]
+    try:
+        data = saved(changed)
+    except Exception:  # pydicom does not write it
+        return
+    check(gleaner, data)
+
+
+@given(st.sampled_from(KINDS), st.data())
+def test_bytes_that_are_anything(name: str, data: st.DataObject) -> None:
+    whole = bytearray(kind(name))
+    one = read(bytes(whole))
+    assert one is not None
+    gleaner = Gleaner()
+    gleaner.remember(one)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(120, min(len(one.header.raw) + 12, FIRST) - 1))
+        whole[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.none() | st.integers(0, len(whole)))
+    check(gleaner, bytes(whole[:cut]))
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_implicit.dcm", "examples_ybr_color.dcm"])
+def test_a_series_is_read_once(name: str, tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: list[Header] = []
+
+    def counted(header: Header) -> dict[str, dict[str, Any]]:
+        whole.append(header)
+        return attributes(header)
+
+    monkeypatch.setattr(gleaning, "attributes", counted)
+    data = pydicom.dcmread(io.BytesIO(kind(name)))
+    for n in range(30):
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.{n}")
+        data.SeriesInstanceUID, data.StudyInstanceUID = UID(f"1.3.{n // 10}"), UID(f"1.4.{n // 20}")
+        data.InstanceNumber, data.PatientName = n, f"Doe^{'x' * (n // 20)}"
+        (tmp_path / f"{n:02}").write_bytes(saved(data))
+    assert catalog.scan([tmp_path]).registered == 30
+    assert len(whole) == 1

@@ -683,10 +683,12 @@ def test_keys_are_rotated_and_unknown_ones_do_not_have_us_fetch_all_the_time(
     studies, old = f"{DICOMWEB}/studies", provider.token()
     with Asked(catalog, provider.settings()) as client:
         assert client.get(studies, headers=bearer(old)).status_code == 200
+        assert issuer._PAUSE >= 10
+        monkeypatch.setattr(issuer, "_PAUSE", 600)  # however slow this machine is
         for n in range(50):
             forged = provider.token(provider.ec, "ES256", {"kid": f"key-{n}"})
             assert client.get(studies, headers=bearer(forged)).status_code == 401
-        assert provider.asked == ["/keys"], "at most once in ten seconds"
+        assert provider.asked == ["/keys"], "at most once in so long"
         monkeypatch.setattr(issuer, "_PAUSE", -1)
         provider.rsa = an_rsa_key(2)
         provider.keys[0] = {**public(jwt.algorithms.RSAAlgorithm, provider.rsa), "kid": "newer"}

@@ -370,16 +370,16 @@ def test_several_processes_and_a_restart(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_hundred_kills_of_a_real_server(tmp_path, seed):
-    """Ten at a time. Whoever is killed, worker or all: what was acknowledged is there, and nothing half."""
+    """Five at a time. Whoever is killed, worker or all: what was acknowledged is there, and nothing half."""
     import random
 
     chance = random.Random(seed)
     store, cache = tmp_path / "store", tmp_path / "cache"
     files = {n: instance(n, size=200_000) for n in range(40)}
     acknowledged = set()
-    for round_ in range(10):
+    for round_ in range(5):
         with serving([], "--store", str(store), cache=cache, wait=False) as server:
             victims = [server.worker()] if round_ % 2 else psutil.Process(server.process.pid).children()
             if not round_ % 2:
@@ -409,4 +409,4 @@ def test_a_hundred_kills_of_a_real_server(tmp_path, seed):
             n = int(path.stem.rpartition(".")[2])
             assert path.read_bytes() == files[n]
             assert f"{SERIES}.{n}" in known
-    assert len(acknowledged) > 5
+    assert len(acknowledged) >= 3

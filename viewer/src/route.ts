@@ -39,3 +39,9 @@ export function stackHash(place: InstancePlace, frame = 1): string {
   const tail = frame > 1 ? `?frame=${frame}` : '';
   return `#/study/${place.study}/series/${place.series}/instance/${place.instance}${tail}`;
 }
+
+/** Whether a hash is the address of an instance, at whatever frame. */
+export function isAt(place: InstancePlace, hash: string): boolean {
+  const [here] = stackHash(place).split('?');
+  return hash.split('?')[0] === here;
+}

@@ -8,7 +8,7 @@
 import type { Client } from '../dicom/client';
 import { bytes, date, number, personName, text, texts, time, type DicomJson } from '../dicom/json';
 import { frameMemory } from '../frames/cap';
-import { stackHash, type InstancePlace } from '../route';
+import { isAt, stackHash, type InstancePlace } from '../route';
 import type { Stage } from '../stack/stage';
 import { h, icon, ICON } from '../ui/dom';
 
@@ -121,7 +121,10 @@ export class StudyPage {
       renderer: wish === 'cpu' || wish === 'gpu' ? wish : 'auto',
       onBack: () => (location.hash = '#/'),
       onImage: (by) => this.turn(by),
-      onFrame: (shown) => history.replaceState(null, '', stackHash(place, shown)),
+      onFrame: (shown) => {
+        // Who has just gone elsewhere is not taken back by a frame that was still on its way.
+        if (isAt(place, location.hash)) history.replaceState(null, '', stackHash(place, shown));
+      },
     });
     this.opened = { stage, place };
     this.main.replaceChildren(stage.element);

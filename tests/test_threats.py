@@ -99,6 +99,27 @@ def test_no_address_leads_out_of_the_roots(server: Server, up: str) -> None:
             assert b"<html" in answer or path == "//etc/passwd", asked
 
 
+def test_what_the_catalog_lists_outside_of_the_roots_is_not_opened(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "mine too"
+    for folder, uid in ((mine, "1.2.3.8"), (theirs, "1.2.3.9")):
+        folder.mkdir()
+        (folder / "a.dcm").write_bytes(named(uid=uid))
+    database = tmp_path / "shared.sqlite"
+    with closing(Catalog(database)) as catalog:
+        catalog.scan([mine, theirs])
+    (tmp_path / "link").symlink_to(mine)
+    with serving([tmp_path / "link"], "--database", str(database), cache=tmp_path / "cache") as server:
+        series = DICOMWEB.strip("/") + "/studies/1.2.3/series/1.2.3.4"
+        for tail in ("", "/frames/1", "/metadata", "/rendered"):
+            assert server.get(f"{series}/instances/1.2.3.8{tail}", accept="*/*").status_code == 200, tail
+            answer = server.get(f"{series}/instances/1.2.3.9{tail}", accept="*/*")
+            assert answer.status_code == 404, tail
+            assert str(theirs) not in answer.text
+        whole = server.get(series, accept='multipart/related; type="application/dicom"')
+        assert whole.status_code == 206
+        assert whole.content.count(b"DICM") == 1
+
+
 @pytest.mark.parametrize("how", ["file", "folder"])
 def test_a_link_in_the_place_of_a_file_is_not_followed(how: str, tmp_path: Path) -> None:
     """Even to an instance of the same UID: who may write into the root may not read what the server may."""

@@ -31,7 +31,7 @@ from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
 from multiframe.listing import REMEMBERED, source_at
 from multiframe.memory import ByteCache, MemoryBudget
-from multiframe.places import is_local, path_of
+from multiframe.places import is_below, is_local, path_of, root_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
@@ -67,6 +67,9 @@ class Catalog:
         First read and largest size of a header, the cache's share of memory, and how long to wait for memory.
     budget : MemoryBudget, optional
         Where headers and indexes kept in memory are entered; else one of ``settings.memory``.
+    roots : sequence of str, optional
+        Nothing is opened that does not lie below these: a database that is shared, or was used before, may list more.
+        By default whatever it lists is opened.
 
     Raises
     ------
@@ -87,9 +90,15 @@ class Catalog:
     """
 
     def __init__(
-        self, database: Path | str, *, settings: Settings = _DEFAULTS, budget: MemoryBudget | None = None
+        self,
+        database: Path | str,
+        *,
+        settings: Settings = _DEFAULTS,
+        budget: MemoryBudget | None = None,
+        roots: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
+        self._roots = None if roots is None else [root_of(root) for root in roots]
         self.budget = budget if budget is not None else MemoryBudget(settings.memory)
         self._cache = ByteCache[str, Instance](self.budget, share=settings.cache_share)
         # Instances somebody uses though the cache has let go of them: two of one file would look for its frames twice.
@@ -256,7 +265,7 @@ class Catalog:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
         if row is None:
             raise InstanceNotFound(no_such(uid))
-        source: FileSource | Nearby | Inflated = source_at(row.path)
+        source: FileSource | Nearby | Inflated = self._source_at(row.path, uid)
         stat = ObjectStat(row.size, identity_of(row.identity))
         if syntax_of(row.syntax).deflated:
             source = inflated(source.source if isinstance(source, Nearby) else source)
@@ -282,6 +291,11 @@ class Catalog:
         instance = Instance(source, stat, header, index=index, budget=self.budget)
         self._keep(uid, instance)
         return instance
+
+    def _source_at(self, path: bytes, uid: str) -> FileSource | Nearby:
+        if self._roots is not None and not is_below(path, self._roots):
+            raise InstanceNotFound(f"instance {uid} is in the catalog, but its file lies below no root of this server")
+        return source_at(path)
 
     def _keep(self, uid: str, instance: Instance) -> None:
         self._live[uid] = instance
@@ -329,7 +343,7 @@ class Catalog:
             if row is None:
                 raise InstanceNotFound(no_such(sop_instance_uid))
             try:
-                stat = source_at(row.path).stat()
+                stat = self._source_at(row.path, sop_instance_uid).stat()
             except SourceNotFound:
                 with self._database.transaction(write=True) as connection:
                     remove(connection, [row.path])
@@ -386,7 +400,7 @@ class Catalog:
     def _state(self, one: tuple[str, bytes, str]) -> tuple[str, Identity | None]:
         uid, path, kept = one
         try:
-            found = source_at(path).stat().identity
+            found = self._source_at(path, uid).stat().identity
             return uid, found if found == identity_of(kept) else self.refresh(uid).stat.identity
         except (SourceNotFound, InstanceNotFound):
             return uid, None

@@ -6,10 +6,11 @@ know what lies there.
 
 import os
 import re
+from collections.abc import Iterable
 
 from multiframe.errors import SourceError
 
-__all__ = ["OURS", "is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
+__all__ = ["OURS", "is_below", "is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
 
 OURS = ".multiframe-"
 """What the names of files and folders begin with that are on their way, and nobody's business but their writer's."""
@@ -73,6 +74,21 @@ def lists(root: bytes) -> bool:
 def scope_of(root: bytes) -> bytes:
     """Give what all that a root lists lies below: a list of addresses may only name what lies beside it."""
     return root.rpartition(b"/")[0] if lists(root) else root
+
+
+def is_below(path: bytes, roots: Iterable[bytes]) -> bool:
+    """Whether a place lies below one of these roots, or is one.
+
+    Examples
+    --------
+    >>> (
+    ...     is_below(b"/srv/a/1.dcm", [b"/srv/a"]),
+    ...     is_below(b"/srv/ab.dcm", [b"/srv/a"]),
+    ...     is_below(b"s3://a/b", [b"s3://a"]),
+    ... )
+    (True, False, True)
+    """
+    return any(path == root or path.startswith(scope_of(root).rstrip(b"/") + b"/") for root in roots)
 
 
 def shown(path: bytes) -> str:

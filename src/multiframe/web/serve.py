@@ -410,7 +410,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
         tracing.start()
     budget = MemoryBudget(settings.memory)
     kind = VirtualCatalog if settings.virtual_series else Catalog
-    catalog = kind(orders["database"], settings=settings, budget=budget)
+    catalog = kind(orders["database"], settings=settings, budget=budget, roots=orders["roots"])
     app = create_app(
         catalog, settings, budget=budget, started=orders["started"], journal=journal,
         gauges=Gauges(orders["gauges"], orders["row"], workers=orders["workers"]),

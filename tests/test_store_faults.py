@@ -223,6 +223,12 @@ def test_others_are_served_while_the_bucket_hangs(
             with httpx.Client(base_url=server.url, timeout=60, headers={"content-type": "application/dicom"}) as client:
                 answers.append(client.post(STUDIES, content=instance(n, size=100_000)))
 
+        threads = [threading.Thread(target=store, args=[n]) for n in range(20, 28)]  # who stores, and stays
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        answers.clear()
         with nothing_leaks(server):
             proxy.fault, proxy.writes = "held", 0
             threads = [threading.Thread(target=store, args=[n]) for n in range(10)]

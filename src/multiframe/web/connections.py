@@ -149,7 +149,12 @@ class Patient(HttpToolsProtocol):
         self._paused, self._since, self._before = False, time.monotonic(), self._taken
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, as any other request is refused."""
+        """Refuse what is no HTTP, as any other request is refused; behind a whole request its answer comes first."""
+        if self._answering and self._coming != "body":
+            audit("turned away", status=400, error="NotHttp", client=self.client[0] if self.client else None)
+            self.flow.pause_reading()
+            self.cycle.keep_alive = False
+            return
         self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
 
     def _refuse(self, status: int, error: str, message: str) -> None:

@@ -66,7 +66,7 @@ class MultipartReader:
     >>> events = [*reader.feed(b"--b\r\nContent-Type: text/plain\r\n\r\nhel"), *reader.feed(b"lo\r\n--b--")]
     >>> reader.end()
     >>> [bytes(event) if isinstance(event, memoryview) else event for event in events]
-    [Begun(headers={'content-type': 'text/plain'}), b'hello', Ended()]
+    [Begun(headers={'content-type': 'text/plain'}), b'hel', b'lo', Ended()]
     """
 
     def __init__(self, boundary: str) -> None:

@@ -63,10 +63,10 @@ class MultipartReader:
     Examples
     --------
     >>> reader = MultipartReader("b")
-    >>> events = [*reader.feed(b"--b\r\nContent-Type: text/plain\r\n\r\nhel"), *reader.feed(b"lo\r\n--b--")]
+    >>> events = [*reader.feed(b"--b\r\nContent-Type: text/plain\r\n\r\ngood"), *reader.feed(b" day\r\n--b--")]
     >>> reader.end()
     >>> [bytes(event) if isinstance(event, memoryview) else event for event in events]
-    [Begun(headers={'content-type': 'text/plain'}), b'hel', b'lo', Ended()]
+    [Begun(headers={'content-type': 'text/plain'}), b'good', b' day', Ended()]
     """
 
     def __init__(self, boundary: str) -> None:

@@ -223,17 +223,18 @@ def test_others_are_served_while_the_bucket_hangs(
             with httpx.Client(base_url=server.url, timeout=60, headers={"content-type": "application/dicom"}) as client:
                 answers.append(client.post(STUDIES, content=instance(n, size=100_000)))
 
-        threads = [threading.Thread(target=store, args=[n]) for n in range(20, 28)]  # who stores, and stays
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        def begin(numbers: range) -> list[threading.Thread]:
+            threads = [threading.Thread(target=store, args=[n]) for n in numbers]
+            for thread in threads:
+                thread.start()
+            return threads
+
+        for thread in begin(range(20, 28)):  # threads that store, and stay
             thread.join()
         answers.clear()
         with nothing_leaks(server):
             proxy.fault, proxy.writes = "held", 0
-            threads = [threading.Thread(target=store, args=[n]) for n in range(10)]
-            for thread in threads:
-                thread.start()
+            threads = begin(range(10))
             deadline = time.monotonic() + 60
             while proxy.writes < 4:
                 assert time.monotonic() < deadline

@@ -31,7 +31,7 @@ from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
 from multiframe.listing import REMEMBERED, source_at
 from multiframe.memory import ByteCache, MemoryBudget
-from multiframe.places import is_below, is_local, path_of, root_of
+from multiframe.places import is_below, is_local, path_of, root_of, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
@@ -98,7 +98,7 @@ class Catalog:
         roots: Sequence[str] | None = None,
     ) -> None:
         self.settings = settings
-        self._roots = None if roots is None else [root_of(root) for root in roots]
+        self._scopes = None if roots is None else [scope_of(root_of(root)) for root in roots]
         self.budget = budget if budget is not None else MemoryBudget(settings.memory)
         self._cache = ByteCache[str, Instance](self.budget, share=settings.cache_share)
         # Instances somebody uses though the cache has let go of them: two of one file would look for its frames twice.
@@ -293,7 +293,7 @@ class Catalog:
         return instance
 
     def _source_at(self, path: bytes, uid: str) -> FileSource | Nearby:
-        if self._roots is not None and not is_below(path, self._roots):
+        if self._scopes is not None and not is_below(path, self._scopes):
             raise InstanceNotFound(f"instance {uid} is in the catalog, but its file lies below no root of this server")
         return source_at(path)
 

@@ -4,17 +4,12 @@ import os
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator
 
-from multiframe.places import OURS
+from multiframe.places import OURS, inside
 from multiframe.source import ObjectStat, object_stat
 
-__all__ = ["OURS", "files", "inside"]
+__all__ = ["OURS", "files"]
 
 _OURS = OURS.encode()
-
-
-def inside(directory: bytes) -> bytes:
-    """Give what the paths of all that lies in a directory begin with."""
-    return directory.rstrip(b"/") + b"/"
 
 
 def files(roots: Iterable[bytes], unlisted: Callable[[bytes], None]) -> Iterator[tuple[bytes, ObjectStat]]:

@@ -11,8 +11,8 @@ from urllib.parse import urljoin
 
 from multiframe.errors import SourceError
 from multiframe.far import Nearby
-from multiframe.folders import files, inside
-from multiframe.places import is_local, lists, scope_of
+from multiframe.folders import files
+from multiframe.places import inside, is_local, lists, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.remote import RemoteSource, listed
 from multiframe.source import FileSource, Identity, ObjectStat

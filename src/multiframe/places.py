@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from multiframe.errors import SourceError
 
-__all__ = ["OURS", "is_below", "is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
+__all__ = ["OURS", "inside", "is_below", "is_local", "is_url", "lists", "path_of", "root_of", "scope_of", "shown"]
 
 OURS = ".multiframe-"
 """What the names of files and folders begin with that are on their way, and nobody's business but their writer's."""
@@ -76,8 +76,13 @@ def scope_of(root: bytes) -> bytes:
     return root.rpartition(b"/")[0] if lists(root) else root
 
 
-def is_below(path: bytes, roots: Iterable[bytes]) -> bool:
-    """Whether a place lies below one of these roots, or is one.
+def inside(folder: bytes) -> bytes:
+    """Give what the places of all that lies in a folder begin with."""
+    return folder.rstrip(b"/") + b"/"
+
+
+def is_below(path: bytes, folders: Iterable[bytes]) -> bool:
+    """Whether a place lies below one of these, or is one of them.
 
     Examples
     --------
@@ -88,7 +93,7 @@ def is_below(path: bytes, roots: Iterable[bytes]) -> bool:
     ... )
     (True, False, True)
     """
-    return any(path == root or path.startswith(scope_of(root).rstrip(b"/") + b"/") for root in roots)
+    return any(path == folder or path.startswith(inside(folder)) for folder in folders)
 
 
 def shown(path: bytes) -> str:

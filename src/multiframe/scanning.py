@@ -18,10 +18,9 @@ import sqlalchemy as sa
 
 from multiframe.database import Database
 from multiframe.errors import SourceError
-from multiframe.folders import inside
 from multiframe.listing import objects as objects_below
 from multiframe.listing import same_object, vanished
-from multiframe.places import is_local, root_of, scope_of
+from multiframe.places import inside, is_below, is_local, root_of, scope_of
 from multiframe.reading import Asked, Reader
 from multiframe.registering import LONGEST, LOOKUP, Record, gone, identity_of, register, remove
 from multiframe.schema import instances, objects, scans
@@ -258,7 +257,7 @@ class Scan:
                 missed = at == len(met)
                 missed[~missed] = met[at[~missed]] != hashes[~missed]
                 asked = [path for path, not_met in zip(paths, missed, strict=True) if not_met]
-                asked = [path for path in asked if not any(path == u or path.startswith(inside(u)) for u in unlisted)]
+                asked = [path for path in asked if not is_below(path, unlisted)]
                 self._drop(vanished(asked))
 
     def _catalogued(self, scope: bytes, after: bytes) -> Sequence[bytes]:
@@ -288,7 +287,7 @@ def _outermost(roots: Iterable[str | os.PathLike[str] | bytes]) -> list[bytes]:
     """Give the roots as they really lie, without those that lie below others; bytes are as they lie already."""
     kept: list[bytes] = []
     for root in sorted({root if isinstance(root, bytes) else root_of(root) for root in roots}):
-        if not any(root.startswith(inside(outer)) for outer in kept):
+        if not is_below(root, kept):
             kept.append(root)
     return kept
 

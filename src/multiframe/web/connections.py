@@ -151,18 +151,16 @@ class Patient(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, as any other request is refused; behind a whole request its answer comes first."""
         if self._answering and self._coming != "body":
-            audit("turned away", status=400, error="NotHttp", client=self.client[0] if self.client else None)
+            self._turned_away(400, "NotHttp")
             self.flow.pause_reading()
             self.cycle.keep_alive = False
+            self._coming = None  # nobody listens any more: nothing is waited for
             return
         self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
 
     def _refuse(self, status: int, error: str, message: str) -> None:
-        """Say why, and close; where another answer is due, only close: this one would be taken for it.
-
-        No request has begun that the witness could tell of: it is written down here.
-        """
-        audit("turned away", status=status, error=error, client=self.client[0] if self.client else None)
+        """Say why, and close; where another answer is due, only close: this one would be taken for it."""
+        self._turned_away(status, error)
         if self._answering and (self._coming == "head" or self.cycle.response_started or self.pipeline):
             self.transport.abort()
             return
@@ -171,6 +169,10 @@ class Patient(HttpToolsProtocol):
         head += "retry-after: 2\r\n" if status == 503 else ""
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
         self.transport.close()
+
+    def _turned_away(self, status: int, error: str) -> None:
+        """Write it down: no request has begun that the witness could tell of."""
+        audit("turned away", status=status, error=error, client=self.client[0] if self.client else None)
 
     def look(self, now: float) -> None:
         """Close what is waited for in vain."""

@@ -232,8 +232,10 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             old = int.from_bytes(data[at + 4 : at + 8], "little")
             near = (0, 2, old + 2, old - 2, old + 1, old * 2)
             new = random.choice((*near, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
-            # One that swallows whole Items, or all of them and padding, is believed: Items are the facts.
-            if at + 8 + new not in tags and (at + 8 + new < tags[-1] or any(data[tags[-1] : at + 8 + new])):
+            # One that swallows whole Items, or all of them and padding, is believed: Items are the facts. So is one
+            # that ends where a payload imitates Items as far as to a real one.
+            next_at = imitated(data, at + 8 + new, tags)
+            if next_at not in tags and (next_at < tags[-1] or any(data[tags[-1] : next_at])):
                 data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)
@@ -274,6 +276,13 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             if data[tags[-1] : tags[-1] + 8] == END:
                 del data[tags[-1] : random.choice((tags[-1] + 8, len(data)))]
     return how
+
+
+def imitated(data: bytes | bytearray, at: int, tags: list[int]) -> int:
+    """Follow what looks like Items from `at` on, as far as to a real one or to what is none."""
+    while at not in tags and data[at : at + 4] == ITEM and at + 8 <= len(data):
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return at
 
 
 def flipped(data: bytes, random: Random) -> bytes:

@@ -31,6 +31,7 @@ from tests.files import (
     BIG_ENDIAN,
     DEFLATED,
     ENCAPSULATED,
+    END,
     EXPLICIT,
     IMPLICIT,
     ITEM,
@@ -166,6 +167,16 @@ def test_frames_without_end_marks_are_found_by_where_they_begin():
     frames = [[simple(i)[:-2]] for i in range(4)]
     for file in (made(JPEG, frames), made(JPEG, [[f[:8], f[8:]] for (f,) in frames[:3]] + [[simple(9)]])):
         assert frames_of(file.open()) == file.frames
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(64), b"\xff" * 30, element(0x7FE10010, b"LO", b"PRIVATE ")])
+def test_a_delimiter_is_one_by_what_lies_behind_it(behind):
+    """Without an end mark before it nothing else shows that the last frame is whole: in place of an Item it cuts it."""
+    frame = simple(1)[:-2]
+    whole = made(JPEG, [[simple(0)], [frame]], junk=behind)
+    assert frames_of(whole.open()) == whole.frames
+    lying = replace(whole, data=whole.data.replace(END, END + frame[4:] + END))
+    assert frames_of(lying.open()) == [simple(0), FragmentError]
 
 
 @pytest.mark.parametrize("padding", [b"\0\0", b"\xff\xff", bytes(40), b"\xff" * 30 + b"\0\0"])

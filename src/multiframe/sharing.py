@@ -306,6 +306,8 @@ class Sharing:
         elif self.family == "rle":
             shared = yield from self._rle()
         elif self.family in _MARKED:
+            if self.end == "delimiter" and not c.ends[-1] and not (yield from self._delimits()):
+                self.end = "junk"
             shared = yield from self._by_marks()
         else:
             shared = self._by_count()
@@ -314,6 +316,18 @@ class Sharing:
         if shared.upto == c.n and (loose or (self.end == "junk" and not (yield from self._may_end()))):
             shared = _Shared(shared.firsts[:-1], int(shared.firsts[-1]) if len(shared.firsts) else 0, _NO_END)
         return self._checked(self._without_doubtful_empties(shared))
+
+    def _delimits(self) -> Plan[bool]:
+        """Whether the delimiter is one, by what lies behind it: where no end mark is before it, it is all there is.
+
+        In place of the Item of a last fragment it would take that from the frame.
+        """
+        at = self.next_at + 8
+        (data,) = yield [ByteRange(at, at + _MOST_PADDING)]
+        after = bytes(data)
+        # Nothing, padding, or a data element: its tag is greater, in the byte order of all that is encapsulated.
+        beyond = int.from_bytes(after[:2], "little") >= 0x7FE0 and after[4:6].isalpha() and after[4:6].isupper()
+        return beyond or not after.strip(b"\0") or not after.strip(b"\xff")
 
     def _may_end(self) -> Plan[bool]:
         """Whether what lies behind the last Item, and is none, is what can follow Pixel Data.

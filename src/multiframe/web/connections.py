@@ -56,6 +56,7 @@ class Patient(HttpToolsProtocol):
         self._since = self._closing = time.monotonic()
         self._before = 0  # of `_taken`, or of what is still to be sent, at that time
         self._paused = False
+        self._last = False  # whether nothing more is taken: the answers that are due are the last
         if len(self.connections) > self.most and not self._make_room():
             self._refuse(503, "TooManyConnections", "this server has too many connections: come back in a moment")
 
@@ -85,7 +86,7 @@ class Patient(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
         self._taken += len(data)
-        if self.transport.is_closing():
+        if self._last or self.transport.is_closing():
             return
         before = self._head
         super().data_received(data)
@@ -149,30 +150,25 @@ class Patient(HttpToolsProtocol):
         self._paused, self._since, self._before = False, time.monotonic(), self._taken
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, as any other request is refused; behind a whole request its answer comes first."""
-        if self._answering and self._coming != "body":
-            self._turned_away(400, "NotHttp")
-            self.flow.pause_reading()
-            self.cycle.keep_alive = False
-            self._coming = None  # nobody listens any more: nothing is waited for
-            return
+        """Refuse what is no HTTP, as any other request is refused."""
         self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
 
     def _refuse(self, status: int, error: str, message: str) -> None:
-        """Say why, and close; where another answer is due, only close: this one would be taken for it."""
-        self._turned_away(status, error)
-        if self._answering and (self._coming == "head" or self.cycle.response_started or self.pipeline):
-            self.transport.abort()
+        """Say why, and close. Behind a whole request its answer comes first, and nothing is said: none asked for it."""
+        # No request has begun that the witness could tell of.
+        audit("turned away", status=status, error=error, client=self.client[0] if self.client else None)
+        if self._answering and self._coming != "body":
+            # What comes still is read and thrown away: unread, it would take the answer along when we close.
+            self._last, self._coming, self.cycle.keep_alive = True, None, False
+            return
+        if self._answering and (self.cycle.response_started or self.pipeline):
+            self.transport.abort()  # this would be taken for that answer
             return
         body = json.dumps({"error": error, "message": message}).encode()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
         head += "retry-after: 2\r\n" if status == 503 else ""
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
         self.transport.close()
-
-    def _turned_away(self, status: int, error: str) -> None:
-        """Write it down: no request has begun that the witness could tell of."""
-        audit("turned away", status=status, error=error, client=self.client[0] if self.client else None)
 
     def look(self, now: float) -> None:
         """Close what is waited for in vain."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -71,6 +72,12 @@ def peak_of(source: str, target: str, samples: int, bits: int, data: bytes) -> b
     before = high()
     transcode(data, spec, one, other)
     return json.dumps([high() - before, takes(spec, one, other)]).encode()
+
+
+def modules(source: str, target: str, spec: PixelSpec, data: bytes) -> bytes:
+    """Say what a process has imported that has turned a frame from one syntax into another."""
+    transcode(data, spec, syntax_of(source), syntax_of(target))
+    return " ".join(sys.modules).encode()
 
 
 def high() -> int:

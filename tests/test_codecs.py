@@ -31,6 +31,7 @@ from pydicom.pixels.utils import pixel_array
 
 from multiframe.codec import Codec, Encoder, PixelSpec, encoded_spec, encoder_for, rewriter_for
 from multiframe.codecs import _headers
+from multiframe.codecs._pixels import rgb, ybr_full
 from multiframe.codecs.jpeg import JpegCodec
 from multiframe.codecs.jpeg2000 import Jpeg2000Codec
 from multiframe.codecs.jpegls import JpegLsCodec
@@ -331,6 +332,15 @@ def test_jpeg_says_its_colours():
     for i, name in enumerate(b"RGB"):
         named[at + 10 + 3 * i] = named[scan + 5 + 2 * i] = name
     assert np.abs(decode(named, spec_for(pixels, photometric="YBR_FULL"), JPEG).astype(int) - pixels).mean() < 4
+
+
+def test_colours_are_turned_round_as_pydicom_does_it():
+    """Ours brings no pydicom into a process that decodes; and a band of rows at a time takes less memory."""
+    every = np.arange(0, 256, 3, dtype="u1")
+    colours = np.stack(np.meshgrid(every, every, every, indexing="ij"), -1).reshape(86, -1, 3)
+    spec = PixelSpec(*colours.shape, "YBR_FULL")
+    assert np.array_equal(rgb(colours.copy(), spec, "YBR_FULL"), convert_color_space(colours, "YBR_FULL", "RGB"))
+    assert np.array_equal(ybr_full(colours.copy()), convert_color_space(colours, "RGB", "YBR_FULL"))
 
 
 def test_lossless_jpeg_in_ybr_is_converted():

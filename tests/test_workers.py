@@ -5,27 +5,31 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import random
 from types import SimpleNamespace
 
+import imagecodecs
 import numpy as np
 import psutil
 import pytest
 from starlette.requests import Request
 
 import multiframe
+from multiframe.codec import PixelSpec
 from multiframe.demo import real_files
 from multiframe.errors import DecodeError, OverBudget
 from multiframe.memory import MemoryBudget
 from multiframe.ranges import ByteRange
 from multiframe.rope import Made, Rope, Stored
 from multiframe.settings import Settings
-from multiframe.syntaxes import EXPLICIT_LE
+from multiframe.syntaxes import EXPLICIT_LE, syntax_of
+from multiframe.transcode import transcode
 from multiframe.web.answers import Body, Section, made_once, works_of
 from multiframe.web.once import ClientGone
 from multiframe.web.workers import Workers
-from tests.jobs import SIDE, alone, die, greedy, pause, peak_of, process, refuse, stumble, sum_up, times
+from tests.jobs import SIDE, alone, die, greedy, modules, pause, peak_of, process, refuse, stumble, sum_up, times
 
 
 @pytest.fixture
@@ -231,7 +235,9 @@ def test_a_process_that_has_nothing_to_do_is_ended(monkeypatch):
     workers.close()
 
 
-JXL, HT, J2K, JLS, RLE, LOSSLESS = (f"1.2.840.10008.1.2.{n}" for n in ("4.110", "4.201", "4.90", "4.80", "5", "4.70"))
+JXL, HT, J2K, JLS, RLE, LOSSLESS, JPEG = (
+    f"1.2.840.10008.1.2.{n}" for n in ("4.110", "4.201", "4.90", "4.80", "5", "4.70", "4.50")
+)
 
 
 @pytest.mark.parametrize(("samples", "bits"), [(3, 8), (1, 12)])
@@ -246,3 +252,18 @@ def test_making_a_frame_takes_no_more_than_is_said(workers, source, target, samp
     data = np.repeat(pixels[..., None], samples, axis=2).tobytes()
     took, said = json.loads(asyncio.run(workers.run(peak_of, source, target, samples, bits, data)))
     assert took <= said
+
+
+@pytest.mark.parametrize(("source", "photometric"), [(RLE, "YBR_FULL"), (JPEG, "YBR_FULL"), (JPEG, "YBR_FULL_422")])
+def test_a_process_that_encodes_imports_no_more_than_it_needs(source, photometric):
+    """There is one of it for each core. pydicom would be 18 MB in each, OpenSSL 4, what reads packages 3."""
+    pixels, spec = np.zeros((64, 64, 3), "u1"), PixelSpec(64, 64, 3, photometric)
+    if source == RLE:
+        data = transcode(pixels.tobytes(), replace(spec, photometric="RGB"), syntax_of(EXPLICIT_LE), syntax_of(RLE))
+    else:
+        data = bytes(imagecodecs.jpeg8_encode(pixels))
+    workers = Workers(1)
+    imported = set(asyncio.run(workers.run(modules, source, HT, spec, data)).decode().split())
+    workers.close()
+    assert {"numpy", "imagecodecs", "multiframe.codecs.jpeg2000"} <= imported
+    assert imported.isdisjoint({"pydicom", "ssl", "_hashlib", "email", "zipfile", "importlib.metadata", "starlette"})

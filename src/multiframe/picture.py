@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from io import BytesIO
 from math import log2
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -218,4 +217,6 @@ def revision() -> str:
     >>> revision().split()[0]
     'multiframe'
     """
+    from importlib.metadata import version  # here: 3 MB that processes which draw do not need
+
     return " ".join(f"{name} {version(name)}" for name in ("multiframe", "numpy", "pillow", "imagecodecs"))

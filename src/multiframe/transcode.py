@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from multiframe.codec import PixelSpec, codec_for, encoder_for, rewriter_for
@@ -165,9 +164,9 @@ def _pixels(data: Buffer, spec: PixelSpec, source: TransferSyntax) -> NDArray[An
         return codec.decode(data, spec, source)
     if source.family == "jpegxl" or (source.family == "jpeg" and source.lossy):
         # These libraries have RGB to give, and nothing else.
-        from pydicom.pixels.processing import convert_color_space
+        from multiframe.codecs._pixels import ybr_full  # here: NumPy, which who only asks what can be had does not need
 
-        return convert_color_space(codec.decode(data, spec, source), "RGB", "YBR_FULL")
+        return ybr_full(codec.decode(data, spec, source))
     # What was never lossy must not become so by a rounded colour: YBR_RCT says that samples are not to be turned.
     return codec.decode(data, replace(spec, photometric="YBR_RCT"), source)
 
@@ -243,6 +242,8 @@ def fingerprint(source: TransferSyntax, target: TransferSyntax) -> str:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # here: 3 MB that processes which decode do not need
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from struct import pack, unpack
 
+from multiframe.codec import know
 from multiframe.errors import MultiframeError
 from multiframe.web import journal
 from multiframe.web.journal import REQUEST
@@ -62,6 +63,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints, prints beside
     said = journal.Journal()
     journal.log_to(said, journal.format_for(said, sys.argv[2]))
+    know(sys.argv[3:])
     os.write(answers, b".")
     while len(asked := os.read(0, 16)) == 16:
         size, need = unpack(ASKED, asked)

@@ -27,6 +27,7 @@ from struct import pack, unpack
 from typing import TYPE_CHECKING, Any
 
 from multiframe import errors
+from multiframe.codec import known
 from multiframe.memory import MemoryBudget
 from multiframe.web import journal
 from multiframe.web.forwarded import forwarded
@@ -286,7 +287,7 @@ class _Process:
         self.since = 0.0
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "multiframe.web.work", str(self._file), journal.form()],
+                [sys.executable, "-m", "multiframe.web.work", str(self._file), journal.form(), *known()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

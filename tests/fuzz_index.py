@@ -232,10 +232,11 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             old = int.from_bytes(data[at + 4 : at + 8], "little")
             near = (0, 2, old + 2, old - 2, old + 1, old * 2)
             new = random.choice((*near, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
-            # One that swallows whole Items, or all of them and padding, is believed: Items are the facts. So is one
-            # that ends where a payload imitates Items as far as to a real one.
-            next_at = imitated(data, at + 8 + new, tags)
-            if next_at not in tags and (next_at < tags[-1] or any(data[tags[-1] : next_at])):
+            # One that swallows whole Items, or all of them and zeros, or all but padding, is believed: Items are the
+            # facts. So is one that ends where a payload imitates Items as far as to a real one.
+            next_at, last = imitated(data, at + 8 + new, tags), tags[-1]
+            all_but = at + 8 + old < last and not data[next_at:last].strip(b"\0\xff")
+            if next_at not in tags and (any(data[last:next_at]) if next_at > last else not all_but):
                 data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)

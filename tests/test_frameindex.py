@@ -187,6 +187,29 @@ def test_padding_behind_the_end_belongs_to_the_frame(padding):
         assert frames_of(file.open()) == file.frames
 
 
+def test_a_delimiter_behind_rle_is_one_by_what_lies_behind_it_where_their_number_does_not_bear_it_out():
+    random = Random(3)
+    frames = [cut(frame_of(RLE, random), 1, random) for _ in range(3)]
+    few = made(RLE, frames[:2], frames="3")
+    assert frames_of(few.open()) == [*few.frames, FragmentError]
+    whole = made(RLE, frames)
+    middle = frames[1][0]
+    data = whole.data.replace(item(middle), item(middle[:70]) + END + middle[78:])
+    assert frames_of(replace(whole, data=data).open()) == [whole.frames[0], FragmentError, FragmentError]
+
+
+def test_a_length_that_swallows_a_fragment_is_not_believed_where_the_grammar_breaks_and_nothing_follows():
+    """A comment in the header holds an end mark, and behind it where another codestream seems to begin."""
+    plain = bytes.fromhex("ff4f ff51 0028") + bytes(38) + bytes.fromhex("ff52 000c") + bytes(10)
+    begun = plain + bytes.fromhex("ff5c 0006 00000000 ff64 0030 ffd9")
+    rest = plain[:44] + bytes.fromhex("ff90 000a 0000 00000011 00 01 ff93 fe12fe ffd9 00")
+    tile = bytes.fromhex("ff90 000a 0000 00000000 00 01 ff93 010203 ffd9")
+    whole = made(J2K, [[plain + tile], [begun, rest]], delimiter=False, junk=bytes(64))
+    assert frames_of(whole.open()) == whole.frames
+    lying = whole.data.replace(item(begun), item(begun, len(begun) + 8 + len(rest)))
+    assert frames_of(replace(whole, data=lying).open()) == [whole.frames[0], FragmentError]
+
+
 def test_several_frames_in_one_fragment_are_refused():
     for n in (2, 40):
         file = made(JPEG, [[b"".join(simple(i) for i in range(k, k + 2))] for k in range(0, n, 2)], frames=str(n))

@@ -291,6 +291,10 @@ class Sharing:
             return self._index("scan", _Shared(_firsts([0] if c.n else []), c.n))
         if self.family in _MARKED and not c.begins.any():
             yield from self._settle(c.n)  # the first fragment may be too short to begin like anything
+        marked = self.family in _MARKED and c.begins.any()
+        alone = not c.ends[-1] if marked else self.family == "rle" and c.n != self.declared  # the only witness
+        if c.n and self.end == "delimiter" and alone and not (yield from self._delimits()):
+            self.end = "junk"
         if not c.n:
             shared = _Shared(_firsts([]), 0)
         elif self.family == "uncompressed":
@@ -306,8 +310,6 @@ class Sharing:
         elif self.family == "rle":
             shared = yield from self._rle()
         elif self.family in _MARKED:
-            if self.end == "delimiter" and not c.ends[-1] and not (yield from self._delimits()):
-                self.end = "junk"
             shared = yield from self._by_marks()
         else:
             shared = self._by_count()
@@ -318,7 +320,7 @@ class Sharing:
         return self._checked(self._without_doubtful_empties(shared))
 
     def _delimits(self) -> Plan[bool]:
-        """Whether the delimiter is one, by what lies behind it: where no end mark is before it, it is all there is.
+        """Whether the delimiter is one, by what lies behind it, where nothing else shows that the last frame is whole.
 
         In place of the Item of a last fragment it would take that from the frame.
         """
@@ -447,7 +449,8 @@ class Sharing:
                 k, trouble = j + 1, _NO_MARK
             last = trouble == _NO_END and self.end == "delimiter"
             # One broken codestream between whole ones ends as it should, and what follows it begins as it should.
-            single = trouble in (_NO_MARK, _NO_GRAMMAR) and c.ends[j] and (j + 1 == c.n or c.begins[j + 1])
+            follows = c.begins[j + 1] if j + 1 < c.n else self.end != "junk"
+            single = trouble in (_NO_MARK, _NO_GRAMMAR) and c.ends[j] and follows
             single = single and (j > 0 or not self.tables.doubtful)  # what was taken for a table may be its beginning
             if one_each and k == j + 1 and (single or last):
                 broken, trouble = min(broken, j), ""

@@ -32,6 +32,7 @@ from multiframe.header import read_header
 from multiframe.matching import Like, wildcard
 from multiframe.memory import MemoryBudget
 from multiframe.migrations import REVISIONS
+from multiframe.registering import lies_there
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, run
 from tests.test_dicomjson import element
@@ -415,6 +416,30 @@ def test_many_processes_read_as_one_does(
     other.scan([files])
     assert one.search(Search("instance")) == other.search(Search("instance"))
     other.close()
+
+
+def test_a_place_is_told_from_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").touch()
+    (tmp_path / "a" / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a" / "b" / "link").symlink_to("file")
+    names = (
+        "a/b/file",
+        "link/b/file",
+        "a/b/link",
+        "a/b/none",
+        "none/file",
+        "a/b/file/x",
+        "a//b",
+        "a/b/",
+        "a/./b",
+        "link",
+    )
+    for name in (*names, "a/../a/b", "a/" + "x" * 300):
+        path = os.fsencode(tmp_path) + b"/" + name.encode()
+        assert lies_there(path) == (os.path.realpath(path) == path), name
+    assert not lies_there(os.fsencode(tmp_path / "a" / "loop"))  # a link all the same
 
 
 def test_a_process_that_is_killed_costs_no_file(catalog: Catalog, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 """What is gleaned of a header by comparing it is what reading all of it gives; else nothing is gleaned."""
 
 import io
+import zlib
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID
 
@@ -49,6 +50,7 @@ def check(gleaner: Gleaner, data: bytes) -> bool:
     expected = read(data)
     assert expected is not None
     assert found == expected
+    assert found.packed is None or zlib.decompress(found.packed) == expected.header.raw
     assert list(found.header.values) == list(expected.header.values)
     assert found.study["attributes"] == expected.study["attributes"]
     return True
@@ -113,11 +115,76 @@ def test_bytes_that_are_anything(name: str, data: st.DataObject) -> None:
     assert one is not None
     gleaner = Gleaner()
     gleaner.remember(one)
+    if data.draw(st.booleans()):  # so that a shape is known, too
+        assert gleaner.glean(renamed(bytes(whole), one, "9")[:FIRST])
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(120, min(len(one.header.raw) + 12, FIRST) - 1))
         whole[at] = data.draw(st.integers(0, 255))
     cut = data.draw(st.none() | st.integers(0, len(whole)))
     check(gleaner, bytes(whole[:cut]))
+
+
+def renamed(data: bytes, one: Gleaned, end: str) -> bytes:
+    """A file whose SOP Instance UID ends otherwise, both times."""
+    start, stop = one.header.values[0x00080018]
+    uid = data[start:stop].rstrip(b"\0")
+    return data.replace(uid, uid[: -len(end)] + end.encode())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_one_of_a_known_shape_is_not_walked_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = kind(name)
+    one = read(data)
+    assert one is not None
+    gleaner = Gleaner()
+    gleaner.remember(one)
+    assert check(gleaner, renamed(data, one, "8"))
+    with monkeypatch.context() as patched:
+        patched.setattr(gleaning, "Walk", None)
+        assert gleaner.glean(renamed(data, one, "7")) is not None
+    assert check(gleaner, renamed(data, one, "7"))
+    assert check(gleaner, data)
+    assert read(renamed(data, one, "7")) != read(renamed(data, one, "6"))
+
+
+@settings(max_examples=40, deadline=None)  # pydicom writes a few files for each
+@given(
+    st.sampled_from(("CT_small.dcm", "MR_small_implicit.dcm", "examples_palette.dcm")),
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "SOPInstanceUID": st.sampled_from(["1.2.31", "1.2.32", "1.2.3456"]),
+                "InstanceNumber": st.sampled_from(["1", "+7", "22", "-0", "x", ""]),
+                "ImagePositionPatient": st.sampled_from(["1\\2\\3.50", "1\\2\\3.5e1", "1\\2\\ 3.5", "1\\\\"]),
+                "ImageType": st.sampled_from(["ORIGINAL\\A", "ORIGINAL\\B", 'ORIGINAL\\"', "ORIGINAL\\é"]),
+                "ImageComments": st.sampled_from(["a b", "a\\b", "%s%", "x" * 1100, "y" * 1100]),
+                "SeriesNumber": st.sampled_from(["1", "2"]),
+                "PatientName": st.sampled_from(["Doe^A", "Doe^B"]),
+                "RescaleSlope": st.sampled_from(["1.0", "2", "0.10"]),
+                "WindowCenter": st.sampled_from(["40", "1e2"]),
+                "PatientSize": st.sampled_from(["1.80", "1.8"]),
+                "Rows": st.sampled_from([64, 128]),
+            }
+        ),
+        min_size=3,
+        max_size=5,
+    ),
+)
+def test_a_series_of_files(name: str, series: list[dict[str, Any]]) -> None:
+    gleaner = Gleaner()
+    data = pydicom.dcmread(io.BytesIO(kind(name)))
+    for values in series:
+        for keyword, value in values.items():
+            setattr(data, keyword, None if keyword != "PatientName" else value)
+            if keyword != "PatientName":
+                data[keyword]._value = value  # as it is, whether or not pydicom would write that
+        data.file_meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
+        whole = saved(data)
+        if not check(gleaner, whole):
+            one = read(whole)
+            assert one is not None
+            gleaner.remember(one)
+            check(gleaner, whole)
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_implicit.dcm", "examples_ybr_color.dcm"])

@@ -914,6 +914,14 @@ class Teller:
             return _short_sequence(writer, element.at, element.stop, writer.explicit)
         return [writer.element(element, vr)] if element.stop - element.start <= _SMALL else []
 
+    def spelling(self, element: Element) -> Callable[[bytes], str] | None:
+        """Give what writes any value of an attribute as `tell` has just written the one it has; None: a sequence."""
+        vr = self.writer.vr(element)
+        if vr == "SQ":
+            return None
+        begin, spell = f'"{element.tag:08X}":{{"vr":"{vr}"', self.writer.spelling(vr, self.writer.scopes[-1].text)
+        return lambda data: f"{begin}{spell(data)}}}"
+
 
 def _short_sequence(writer: _Writer, at: int, stop: int, explicit: bool) -> list[str]:
     """Write one sequence that is not long; nothing where it is no sequence inside."""

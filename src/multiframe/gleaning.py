@@ -2,35 +2,53 @@
 
 The files of a series differ in a few values. A header is compared with the last one of its kind, runs of elements at a
 time; only elements that differ are read, and what is kept of all others is taken over. Whatever is not plain is left
-to who reads a header from its first byte to its last: both must say the same. It must not know files, nor where
-anything is kept.
+to who reads a header from its first byte to its last: both must say the same. One that differs from another only in
+values of the same length is not even walked over. It must not know files, nor where anything is kept.
 """
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from multiframe.dicomjson import Teller, attributes
 from multiframe.elements import KNOWN_VRS, Element, Walk
 from multiframe.errors import FormatError
 from multiframe.header import Header, PixelData
-from multiframe.schema import LEVELS, Level, column_of, columns_of, level_of, lines_of, requests_of, shared_out, written
+from multiframe.packing import Packer
+from multiframe.schema import (
+    LEVELS,
+    Level,
+    column_of,
+    columns_of,
+    is_searched,
+    level_of,
+    lines_of,
+    requests_of,
+    shared_out,
+    written,
+)
 
 __all__ = ["Gleaned", "Gleaner", "gleaned"]
 
 type Row = Mapping[str, Any]
 
-_META, _SYNTAX, _CLASS = b"\2\0", 0x00020010, 0x00020002
+_META, _SYNTAX, _CLASS, _INSTANCE = b"\2\0", 0x00020010, 0x00020002, 0x00020003
 _CHARSET, _REPRESENTATION, _OFFSET = 0x00080005, 0x00280103, 0x00080201
 _DECISIVE = frozenset((_CHARSET, _REPRESENTATION, _OFFSET))  # they say how others are read, or belong to all levels
 _PIXELS: Final = frozenset((b"\xe0\x7f\x08\0", b"\xe0\x7f\x09\0", b"\xe0\x7f\x10\0"))
-_AS_KEPT = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UI"))  # JSON writes strings one way
+_AS_KEPT = frozenset((  # JSON writes strings and integers one way
+    "AE", "AS", "CS", "DA", "DT", "IS", "LO", "LT", "SH", "SL", "SS", "ST", "TM", "UI", "UL", "US",
+))  # fmt: skip
 _MOST = 16  # kinds of header that are remembered
 _MOST_CHANGED = 64  # from here on reading takes no longer
+_MOST_SHAPES = 12  # that are remembered
+_MARGIN = 1024  # bytes that a header may be longer than those before it, before it has to be read anew
 
 
-class Gleaned(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gleaned:
     """What is kept of a header.
 
     Attributes
@@ -41,6 +59,10 @@ class Gleaned(NamedTuple):
         Columns, as `schema.columns_of` gives them, with UIDs; the same object for all whose values are the same.
     requests : sequence of mapping
         As `schema.requests_of` gives them, with UIDs.
+    facts : str
+        Where what is needed lies in the header, as JSON.
+    packed : bytes or None
+        The header as a zlib stream, where that costs nothing.
     """
 
     header: Header
@@ -48,6 +70,8 @@ class Gleaned(NamedTuple):
     series: Row
     instance: Row
     requests: Sequence[Row]
+    facts: str
+    packed: bytes | None = field(default=None, compare=False, repr=False)
 
 
 def gleaned(header: Header) -> Gleaned:
@@ -67,7 +91,13 @@ def gleaned(header: Header) -> Gleaned:
         {"study": study, "series": series, **rows["series"]},
         {"study": study, "series": series, "instance": instance, **rows["instance"]},
         [{"study": study, "series": series, **row} for row in requests_of(levels["series"])],
+        _facts(header),
     )
+
+
+def _facts(header: Header) -> str:
+    facts = {"dataset_at": header.dataset_at, "pixel_data": header.pixel_data, "values": dict(header.values)}
+    return json.dumps(facts)
 
 
 class _Known:
@@ -112,6 +142,77 @@ class _Compared(NamedTuple):
     pixels: PixelData
 
 
+class _Hole(NamedTuple):
+    """An element of the instance that is not the same in all headers of a shape."""
+
+    start: int
+    stop: int
+    tag: str
+    spell: Callable[[bytes], str]
+    as_kept: bool  # what that writes
+    piece: int  # of `_Shape._pieces` where it is written
+
+
+class _Shape:
+    """Headers that are the same byte for byte but for some values of the instance, which are of the same length.
+
+    All that is known of one of them holds for the others, but for what those values say.
+    """
+
+    def __init__(
+        self, data: bytes, meta: "_Meta", one: Gleaned, told: Sequence[tuple[Element, Callable[[bytes], str] | None]]
+    ) -> None:
+        pixels = one.header.pixels
+        self._one = one
+        self._packer: Packer | None = None
+        spans = [(element.start, element.stop) for element, _ in told]
+        self._spans = [span for span in (meta.instance, *spans) if span[0] < span[1]]
+        around = zip(
+            [0, *(stop for _, stop in self._spans)], [*(at for at, _ in self._spans), pixels.start], strict=True
+        )
+        self._fixed = [(start, data[start:stop]) for start, stop in around]
+        spelled = {f"{element.tag:08X}": (element, spell) for element, spell in told if spell is not None}
+        self._holes: list[_Hole] = []
+        self._pieces: list[str] = []  # of the attributes
+        same: list[str] = []  # lines
+        for tag, line in lines_of(one.instance["attributes"]).items():
+            if tag not in spelled:
+                same.append(line)
+                continue
+            if same:
+                self._pieces.append(",\n".join(same))
+                same = []
+            element, spell = spelled[tag]
+            vr = line[len('"00080018":{"vr":"') :][:2]
+            assert spell is not None
+            self._holes.append(_Hole(element.start, element.stop, tag, spell, vr in _AS_KEPT, len(self._pieces)))
+            self._pieces.append(line)
+        if same:
+            self._pieces.append(",\n".join(same))
+
+    def gleaned(self, data: bytes) -> Gleaned | None:
+        """Glean what is kept of a header of this shape; None: it is of another one."""
+        for at, part in self._fixed:
+            if not data.startswith(part, at):
+                return None
+        one = self._one
+        like = one.header
+        header = Header(data[: like.pixels.at], like.syntax, like.dataset_at, like.pixel_data, like.values)
+        instance = dict(one.instance)
+        pieces = self._pieces.copy()
+        for start, stop, tag, spell, as_kept, piece in self._holes:
+            line = spell(data[start:stop])
+            pieces[piece] = line if as_kept else _rewritten(line)
+            if is_searched("instance", tag):
+                instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag])
+        instance["attributes"] = "{" + ",\n".join(pieces) + "}"
+        instance["instance"] = header.sop_instance_uid
+        if self._packer is None:  # it is not the only one
+            self._packer = Packer(like.raw, self._spans)
+        packed = self._packer.packed(header.raw)
+        return Gleaned(header, one.study, one.series, instance, one.requests, one.facts, packed)
+
+
 class Gleaner:
     """Gleans what is kept of one header after another.
 
@@ -131,6 +232,13 @@ class Gleaner:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], _Known] = {}
+        self._shapes: list[_Shape] = []  # the one met last comes first
+        self._longest = 0
+
+    @property
+    def reach(self) -> int:
+        """How many bytes of a file are most likely enough; 0: nobody knows."""
+        return self._longest + _MARGIN if self._longest else 0
 
     def remember(self, one: Gleaned) -> None:
         """Compare headers to come with this one, if it is plain."""
@@ -144,6 +252,7 @@ class Gleaner:
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             self._known[meta.kind] = _Known(one, elements)
+            self._longest = max(len(known.one.header.raw) for known in self._known.values())
 
     def glean(self, data: bytes) -> Gleaned | None:
         """Glean what is kept of the header that a file begins with.
@@ -158,23 +267,35 @@ class Gleaner:
         Gleaned or None
             None: no header like it is known, it is not all there, or not plain. It has to be read.
         """
+        for k, met in enumerate(self._shapes):
+            if (same := met.gleaned(data)) is not None:
+                if k:
+                    self._shapes.insert(0, self._shapes.pop(k))
+                return same
         meta = _meta(data) if self._known else None
         known = self._known.get(meta.kind) if meta is not None else None
         if meta is None or known is None or data[meta.at : meta.at + 6] != known.data[:6]:
             return None  # its first element tells how all are written
         try:
             found = _compared(data, meta.at, known)
-            one = None if found is None else _taken_over(data, meta, known, found)
+            taken = None if found is None else _taken_over(data, meta, known, found)
         except FormatError:
             return None
-        if one is not None and (one.study is not known.one.study or one.series is not known.one.series):
+        if taken is None:
+            return None
+        one, shape = taken
+        if one.study is not known.one.study or one.series is not known.one.series:
             self.remember(one)  # the next ones are of that series, too
+        if shape is not None:
+            self._shapes.insert(0, shape)
+            del self._shapes[_MOST_SHAPES:]
         return one
 
 
 class _Meta(NamedTuple):
     at: int  # what comes behind the File Meta Information
     syntax: tuple[int, int]
+    instance: tuple[int, int]  # the SOP Instance UID, which is said there too
     kind: tuple[bytes, bytes]
 
 
@@ -183,7 +304,7 @@ def _meta(data: bytes) -> _Meta | None:
     if data[128:134] != b"DICM" + _META:
         return None
     here = Walk(132, explicit=True, little=True)
-    syntax, kind = (0, 0), b""
+    syntax, instance, kind = (0, 0), (0, 0), b""
     try:
         while data[here.at : here.at + 2] == _META:
             vr = data[here.at + 4 : here.at + 6]
@@ -194,10 +315,12 @@ def _meta(data: bytes) -> _Meta | None:
                 syntax = element.start, element.stop
             elif element.tag == _CLASS:
                 kind = data[element.start : element.stop]
+            elif element.tag == _INSTANCE:
+                instance = element.start, element.stop
     except FormatError:
         return None
     named = data[slice(*syntax)]
-    return _Meta(here.at, syntax, (named, kind)) if named.strip(b" \0") else None
+    return _Meta(here.at, syntax, instance, (named, kind)) if named.strip(b" \0") else None
 
 
 def _elements(header: Header) -> list[Element] | None:
@@ -259,7 +382,7 @@ def _compared(data: bytes, at: int, known: _Known) -> _Compared | None:
         at, k = element.stop, upto + 1
 
 
-def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> Gleaned | None:
+def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tuple[Gleaned, _Shape | None] | None:
     one, pixels = known.one, found.pixels
     if (pixels.stop < 0) != one.header.syntax.encapsulated:
         return None
@@ -282,16 +405,28 @@ def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> Gl
     header = Header(data[: pixels.at], one.header.syntax, meta.at, pixels, dict(sorted(values.items())))
     told = dict.fromkeys(f"{known.tags[k]:08X}" for k in found.gone)
     teller = Teller(header)
+    own: list[tuple[Element, Callable[[bytes], str] | None]] = []
+    alike = True
     for element in sorted((*decisive, *(element for _, element in found.changed))):
         line = teller.tell(element)
-        if element.tag not in _DECISIVE:
-            told[f"{element.tag:08X}"] = _as_kept(line[0], element.vr) if line else None
-    return _rows(header, known, told)
+        if element.tag in _DECISIVE:
+            continue
+        told[f"{element.tag:08X}"] = _as_kept(line[0], element.vr) if line else None
+        if level_of(element.tag) == "instance":
+            spell = teller.spelling(element) if line else None
+            own.append((element, spell))
+            alike = alike and (spell is not None or not line)
+    one = _rows(header, known, told)
+    return one, _Shape(data, meta, one, own) if alike else None
 
 
 def _as_kept(text: str, vr: str) -> str:
     """Write an attribute as the catalog does."""
-    return text if vr in _AS_KEPT else written(json.loads(f"{{{text}}}"))[1:-1]
+    return text if vr in _AS_KEPT else _rewritten(text)
+
+
+def _rewritten(text: str) -> str:
+    return written(json.loads(f"{{{text}}}"))[1:-1]
 
 
 def _rows(header: Header, known: _Known, told: Mapping[str, str | None]) -> Gleaned:
@@ -316,7 +451,7 @@ def _rows(header: Header, known: _Known, told: Mapping[str, str | None]) -> Glea
         instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag] if line else {})
     instance["attributes"] = _text(known.lines["instance"], lines)
     instance |= {"study": study_uid, "series": series_uid, "instance": header.sop_instance_uid}
-    return Gleaned(header, study, series, instance, requests)
+    return Gleaned(header, study, series, instance, requests, _facts(header))
 
 
 def _text(lines: Mapping[str, str], changed: Mapping[str, str | None]) -> str:

@@ -9,8 +9,9 @@ import json
 import os
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import batched, chain
 
 import numpy as np
@@ -107,7 +108,8 @@ class Scan:
         self.database = database
         self.roots = _outermost(roots)
         self.progress = progress
-        self.status = ScanStatus(running=True)
+        self._counts = Counter[str]()
+        self._running, self._updated = True, 0.0
         self._young: list[bytes] = []  # still being written, perhaps
         self._unlisted: list[bytes] = []
         self._met = array("Q")
@@ -116,6 +118,11 @@ class Scan:
         self._weight = 0
         self._flushed = time.monotonic()
         self._id = self._enter() if whole else None
+
+    @property
+    def status(self) -> ScanStatus:
+        """How far it is."""
+        return ScanStatus(running=self._running, updated=self._updated, **self._counts)
 
     def _enter(self) -> int:
         with self.database.transaction(write=True) as connection:
@@ -142,7 +149,7 @@ class Scan:
                 self._drop_vanished()
                 self._promote_copies()
         finally:
-            self.status = replace(self.status, running=False)
+            self._running = False
             self.flush()
         return self.status
 
@@ -174,7 +181,7 @@ class Scan:
         self._count("failed")
 
     def _count(self, what: str, n: int = 1) -> None:
-        self.status = replace(self.status, **{what: getattr(self.status, what) + n})
+        self._counts[what] += n
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         query = sa.select(objects.c.path, objects.c.identity).where(objects.c.path.in_(paths))
@@ -238,7 +245,7 @@ class Scan:
             self.progress(self.status)
 
     def _say(self, connection: sa.Connection) -> None:
-        self.status = replace(self.status, updated=time.time())
+        self._updated = time.time()
         counts = asdict(self.status)
         running, updated = counts.pop("running"), counts.pop("updated")
         said = {"running": running, "updated": updated, "counts": json.dumps(counts)}

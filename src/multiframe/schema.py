@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from multiframe.matching import Kind, name_words, stored
 
 __all__ = [
-    "KEYS", "LEVELS", "Attributes", "Key", "Level", "column_of", "columns_of", "level_of", "lines_of", "requests_of",
-    "shared_out", "written",
+    "KEYS", "LEVELS", "Attributes", "Key", "Level", "column_of", "columns_of", "is_searched", "level_of", "lines_of",
+    "requests_of", "shared_out", "written",
 ]  # fmt: skip
 
 type Level = Literal["study", "series", "instance"]
@@ -183,6 +183,11 @@ def column_of(level: Level, tag: str, attribute: Mapping[str, Any]) -> dict[str,
     if key.column in WORDS:
         return {key.column: given, WORDS[key.column]: _cut(name_words(str(given)), 2 * _LONGEST)}
     return {key.column: given}
+
+
+def is_searched(level: Level, tag: str) -> bool:
+    """Whether an attribute has columns of its own."""
+    return tag in _KEPT[level]
 
 
 def requests_of(told: Attributes) -> Iterator[dict[str, Any]]:

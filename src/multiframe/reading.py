@@ -1,6 +1,7 @@
 """Reading many headers at once: near ones on all cores, far ones many at a time.
 
-Near, reading a header is Python's work: processes of their own do it, once there are enough to be worth starting them.
+Near, reading a header is Python's work: other processes share it with this one, once there are enough files to be worth
+starting them.
 Far, it is waiting: threads do it. What is under way is bounded, and so is what is held. It must not know why somebody
 wants them, nor what becomes of them.
 """
@@ -27,8 +28,8 @@ from multiframe.source import Identity, ObjectStat
 
 __all__ = ["Asked", "Reader"]
 
-_CHUNK = 25  # files a process is given at a time
-_ENOUGH = 2000  # files that are worth starting processes for: that takes as long as some hundred headers
+_CHUNK = 50  # files a process is given at a time
+_ENOUGH = 1000  # files that are worth starting processes for: that takes as long as some hundred headers
 _THREADS = 32
 _AHEAD = 4  # pieces of work under way, for each process
 
@@ -55,7 +56,7 @@ class Reader:
     budget : MemoryBudget
         Where this process enters what it reads.
     processes : int
-        How many may read near files; 1: this one alone.
+        How many read near files, this one among them; 1: this one alone.
     """
 
     def __init__(self, settings: Settings, budget: MemoryBudget, processes: int = 1) -> None:
@@ -65,6 +66,7 @@ class Reader:
         self._pool: ThreadPoolExecutor | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._children: dict[int, _Process] = {}  # by the thread that talks to it
+        self._starting: list[Future[None]] = []
         self._under_way: deque[Future[list[Answer]]] = deque()
 
     def read(self, asked: Sequence[Asked]) -> Iterator[Answer]:
@@ -77,9 +79,15 @@ class Reader:
         for one in near[:here]:
             yield _read(one, self._settings, self._budget, self._gleaner)
         for chunk in batched(near[here:], _CHUNK):
-            self._pool = self._pool or ThreadPoolExecutor(self._processes, thread_name_prefix="reading")
-            self._under_way.append(self._pool.submit(self._read_there, chunk))
-            yield from self._ready(_AHEAD * self._processes)
+            pool = self._pool or self._start()
+            while self._under_way and self._under_way[0].done():
+                yield from self._under_way.popleft().result()
+            # Those that are still starting, or have enough to do, are not waited for.
+            if all(child.done() for child in self._starting) and len(self._under_way) < _AHEAD * len(self._starting):
+                self._under_way.append(pool.submit(self._read_there, chunk))
+            else:
+                for one in chunk:
+                    yield _read(one, self._settings, self._budget, self._gleaner)
         for one in far:
             self._threads = self._threads or ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
             self._under_way.append(self._threads.submit(_read_some, [one], self._settings, self._budget))
@@ -92,12 +100,27 @@ class Reader:
     def close(self) -> None:
         """End; what is under way is given up."""
         self._under_way.clear()
+        if not all(child.done() for child in self._starting):
+            for process in list(self._children.values()):
+                process.kill()
         for pool in (self._pool, self._threads):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._threads = None
         while self._children:
             self._children.popitem()[1].close()
+
+    def _start(self) -> ThreadPoolExecutor:
+        """Start the other processes, each with a thread that talks to it."""
+        others = self._processes - 1
+        self._pool = ThreadPoolExecutor(others, thread_name_prefix="reading")
+        self._starting = [self._pool.submit(self._start_one) for _ in range(others)]
+        return self._pool
+
+    def _start_one(self) -> None:
+        with suppress(OSError, EOFError, pickle.UnpicklingError):  # it is started anew, or does without
+            child = self._children[threading.get_ident()] = _Process(self._settings)
+            child.wait()
 
     def _ready(self, most: int) -> Iterator[Answer]:
         while len(self._under_way) > most:
@@ -108,7 +131,8 @@ class Reader:
         here = threading.get_ident()
         try:
             if here not in self._children:
-                self._children[here] = _Process(self._settings)
+                self._children[here] = child = _Process(self._settings)
+                child.wait()
             return self._children[here].read(chunk)
         except (OSError, EOFError, pickle.UnpicklingError):
             return _read_some(chunk, self._settings, self._budget)
@@ -121,6 +145,15 @@ class _Process:
         command = [sys.executable, "-m", "multiframe.reading"]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._say(settings)
+
+    def wait(self) -> None:
+        """Wait until it is there."""
+        assert self._child.stdout is not None
+        pickle.load(self._child.stdout)  # noqa: S301  # a child of ours
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._child.kill()
 
     def read(self, chunk: Sequence[Asked]) -> list[Answer]:
         self._say(chunk)
@@ -165,10 +198,15 @@ def main() -> None:
     budget = MemoryBudget(settings.memory)
     gleaner = Gleaner()
     with suppress(EOFError, BrokenPipeError):
+        _say(None)  # it is there
         while True:
             chunk = pickle.load(sys.stdin.buffer)  # noqa: S301
-            pickle.dump(_read_some(chunk, settings, budget, gleaner), sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            _say(_read_some(chunk, settings, budget, gleaner))
+
+
+def _say(what: object) -> None:
+    pickle.dump(what, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

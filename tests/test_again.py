@@ -2,13 +2,20 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+import uvloop
 from pydicom.data import get_testdata_file
+from uvicorn.server import ServerState
 
 import multiframe
 from multiframe.catalog import Catalog
@@ -16,6 +23,7 @@ from multiframe.settings import Settings
 from multiframe.testing import Layout, cine
 from multiframe.web.again import Again
 from multiframe.web.app import create_app
+from multiframe.web.connections import Patient, patient
 from multiframe.web.doors import ACTION
 
 ACCEPTS = ["multipart/related; type=application/octet-stream; transfer-syntax=*", "*/*"]
@@ -72,7 +80,7 @@ def using(path: Path, tmp_path: Path, use: Callable[[App], Awaitable[None]], set
         async with App(path, settings or Settings(), tmp_path) as app:
             await use(app)
 
-    asyncio.run(run())
+    asyncio.run(run(), loop_factory=uvloop.new_event_loop)
 
 
 @pytest.fixture
@@ -222,5 +230,160 @@ def test_the_action_is_known_by_either_way(path: Path, tmp_path: Path) -> None:
         for frame in (1, 2):
             assert (await app.get(frame)).status_code == 200
         assert (app.long, seen) == (1, ["read", "read"])
+
+    using(path, tmp_path, use)
+
+
+class Served:
+    """The application behind uvicorn's protocol, as a worker has it, and a way to speak to it byte by byte."""
+
+    def __init__(self, app: App, port: int, state: ServerState) -> None:
+        self.app, self.port, self.state = app, port, state
+        self.at_once = 0
+
+    def request(self, frame: object, *more: str) -> bytes:
+        lines = (f"GET {self.app.url}{frame} HTTP/1.1", "host: localhost:8080", *more)
+        return "\r\n".join((*lines, "", "")).encode()
+
+    async def talk(self, *requests: bytes) -> list[tuple[bytes, bytes]]:
+        """Send all at once; gives heads, without what is never the same, and bodies."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"".join(requests))
+        answers = [await answer(reader) for _ in requests]
+        writer.close()
+        return answers
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    body = await reader.readexactly(int(length[1]))
+    return re.sub(rb"(x-request-id|date): [^\r]+", rb"\1", head), body
+
+
+@asynccontextmanager
+async def served(app: App, *, narrow: bool = False) -> AsyncIterator[Served]:
+    config = uvicorn.Config(app.app, log_config=None, proxy_headers=False, ws="none", http=patient(30.0, 100))
+    config.load()
+    state = ServerState()
+    found = Served(app, 0, state)
+
+    class Counting(config.http_protocol_class):  # type: ignore[misc, name-defined]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            if narrow:
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+                transport.set_write_buffer_limits(high=0)
+            super().connection_made(transport)
+
+        def _write(self, *arguments: Any) -> None:
+            found.at_once += 1
+            super()._write(*arguments)
+
+    def connection() -> Any:
+        return Counting(config=config, server_state=state, app_state={})
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        for left in list(state.connections):
+            left.transport.abort()
+        server.close()
+
+
+def test_an_answer_at_once_is_the_one_a_task_gives(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            origin = "origin: http://localhost:3000"
+            await server.talk(server.request(1, origin))
+            assert server.at_once == 0
+            gauges = app.app.state.gauges
+            before = gauges.sum("frames_sent"), gauges.sum("requests", "frames", "200")
+            numbers = range(1, FRAMES + 1)
+            quick = await server.talk(*(server.request(n, origin) for n in numbers))
+            assert server.at_once == FRAMES, "one behind the other: none waits for one before"
+            await asyncio.sleep(0.01)
+            counted = gauges.sum("frames_sent"), gauges.sum("requests", "frames", "200")
+            assert counted == (before[0] + FRAMES, before[1] + FRAMES)
+            assert (gauges.open, app.app.state.budget.held) == (0, 0)
+            app.app.at_once = lambda scope: None  # type: ignore[attr-defined]
+            assert quick == [(await server.talk(server.request(n, origin)))[0] for n in numbers]
+            assert (server.at_once, app.long) == (FRAMES, 1)
+
+    using(path, tmp_path, use)
+
+
+def test_what_is_not_plain_is_not_answered_at_once(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            await server.talk(server.request(1))
+            for more in ("range: bytes=0-3", "if-none-match: *", "connection: close", "content-length: 0",
+                         "expect: 100-continue", "authorization: Bearer x", "accept: text/html"):  # fmt: skip
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(server.request(2, more))
+                assert (await reader.readline()).split()[1] in (b"200", b"206", b"304", b"406", b"100")
+                writer.close()
+            assert server.at_once == 0
+            await server.talk(server.request(2))
+            assert server.at_once == 1
+
+    using(path, tmp_path, use)
+
+
+def test_a_body_that_is_not_taken_keeps_its_memory_and_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "large.dcm"
+    cine(path, frames=FRAMES)
+
+    async def use(app: App) -> None:
+        async with served(app, narrow=True) as server:
+            await server.talk(server.request(1))
+            wanted = [(await server.talk(server.request(n)))[0] for n in range(1, FRAMES + 1)]
+            budget, held = app.app.state.budget, app.app.state.budget.held
+            slow = socket.socket()
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            slow.connect(("127.0.0.1", server.port))
+            slow.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=slow, limit=16)
+            before = server.at_once
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(server.request(1))
+            while server.at_once == before:
+                await asyncio.sleep(0.01)
+            assert budget.held > held, "it has not left"
+            assert [(await server.talk(server.request(n)))[0] for n in range(1, FRAMES + 1)] == wanted
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            reader._limit = 1 << 20  # type: ignore[attr-defined]
+            assert await answer(reader) == wanted[0], "nobody has written into its memory"
+            await asyncio.sleep(0.05)
+            assert (budget.held, app.app.state.gauges.open) == (held, 0)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(server.request(2))
+            await asyncio.sleep(0.05)
+            assert budget.held > held
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            assert (budget.held, app.app.state.gauges.open) == (held, 0), "who has left holds nothing"
+
+    using(path, tmp_path, use)
+
+
+def test_behind_an_answer_at_once_nothing_is_waited_for(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            await server.talk(server.request(1))
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            for n in (1, 2):
+                writer.write(server.request(n))
+                await answer(reader)
+                (connection,) = [c for c in server.state.connections if isinstance(c, Patient) and c.waits]
+                connection.look(time.monotonic() + 60)  # a head that had begun would be refused now
+            assert server.at_once == 2
+            writer.write(server.request(3) + b"GET /")
+            await answer(reader)
+            connection.look(time.monotonic() + 60)
+            assert b" 408 " in await reader.readline()
+            writer.close()
 
     using(path, tmp_path, use)

@@ -7,12 +7,14 @@ a condition, bytes that are not in the page cache, no memory free at once) goes 
 
 The doors stand before it: who asks is found out each time, and a way is for those alone who may do just the same.
 
+A server that can write an answer without waiting takes it from `Ways` itself, and no task is begun (decision 0027).
+
 It knows paths and headers as ASGI has them. It must not know what frames are, nor decide anything itself.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from weakref import ref
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +28,7 @@ from multiframe.rope import Rope, Stored
 from multiframe.source import FileSource
 from multiframe.web.doors import ACCESS, ACTION
 
-__all__ = ["Again", "Way"]
+__all__ = ["Again", "Ready", "Way", "Ways"]
 
 _DECIDING = frozenset((b"accept", b"host", b"origin"))
 """Headers on which the answer depends; it depends on who asks as well."""
@@ -63,6 +65,14 @@ class Way(NamedTuple):
         scope[_KEY] = self
 
 
+class Ready(NamedTuple):
+    """An answer that is there: its headers, its body, and the memory that holds it until the body has left."""
+
+    headers: list[tuple[bytes, bytes]]
+    body: bytearray | memoryview
+    lease: Lease
+
+
 class _Kept(NamedTuple):
     """A way without a hold on the instance: only the catalog decides how long that stays in memory."""
 
@@ -76,13 +86,11 @@ class _Kept(NamedTuple):
 type _Kind = tuple[str, bytes, tuple[tuple[bytes, bytes], ...], object]
 
 
-class Again:
-    """An application, with a short way to frames of which one was asked for before.
+class Ways:
+    """How frames were answered of which others may be asked for.
 
     Parameters
     ----------
-    app : ASGI application
-        Whose answers are remembered.
     catalog : Catalog
         Who knows which instances are in memory.
     budget : MemoryBudget
@@ -91,35 +99,47 @@ class Again:
         Bytes of the largest frame that goes the short way: larger ones leave in pieces.
     """
 
-    def __init__(self, app: ASGIApp, catalog: Catalog, budget: MemoryBudget, *, most: int) -> None:
-        self._app = app
+    def __init__(self, catalog: Catalog, budget: MemoryBudget, *, most: int) -> None:
         self._catalog = catalog
         self._budget = budget
         self._most = min(most, budget.limit)
         self._ways: OrderedDict[_Kind, _Kept] = OrderedDict()
+        self._spare = bytearray()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer by the short way, or by the long one and remember it."""
+    def clear(self) -> None:
+        """Forget them all."""
+        self._ways.clear()
+
+    def ready(self, scope: Scope, *, lend: bool = False) -> Ready | None:
+        """Give the answer for a request of whom is known who asks; None: it has to go the long way.
+
+        Parameters
+        ----------
+        lend : bool
+            Whether its body may lie in the memory of one before, which `give_back` has brought: the processor's caches
+            still hold that, and it need not be cleared.
+        """
         asked = _asked(scope)
-        if asked is None:
-            await self._app(scope, receive, send)
-            return
-        kind, number = asked
-        way = self._ways.get(kind)
-        ready = None if way is None else self._ready(way, number - 1)
-        if way is None or ready is None:
-            await self._app(scope, receive, self._learning(kind, scope, send))
-            return
-        self._ways.move_to_end(kind)
-        scope[ACTION] = way.action  # what is counted and written down is the same by either way
-        headers, body, lease = ready
-        with lease:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            # The server waits here until the body has left its buffers: only then is the memory free.
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        way = self._ways.get(asked[0]) if asked is not None else None
+        if asked is None or way is None:
+            return None
+        ready = self._ready(way, asked[1] - 1, lend)
+        if ready is not None:
+            self._ways.move_to_end(asked[0])
+            scope[ACTION] = way.action  # what is counted and written down is the same by either way
+        return ready
 
-    def _ready(self, way: _Kept, i: int) -> tuple[list[tuple[bytes, bytes]], bytearray, Lease] | None:
+    def give_back(self, body: bytearray | memoryview) -> None:
+        """Bring the memory of a body that has left, all of it: nobody looks at it any more."""
+        if isinstance(body, memoryview) and len(body.obj) >= len(self._spare):  # type: ignore[arg-type]
+            self._spare = cast(bytearray, body.obj)
+
+    def _room(self, size: int) -> memoryview:
+        """Give memory for a body, where that of one before is large enough."""
+        spare, self._spare = self._spare, bytearray()
+        return memoryview(spare if len(spare) >= size else bytearray(size))[:size]
+
+    def _ready(self, way: _Kept, i: int, lend: bool) -> Ready | None:
         """Give the answer for frame `i`, read and proven; None: it has to go the long way."""
         instance = way.instance()
         if instance is None or self._catalog.cached(way.uid) is not instance:
@@ -131,8 +151,8 @@ class Again:
         lease = self._budget.try_acquire(rope.size) if rope.size <= self._most else None
         if lease is None:
             return None
-        body = _read(rope, source, instance)
-        if body is None:
+        body = self._room(rope.size) if lend else bytearray(rope.size)
+        if not _read(rope, source, instance, body):
             lease.release()
             return None
         headers = [
@@ -141,10 +161,14 @@ class Again:
             (b"content-length", b"%d" % rope.size),
             (b"etag", rope.etag.encode()),
         ]
-        return headers, body, lease
+        return Ready(headers, body, lease)
 
-    def _learning(self, kind: _Kind, scope: Scope, send: Send) -> Send:
+    def learning(self, scope: Scope, send: Send) -> Send:
         """Watch an answer go the long way, and remember how it did."""
+        asked = _asked(scope)
+        if asked is None:
+            return send
+        kind, _ = asked
 
         async def watched(message: Message) -> None:
             way: Way | None = scope.get(_KEY)
@@ -157,6 +181,34 @@ class Again:
             await send(message)
 
         return watched
+
+
+class Again:
+    """An application, with a short way to frames of which one was asked for before.
+
+    Parameters
+    ----------
+    app : ASGI application
+        Whose answers are remembered.
+    ways : Ways
+        Where.
+    """
+
+    def __init__(self, app: ASGIApp, ways: Ways) -> None:
+        self._app = app
+        self._ways = ways
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by the short way, or by the long one and remember it."""
+        ready = self._ways.ready(scope)
+        if ready is None:
+            await self._app(scope, receive, self._ways.learning(scope, send))
+            return
+        with ready.lease:
+            await send({"type": "http.response.start", "status": 200, "headers": ready.headers})
+            await send({"type": "http.response.body", "body": ready.body, "more_body": True})
+            # The server waits here until the body has left its buffers: only then is the memory free.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _asked(scope: Scope) -> tuple[_Kind, int] | None:
@@ -175,9 +227,8 @@ def _asked(scope: Scope) -> tuple[_Kind, int] | None:
     return (path, scope["query_string"], tuple(deciding), scope[ACCESS]), int(number)
 
 
-def _read(rope: Rope, source: FileSource, instance: Instance) -> bytearray | None:
-    """Fill one buffer with a rope, from the page cache alone; None: it cannot, or what was read is not the file's."""
-    body = bytearray(rope.size)
+def _read(rope: Rope, source: FileSource, instance: Instance, body: bytearray | memoryview) -> bool:
+    """Fill a buffer with a rope, from the page cache alone; says whether it could, and what was read is the file's."""
     wanted: list[tuple[int, memoryview]] = []
     with memoryview(body) as view:
         at = 0
@@ -187,12 +238,12 @@ def _read(rope: Rope, source: FileSource, instance: Instance) -> bytearray | Non
             elif isinstance(part, Stored) and part.plain:
                 wanted.append((part.start, view[at : at + inside.size]))
             else:
-                return None
+                return False
             at += inside.size
         try:
-            return body if source.read_cached(wanted, identity=instance.stat.identity) else None
+            return source.read_cached(wanted, identity=instance.stat.identity)
         except MultiframeError:
-            return None  # the long way says what is wrong, or reads the file anew
+            return False  # the long way says what is wrong, or reads the file anew
         finally:
             for _, piece in wanted:
                 piece.release()

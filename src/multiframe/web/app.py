@@ -47,7 +47,7 @@ from multiframe.web import (
     stow,
     wado_uri,
 )
-from multiframe.web.again import Again
+from multiframe.web.again import Again, Ways
 from multiframe.web.answers import works_of
 from multiframe.web.asked import UID
 from multiframe.web.doors import Doors, Forbidden, Keys, Unauthenticated, Unverifiable, guarded
@@ -57,7 +57,7 @@ from multiframe.web.journal import REQUEST, Format, Journal
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.once import ClientGone
 from multiframe.web.origins import Origins
-from multiframe.web.witness import Witness, failed
+from multiframe.web.witness import AtOnce, Witness, failed
 from multiframe.web.workers import Workers
 
 __all__ = ["DICOMWEB", "ROUTES", "STATUS", "create_app"]
@@ -282,10 +282,22 @@ class Indexer:
 class _Application(Starlette):
     """Starlette, with the room that tells of everything around all others, also around those that catch errors."""
 
-    around: Callable[[ASGIApp], ASGIApp]
+    around: Callable[[ASGIApp], Witness]
+    keys: Keys
+    ways: Ways
 
     def build_middleware_stack(self) -> ASGIApp:
         return self.around(super().build_middleware_stack())
+
+    def at_once(self, scope: Scope) -> AtOnce | None:
+        """Give the answer that is there already, to a server that can write it without waiting; None: call this.
+
+        Who tells of everything, the doors and the short way follow one another as they do when it is called.
+        """
+        witness = self.middleware_stack
+        if not isinstance(witness, Witness) or not self.keys.at_once(scope):
+            return None
+        return witness.at_once(scope, self.ways)
 
 
 def _warm(catalog: Catalog) -> None:
@@ -357,6 +369,7 @@ def create_app(
     gauges = gauges or Gauges()
     networks(settings.trusted_proxies)
     keys = Keys(settings)
+    ways = Ways(catalog, budget, most=settings.piece)
     changing = [row for row in CHANGING if settings.store and (settings.allow_delete or row.action != "delete")]
     rows = arriving.watched(ROUTES) if settings.store else ROUTES
     web = [route for root in (DICOMWEB, COUNTED) for route in guarded(rows, root=root, locked=keys.locked)]
@@ -409,7 +422,7 @@ def create_app(
         },
         middleware=[
             Middleware(Doors, keys=keys),
-            Middleware(Again, catalog=catalog, budget=budget, most=settings.piece),
+            Middleware(Again, ways=ways),
             Middleware(_HostCheck, settings=settings),
             Middleware(
                 Origins,
@@ -419,6 +432,7 @@ def create_app(
         ],
     )
     app.around = partial(Witness, gauges=gauges, journal=journal, form=form, trusted=settings.trusted_proxies)
+    app.keys, app.ways = keys, ways
     app.state.catalog = catalog
     app.state.gauges = gauges
     app.state.readiness = health.Readiness(catalog, gauges, roots, settings.spool or settings.store)

@@ -4,6 +4,9 @@ uvicorn waits for a client as long as it likes: for the end of a request, and fo
 heads of any length. A few hundred sockets that do nothing would hold all memory there is for answers. So each
 connection is looked at once in a while: whoever is waited for has to bring, or take, `LEAST` bytes a second.
 
+An application may have an answer at once, by `at_once`: it is written where the request was read. For a frame
+that costs less than a task and uvicorn's `send` (decision 0027).
+
 It knows uvicorn's protocol and TCP. It must not know what is asked.
 """
 
@@ -12,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -28,7 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Patient", "patient", "watch"]
 
+
+class _AtOnce(Protocol):
+    """An answer that is there; `over` is told whether the client left before it, and whether its memory is free."""
+
+    headers: list[tuple[bytes, bytes]]
+    body: bytearray | memoryview
+    over: Callable[[bool, bool], None]
+
+
 _TOO_LONG = "multiframe.too_long"
+_WITH_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 _LOOKS = 8  # how often a connection is looked at in the time it is given
 
 
@@ -56,6 +69,8 @@ class Patient(HttpToolsProtocol):
         self._since = self._closing = time.monotonic()
         self._before = 0  # of `_taken`, or of what is still to be sent, at that time
         self._paused = False
+        self._next = False  # whether a request may be answered where it was read: it does not wait for others
+        self._between = False  # whether what came last has ended with a request, and nothing of the next one
         self._last = False  # whether nothing more is taken: the answers that are due are the last
         if len(self.connections) > self.most and not self._make_room():
             self._refuse(503, "TooManyConnections", "this server has too many connections: come back in a moment")
@@ -88,9 +103,9 @@ class Patient(HttpToolsProtocol):
         self._taken += len(data)
         if self._last or self.transport.is_closing():
             return
-        before = self._head
+        before, self._between = self._head, False
         super().data_received(data)
-        if self._coming == "head" and self._head == before:
+        if self._coming == "head" and self._head == before and not self._between:
             self._head += len(data)  # of a header that is not whole yet nobody else counts
         if self._coming is not None and self._head > LONGEST_HEAD and not self.transport.is_closing():
             self._refuse(431, "HeadTooLong", f"address and headers have at most {LONGEST_HEAD} bytes")
@@ -99,6 +114,7 @@ class Patient(HttpToolsProtocol):
         """Expect a request."""
         super().on_message_begin()
         self._head, self._coming, self._since = 0, "head", time.monotonic()
+        self._between = False
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of an address."""
@@ -115,12 +131,15 @@ class Patient(HttpToolsProtocol):
         self._coming, self._since, self._before = "body", time.monotonic(), self._taken
         if self._head > LONGEST_HEAD:
             cast("dict[str, Any]", self.scope)[_TOO_LONG] = True
+        self._next = True
         super().on_headers_complete()
+        self._next = False
 
     def on_message_complete(self) -> None:
-        """Expect nothing more."""
+        """Expect nothing more, or the next request where this one is answered already."""
         super().on_message_complete()
-        self._coming = None
+        self._between = True
+        self._coming, self._head = (None, self._head) if self._answering else ("head", 0)
 
     def on_response_complete(self) -> None:
         """Expect the next request, or the rest of the body that nobody wanted."""
@@ -134,7 +153,38 @@ class Patient(HttpToolsProtocol):
             app = cast("ASGI3Application", _head_too_long)
         elif (length := length_of(cycle.scope)) >= LONG:
             app = cast("ASGI3Application", partial(LongBody(self, cycle, length, came=self._came).answer, app))
+        elif self._next and (answer := self._at_once(cycle)) is not None:
+            self._write(cycle, answer)
+            return
         super()._start_asgi_task(cycle, app)
+
+    def _at_once(self, cycle: RequestResponseCycle) -> _AtOnce | None:
+        """Give the answer that the application has at once; None: it has to be called."""
+        find = getattr(self.app, "at_once", None)
+        if find is None or not cycle.keep_alive or self.transport.get_write_buffer_size():
+            return None
+        if any(name in _WITH_BODY for name, _ in cycle.scope["headers"]):
+            return None
+        try:
+            found: _AtOnce | None = find(cycle.scope)
+        except Exception:  # when it is called, it says why
+            return None
+        return found
+
+    def _write(self, cycle: RequestResponseCycle, answer: _AtOnce) -> None:
+        """Write an answer; where the client does not take it, wait for that in a task as others do."""
+        head = [STATUS_LINE[200]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"\r\n")
+        cycle.response_started, cycle.chunked_encoding = True, False
+        self.transport.writelines([b"".join(head), answer.body])
+        if self._paused:
+            super()._start_asgi_task(cycle, cast("ASGI3Application", partial(_taken, answer)))
+            return
+        cycle.response_complete = True
+        self.on_response_complete()
+        answer.over(False, not self.transport.get_write_buffer_size())
 
     def _came(self, size: int) -> None:
         self._taken += size
@@ -214,6 +264,16 @@ async def watch(connections: Iterable[Any], patience: float) -> None:
         for connection in list(connections):
             if isinstance(connection, Patient):
                 connection.look(now)
+
+
+async def _taken(answer: _AtOnce, scope: Scope, receive: Receive, send: Send) -> None:
+    """Wait until an answer has left the server's buffers: only then is its memory free."""
+    left = True
+    try:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        left = bool(getattr(getattr(send, "__self__", None), "disconnected", False))
+    finally:
+        answer.over(left, False)
 
 
 async def _head_too_long(scope: Scope, receive: Receive, send: Send) -> None:

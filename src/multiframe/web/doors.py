@@ -130,10 +130,20 @@ class Keys:
         self.locked = self._file is not None or self._issuer is not None
         self._without = READING if settings.anonymous else None if self.locked else EVERYTHING
 
+    def at_once(self, scope: Scope) -> bool:
+        """Put who asks into the scope of a request that shows no token; says whether it shows none."""
+        if any(name == b"authorization" for name, _ in scope["headers"]):
+            return False
+        scope[ACCESS] = self._nobody()
+        return True
+
+    def _nobody(self) -> _Asker:
+        return self._without or Unauthenticated("show a token: Authorization: Bearer TOKEN")
+
     async def who(self, shown: list[bytes]) -> _Asker:
         """Say who asks, by the Authorization headers of a request."""
         if not self.locked or not shown:
-            return self._without or Unauthenticated("show a token: Authorization: Bearer TOKEN")
+            return self._nobody()
         scheme, _, token = shown[0].decode("latin-1").partition(" ")
         token = token.strip(" ")
         if len(shown) > 1 or scheme.lower() != "bearer" or not token.isascii() or not token.isprintable():

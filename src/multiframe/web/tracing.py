@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from starlette.types import Scope
 
-__all__ = ["check", "request_span", "span", "start", "stop"]
+__all__ = ["check", "on", "request_span", "span", "start", "stop"]
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 _provider: TracerProvider | None = None
@@ -67,6 +67,11 @@ def stop() -> None:
     if _provider is not None:
         _provider.shutdown()
     _provider = _tracer = None
+
+
+def on() -> bool:
+    """Tell whether spans are made."""
+    return _tracer is not None
 
 
 def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:

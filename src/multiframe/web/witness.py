@@ -8,7 +8,7 @@ answered; and as every frame passes here, it must not do anything twice.
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from multiframe.web import tracing
 from multiframe.web.access import Access
+from multiframe.web.again import Ways
 from multiframe.web.asked import METHODS, Asked, asked_of
 from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.doors import ACCESS, ACTION
@@ -27,7 +29,7 @@ from multiframe.web.gauges import ERRORS, Gauges
 from multiframe.web.journal import REQUEST, Format, Journal, request_id, stamp
 from multiframe.web.tracing import request_span
 
-__all__ = ["Witness", "failed"]
+__all__ = ["AtOnce", "Witness", "failed"]
 
 log = logging.getLogger("multiframe.web")
 
@@ -37,6 +39,25 @@ _FAILED = "multiframe.failed"
 def failed(scope: Scope, error: Exception | str) -> None:
     """Say which kind of error refused a request, or broke its answer off."""
     scope[_FAILED] = error if isinstance(error, str) else type(error).__name__
+
+
+class AtOnce(NamedTuple):
+    """An answer with status 200 that is there already.
+
+    Attributes
+    ----------
+    headers : list of (bytes, bytes)
+        Their names in lower case.
+    body : bytearray or memoryview
+        All of it.
+    over : callable
+        To be called once, when the body has left: with whether the client has left before, and whether nobody looks at
+        the body any more.
+    """
+
+    headers: list[tuple[bytes, bytes]]
+    body: bytearray | memoryview
+    over: Callable[[bool, bool], None]
 
 
 class Witness:
@@ -118,9 +139,32 @@ class Witness:
                 if span is not None:
                     self._tell([over], span)
                 else:
-                    if not self._over:
-                        asyncio.get_running_loop().call_soon(self._tell_all)
-                    self._over.append(over)
+                    self._tell_soon(over)
+
+    def at_once(self, scope: Scope, ways: Ways) -> AtOnce | None:
+        """Tell of an answer that is there already, as of any other; None: there is none, and nothing is told."""
+        if tracing.on():
+            return None
+        begun = perf_counter()
+        ready = ways.ready(scope, lend=True)
+        if ready is None:
+            return None
+        name, size = request_id(scope["headers"]), len(ready.body)
+        self._gauges.open += 1
+
+        def over(left: bool, free: bool) -> None:
+            if free:
+                ways.give_back(ready.body)
+            ready.lease.release()
+            self._gauges.open -= 1
+            self._tell_soon(_Over(scope, name, 200, size, 0, perf_counter() - begun, not left, left))
+
+        return AtOnce([*ready.headers, (b"x-request-id", name.encode())], ready.body, over)
+
+    def _tell_soon(self, over: "_Over") -> None:
+        if not self._over:
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._over.append(over)
 
     def _tell_all(self) -> None:
         """Tell of all that were over in this turn of the loop.

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, Final, Literal
 
 __all__ = [
     "PAIRS", "Between", "Combined", "Empty", "Equal", "Item", "Kind", "Like", "Moments", "Number", "Test", "Words",
-    "combined", "kind_of", "name_words", "read_test", "stored", "wildcard",
+    "around", "combined", "kind_of", "name_words", "read_test", "read_zone", "stored", "wildcard",
 ]  # fmt: skip
 
 type Kind = Literal["uid", "code", "text", "name", "date", "time", "datetime", "number", "tag"]
@@ -55,6 +56,9 @@ _DATETIME = re.compile(_MOMENT, re.ASCII)
 _DATETIMES = re.compile(rf"({_MOMENT})?\s*-\s*({_MOMENT})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,32}(?:\.[0-9]{0,32})?|\.[0-9]{1,32})(?:[eE][+-]?[0-9]{1,3})?")
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
+_ZONE = re.compile(r"([+-])([01][0-9])([0-5][0-9])", re.ASCII)
+_ZONE_TAG, _PATIENT = "00080201", "0010"
+_FARTHEST = timedelta(hours=14)
 
 _EXAMPLES = {
     "date": "20261231 or 20260101-20261231",
@@ -246,6 +250,11 @@ class Moments:
             self.last is None or _not_after(moment, self.last)
         )
 
+    def at(self, zone: timedelta) -> "Moments":
+        """Give them with an offset from UTC, where they have none of their own."""
+        first, last = ((m[0], zone if m[1] is None else m[1]) if m else None for m in (self.first, self.last))
+        return Moments(first, last)
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -416,10 +425,60 @@ def _moment(text: str) -> tuple[_Moment, _Moment]:
         last = datetime.max
     away = None
     if offset:
-        away = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:])) * (-1 if offset[0] == "-" else 1)
-        if abs(away) > timedelta(hours=14):
-            raise ValueError
+        away = read_zone(offset)
     return (first, away), (last, away)
+
+
+def read_zone(text: str) -> timedelta:
+    """Read an offset from UTC, as of Timezone Offset From UTC (PS3.3 C.12.1.1).
+
+    Raises
+    ------
+    ValueError
+        It is none.
+
+    Examples
+    --------
+    >>> read_zone("-0330") == -timedelta(hours=3, minutes=30)
+    True
+    """
+    found = _ZONE.fullmatch(text.strip())
+    away = timedelta(hours=int(found[2]), minutes=int(found[3])) if found else 2 * _FARTHEST
+    if found is None or away > _FARTHEST:
+        raise ValueError("TimezoneOffsetFromUTC is hours and minutes, such as +0200 or -0330")
+    return -away if found[1] == "-" else away
+
+
+def around(dates: Between) -> Between:
+    """Give the days in which dates may be written that lie in a range by the clock of another time zone.
+
+    Examples
+    --------
+    >>> around(Between("20260101", "20261231", True))
+    Between(first='20251230', last='20270102', ranged=True)
+    """
+    return Between(_days_from(dates.first, -2), _days_from(dates.last, 2), ranged=True)
+
+
+def _days_from(date: str, days: int) -> str:
+    if not date:
+        return ""
+    try:
+        return f"{datetime.strptime(date, '%Y%m%d') + timedelta(days=days):%Y%m%d}".zfill(8)
+    except (ValueError, OverflowError):  # no such day, or no such year: from there on all
+        return ""
+
+
+def _moved(date: str, time: str, by: timedelta) -> tuple[str, str]:
+    """Say a date and its time by the clock of another time zone; without a time nobody knows another day."""
+    if not time:
+        return date, time
+    try:
+        day = date or "20000103"
+        there = datetime.strptime(f"{day}{time[:4]}", "%Y%m%d%H%M") + by
+    except (ValueError, OverflowError):
+        return date, time
+    return f"{there:%Y%m%d}".zfill(8) if date else "", f"{there:%H%M}{time[4:]}"
 
 
 def _not_after(one: _Moment, other: _Moment) -> bool:
@@ -480,10 +539,14 @@ class Item:
         Of attributes that lie in it, by tag: how they are matched, and by what.
     items : dict
         Of sequences: what at least one of their Items must match (PS3.4 C.2.2.2.6).
+    zone : timedelta or None
+        How far the clock is from UTC by which dates and times are asked for; None: they are matched as they are
+        written.
     """
 
     tests: dict[str, tuple[Kind, Test]] = field(default_factory=dict)
     items: dict[str, "Item"] = field(default_factory=dict)
+    zone: timedelta | None = None
 
     def add(self, path: Sequence[str], kind: Kind, test: Test) -> None:
         """Add a test of an attribute, given by the tags of the sequences it lies in and its own."""
@@ -494,22 +557,65 @@ class Item:
 
     def matches(self, attributes: Mapping[str, Any]) -> bool:
         """Whether a DICOM JSON object matches."""
+        return self._matches(attributes, None if self.zone is None else (self.zone, _zone_of(attributes)))
+
+    def _matches(self, attributes: Mapping[str, Any], zones: tuple[timedelta, timedelta | None] | None) -> bool:
         left = dict(self.tests)
+        moved = {} if zones is None else _in_zone(attributes, left, *zones)
+
+        def values(tag: str, kind: Kind) -> list[Any]:
+            found = moved[tag] if tag in moved else _values(attributes, tag, kind)
+            own = None if zones is None or kind != "datetime" else zones[1]
+            return found if own is None else [_with_zone(value, own) for value in found]
+
         for date, time in PAIRS.items():
             if date in left and time in left:
                 both = combined(left[date][1], left[time][1])
                 if both is not None:
                     del left[date], left[time]
-                    days, times = _values(attributes, date, "date"), _values(attributes, time, "time")
-                    if not both.matches(next(iter(days), ""), next(iter(times), "")):
+                    if not both.matches(next(iter(values(date, "date")), ""), next(iter(values(time, "time")), "")):
                         return False
         for tag, (kind, test) in left.items():
             # Any value of several does (C.2.2.3); no value is one that is empty.
-            if not any(map(test.matches, _values(attributes, tag, kind) or [None])):
+            if not any(map(test.matches, values(tag, kind) or [None])):
                 return False
         return all(
-            any(map(item.matches, attributes.get(tag, {}).get("Value") or [{}])) for tag, item in self.items.items()
+            any(item._matches(one, zones) for one in attributes.get(tag, {}).get("Value") or [{}])
+            for tag, item in self.items.items()
         )
+
+
+def _zone_of(attributes: Mapping[str, Any]) -> timedelta | None:
+    """Give the offset from UTC of all times of a data set that have none of their own; None: nobody knows it."""
+    try:
+        return read_zone(str((attributes.get(_ZONE_TAG, {}).get("Value") or [""])[0]))
+    except ValueError:
+        return None
+
+
+def _with_zone(moment: str, own: timedelta) -> str:
+    """Write a DT with the offset from UTC that it has; one that is written is its own."""
+    if moment[-5:-4] in ("+", "-"):
+        return moment
+    minutes = abs(own) // timedelta(minutes=1)
+    return f"{moment}{'-' if own < timedelta(0) else '+'}{minutes // 60:02}{minutes % 60:02}"
+
+
+def _in_zone(
+    attributes: Mapping[str, Any], asked: Iterable[str], zone: timedelta, own: timedelta | None
+) -> dict[str, list[Any]]:
+    """Give dates and times as the clock of a zone says them. Birth dates stay: nobody is another day old elsewhere."""
+    if own is None:
+        return {}
+    found: dict[str, list[Any]] = {}
+    asked = set(asked)
+    for date, time in PAIRS.items():
+        if asked.isdisjoint((date, time)) or date.startswith(_PATIENT):
+            continue
+        days, times = _values(attributes, date, "date"), _values(attributes, time, "time")
+        pairs = [_moved(day, hour, zone - own) for day, hour in zip_longest(days, times, fillvalue="")]
+        found[date], found[time] = [day for day, _ in pairs if day], [hour for _, hour in pairs if hour]
+    return found
 
 
 def _values(attributes: Mapping[str, Any], tag: str, kind: Kind) -> list[Any]:

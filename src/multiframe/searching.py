@@ -7,6 +7,7 @@ answer, until there are enough, or so many that the search is refused. It must n
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import lru_cache
 from itertools import batched
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ from multiframe.matching import (
     Number,
     Test,
     Words,
+    around,
     combined,
     kind_of,
     read_test,
@@ -96,6 +98,9 @@ class Search:
         digits, with the tags of the sequences it lies in and dots before it.
     fuzzy : bool
         Match names by their words.
+    zone : timedelta or None
+        How far the clock by which dates and times are asked for is from UTC. Those of instances that say how far theirs
+        is are matched by it; all others as they are written, as all are where this is None.
     classes : bool
         Say of each match which SOP Classes its study has.
     limit : int or None
@@ -110,6 +115,7 @@ class Search:
     only: frozenset[str] | None = None
     conditions: Mapping[str, str] = field(default_factory=dict)
     fuzzy: bool = False
+    zone: timedelta | None = None
     classes: bool = False
     limit: int | None = None
     offset: int = 0
@@ -205,19 +211,27 @@ class _Asked:
             test = read_test(_NAME_OF_TAG.get(path, path), found[1], wanted, fuzzy=query.fuzzy)
             if test is None:
                 continue
+            if query.zone is not None and isinstance(test, Moments):
+                test = test.at(query.zone)
             if path in _KEY_OF_TAG:
                 fast[path] = test
                 self.below |= found[0] != "study"
                 self.beside |= path == KEYS["StudyInstanceUID"].tag
             else:
                 slow[path] = (*found, test)
+        if query.zone is not None:  # what a column holds may be another day by the clock of the client
+            for path in [p for p in fast if _KEY_OF_TAG[p].kind in ("date", "time") and not p.startswith("0010")]:
+                test, key = fast[path], _KEY_OF_TAG[path]
+                slow[path] = (key.level, key.kind, fast.pop(path))
+                if isinstance(test, Between) and key.kind == "date":
+                    fast[path] = around(test)
         # One Item of a sequence must match all that is asked of it: a table that knows but a part of it is no help.
         if any(path.startswith(f"{REQUESTS}.") for path in slow):
             for path in [path for path in fast if path.startswith(f"{REQUESTS}.")]:
                 slow[path] = ("series", _KEY_OF_TAG[path].kind, fast.pop(path))
         for path, (level, kind, test) in slow.items():
-            self.items.setdefault(level, Item()).add(path.split("."), kind, test)
-        for date, time in PAIRS.items():
+            self.items.setdefault(level, Item(zone=query.zone)).add(path.split("."), kind, test)
+        for date, time in PAIRS.items() if query.zone is None else ():
             both = combined(fast.get(date), fast.get(time))
             if both is not None:
                 del fast[date], fast[time]

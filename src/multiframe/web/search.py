@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from json.encoder import encode_basestring as quoted
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from starlette.responses import Response
 
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
+from multiframe.matching import read_zone
 from multiframe.rope import digest, facts_of
 from multiframe.schema import lines_of, written
 from multiframe.settings import KIB
@@ -42,6 +44,7 @@ _MOST_WARNINGS, _MOST_KEYS, _MOST_FIELDS = 8, 64, 1000
 _MOST_COUNTED = 1000  # matches behind a page that are counted: a number nobody acts on must not cost a search
 
 _RETRIEVE_URL, _AVAILABILITY, _MODALITIES, _CLASSES = "00081190", "00080056", "00080061", "00080062"
+_ZONE = "00080201"
 _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES = "00201206", "00201208", "00201209", "00083002"
 
 _RETURNED: Final[Mapping[Level, Mapping[str, str]]] = {
@@ -73,6 +76,7 @@ class _Asked(NamedTuple):
     limit: int | None
     offset: int
     warnings: list[str]
+    zone: timedelta | None
 
 
 def _asked(level: Level, params: QueryParams) -> _Asked:
@@ -80,11 +84,20 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
     warnings: list[str] = []
     fields: list[str] = []
     others: dict[str, list[str]] = {}
+    zone: timedelta | None = None
     for name, value in params.multi_items():
         if name.lower() in PARAMETERS:
             others.setdefault(name.lower(), []).append(value)
             continue
         path = path_of(name)
+        if path == _ZONE and value:  # never matched: it says in which time zone the others are (PS3.4 C.2.2.2)
+            if zone is not None:
+                raise BadRequest("TimezoneOffsetFromUTC is given twice")
+            try:
+                zone = read_zone("+" + value[1:] if value.startswith(" ") else value)  # a plus that was not encoded
+            except ValueError as error:
+                raise BadRequest(str(error)) from None
+            continue
         found = kind_of_path(path) if path else None
         if path is None or (found is None and value):
             warnings.append(f"{_shown(name)} is not a key that can be matched here: it was ignored")
@@ -118,7 +131,7 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
     if len(fields) > _MOST_FIELDS:
         raise BadRequest(f"{_MOST_FIELDS} attributes can be asked for at most, not {len(fields)}")
     limit, offset = _number(others, "limit"), _number(others, "offset") or 0
-    return _Asked(conditions, fields, _truth(others, "fuzzymatching"), limit, offset, warnings)
+    return _Asked(conditions, fields, _truth(others, "fuzzymatching"), limit, offset, warnings, zone)
 
 
 def _number(others: Mapping[str, Sequence[str]], name: str) -> int | None:
@@ -160,6 +173,7 @@ async def _search(level: Level, request: Request) -> Response:
         series=request.path_params.get("series"),
         conditions=asked.conditions,
         fuzzy=asked.fuzzy,
+        zone=asked.zone,
         only=access_of(request).studies,
         classes=not {_ALL, _CLASSES}.isdisjoint(asked.fields),
         limit=most + 1 if most else 0,  # one more tells whether there are more

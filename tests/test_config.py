@@ -72,6 +72,7 @@ EXAMPLES: dict[str, tuple[object, str, object]] = {
     "memory_wait": (7, "7", 7.0),
     "shutdown_timeout": (7, "7", 7.0),
     "watch": (False, "0", False),
+    "database_wait": (5, "5", 5.0),
     "rescan": (60, "60", 60.0),
     "page_limit": (7, "7", 7),
     "decoders": (7, "7", 7),

@@ -1,5 +1,7 @@
 """One catalog in a real PostgreSQL: many write to it, it goes away and comes back, and its password stays secret."""
 
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -7,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -203,8 +206,43 @@ def test_it_says_what_is_wrong_before_it_serves(tmp_path: Path, files: Path) -> 
     began = time.monotonic()
     with (
         pytest.raises(RuntimeError, match="does not answer") as caught,
-        command("serve", files, "--port", "0", "--database", url, cache=tmp_path / "cache"),
+        command("serve", files, "--port", "0", "--database", url, "--database-wait", "1", cache=tmp_path / "cache"),
     ):
         pass
     assert "secret" not in str(caught.value)
     assert time.monotonic() - began < 15
+
+
+def test_a_server_that_starts_before_its_database_waits_for_it(
+    postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
+) -> None:
+    (files / "a").write_bytes(dicom())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-m", "multiframe", "serve", str(files), "--port", str(port), "--database", url]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    postgresql.stop()
+    try:
+        server = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        assert server.stderr is not None
+        assert server.stdout is not None
+        assert "waiting for the database, 60 s at most" in (said := server.stderr.readline())
+        assert PASSWORD not in said
+        at = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{at}/healthz").status_code == 200
+        ready = httpx.get(f"{at}/readyz")
+        assert (ready.status_code, ready.json()["checks"]["catalog"]) == (503, "the database does not answer")
+        away = httpx.get(f"{at}/dicom-web/studies")
+        assert (away.status_code, away.json()["error"]) == (503, "CatalogUnavailable")
+    finally:
+        postgresql.start()
+    assert server.stdout.readline() == f"Serving {at}/\n"
+    assert httpx.get(f"{at}/readyz").json()["checks"]["catalog"] == "ok"
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{at}/dicom-web/studies").status_code != 200:  # the scan has met the database, too
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    server.terminate()
+    assert "the database answers" in server.communicate(timeout=60)[1]
+    assert server.returncode == 0

@@ -70,6 +70,8 @@ class Catalog:
     roots : sequence of str, optional
         Nothing is opened that does not lie below these: a database that is shared, or was used before, may list more.
         By default whatever it lists is opened.
+    may_be_away : bool
+        Whether the database may be away now; its methods fail until it answers (`away`).
 
     Raises
     ------
@@ -96,6 +98,7 @@ class Catalog:
         settings: Settings = _DEFAULTS,
         budget: MemoryBudget | None = None,
         roots: Sequence[str] | None = None,
+        may_be_away: bool = False,
     ) -> None:
         self.settings = settings
         self._scopes = None if roots is None else [scope_of(root_of(root)) for root in roots]
@@ -104,7 +107,11 @@ class Catalog:
         # Instances somebody uses though the cache has let go of them: two of one file would look for its frames twice.
         self._live: WeakValueDictionary[str, Instance] = WeakValueDictionary()
         self._loading = [Lock() for _ in range(64)]
-        self._database = Database(database)
+        self._database = Database(database, may_be_away=may_be_away)
+
+    def away(self) -> str:
+        """Say why the database does not answer; nothing, if it does."""
+        return self._database.away()
 
     def close(self) -> None:
         """Close the database."""

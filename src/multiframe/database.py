@@ -50,6 +50,9 @@ class Database:
     place : path or str
         A file of its own, made if it is not there; or, with ``://`` in it, a URL: ``postgresql://USER@HOST/NAME``, or
         ``sqlite:///PATH``.
+    may_be_away : bool
+        Whether it may be used before it answers: every transaction fails until it does, and the first then makes the
+        tables or brings them up to date.
 
     Attributes
     ----------
@@ -64,7 +67,7 @@ class Database:
         It cannot be reached, is damaged, was written by a newer version, or is none of ours.
     """
 
-    def __init__(self, place: Path | str) -> None:
+    def __init__(self, place: Path | str, *, may_be_away: bool = False) -> None:
         if is_url(place):
             url = _url(str(place))
             self.name = url.render_as_string(hide_password=True).partition("?")[0]
@@ -88,6 +91,9 @@ class Database:
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         else:
             self._writer = self._engine.execution_options(writes=True)
+        self._prepared = False
+        if may_be_away and self.shared and self.away():
+            return
         try:
             self._prepare()
         except BaseException:
@@ -116,6 +122,16 @@ class Database:
         event.listen(engine, "begin", _on_begin_postgresql)
         return engine
 
+    def away(self) -> str:
+        """Say why nobody answers; nothing, if somebody does."""
+        try:
+            self._engine.connect().close()
+        except sa.exc.OperationalError as error:
+            return f"{self.name}: {self._advice(error)}"
+        except sa.exc.DBAPIError:
+            pass  # waiting helps nothing: whoever uses it is told
+        return ""
+
     def close(self) -> None:
         """Close its connections."""
         self._engine.dispose()
@@ -136,6 +152,13 @@ class Database:
         CatalogUnavailable
             It is away, busy, full, or damaged.
         """
+        if not self._prepared:
+            self._prepare()  # several may do so at once: one writes, the others find it done
+        with self._transaction(write=write, patience=patience) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, write: bool = False, patience: float | None = None) -> Iterator[sa.Connection]:
         if not self.shared:
             self._find_again()
         try:
@@ -209,11 +232,12 @@ class Database:
 
     def _prepare(self) -> None:
         """Make the tables, or bring them up to date; Alembic is imported only for the latter."""
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             if self._revision(connection) == REVISIONS[-1]:
+                self._prepared = True
                 return
         # Another server may be at it, and has much to do.
-        with self.transaction(write=True, patience=_UPGRADE) as connection:
+        with self._transaction(write=True, patience=_UPGRADE) as connection:
             revision = self._revision(connection)
             if revision is None:
                 schema.create_all(connection)
@@ -228,6 +252,7 @@ class Database:
                 from multiframe.migrations.upgrade import upgrade
 
                 upgrade(connection)
+        self._prepared = True
         self._engine.dispose()  # connections that wait so long
 
     @staticmethod

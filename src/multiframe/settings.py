@@ -51,6 +51,8 @@ class Settings:
         Whether folders that are served are watched for what comes, changes and goes.
     rescan : float
         Seconds after which all that is served is looked through again; 0: never.
+    database_wait : float
+        Seconds that a server which starts waits for a database that is away.
     page_limit : int
         Most results one search answers with.
     decoders : int
@@ -124,6 +126,7 @@ class Settings:
     shutdown_timeout: float = 30.0
     watch: bool = True
     rescan: float = 600.0
+    database_wait: float = 60.0
     page_limit: int = 1000
     decoders: int = 0
     max_decode: int = 512_000_000

@@ -120,6 +120,15 @@ Watch = Annotated[
     bool,
     typer.Option(help="Notice what comes, changes and goes in folders while they are served.", rich_help_panel=WHERE),
 ]
+DatabaseWait = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="How long a start waits for a --database that does not answer, before it ends with 3.",
+        rich_help_panel=WHERE,
+    ),
+]
 Rescan = Annotated[
     float,
     typer.Option(

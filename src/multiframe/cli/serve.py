@@ -23,6 +23,7 @@ def serve(
     port: options.Port = 8080,
     cache: options.Cache = None,
     database: options.CatalogDatabase = None,
+    database_wait: options.DatabaseWait = 60.0,
     watch: options.Watch = True,
     rescan: options.Rescan = 600.0,
     store: options.StoreIn = None,

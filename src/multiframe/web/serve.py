@@ -70,6 +70,9 @@ _SETTLE = 0.3
 _RETRY = 5.0
 """Seconds after which a scan is begun again that the database was away for."""
 
+_ASK = 1.0
+"""Seconds after which a database that was away at the start is asked again."""
+
 _LIVED = 10.0
 """Seconds that what watches the folders must have lived, or it is not started again."""
 
@@ -112,7 +115,8 @@ def serve(served: Served, settings: Settings) -> NoReturn:
     ``Serving URL`` is printed once requests are answered. A signal ends it, with 130 if that was SIGINT, else with 0.
     Answers under way are finished first, within `settings.shutdown_timeout` seconds; a second signal ends them. SIGHUP
     has other workers take the place of these: certificates are read anew. It ends with 3 where the database cannot be
-    used, as a worker has said, and where workers die as soon as they are started.
+    used, as a worker has said, or stays away for `settings.database_wait` seconds, and where workers die as soon as
+    they are started.
 
     Parameters
     ----------
@@ -410,7 +414,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
         tracing.start()
     budget = MemoryBudget(settings.memory)
     kind = VirtualCatalog if settings.virtual_series else Catalog
-    catalog = kind(orders["database"], settings=settings, budget=budget, roots=orders["roots"])
+    catalog = kind(orders["database"], settings=settings, budget=budget, roots=orders["roots"], may_be_away=True)
     app = create_app(
         catalog, settings, budget=budget, started=orders["started"], journal=journal,
         gauges=Gauges(orders["gauges"], orders["row"], workers=orders["workers"]),
@@ -421,6 +425,10 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
     def ready() -> None:
         gc.collect()
         gc.freeze()  # modules stay: nobody need look through them for garbage again and again
+        threading.Thread(target=tell, name="ready", daemon=True).start()
+
+    def tell() -> None:
+        _await_database(catalog, settings.database_wait)
         os.write(orders["ready"], b".")
 
     try:
@@ -431,6 +439,22 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
     finally:
         catalog.close()
         tracing.stop()
+
+
+def _await_database(catalog: Catalog, seconds: float) -> None:
+    """Wait until the database answers; meanwhile requests are told that it does not. Behind that, end this process."""
+    deadline, said = time.monotonic() + seconds, False
+    while wrong := catalog.away():
+        if time.monotonic() >= deadline:
+            sys.stderr.write(f"multiframe: {wrong}\n")
+            sys.stderr.flush()
+            os._exit(_UNUSABLE)
+        if not said:
+            said = True
+            log.warning("waiting for the database, %g s at most: %s", seconds, wrong)
+        time.sleep(_ASK)
+    if said:
+        log.warning("the database answers")
 
 
 def _work_plain(app: Starlette, listener: socket.socket, ready: Callable[[], None], settings: Settings) -> None:

@@ -233,10 +233,11 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             near = (0, 2, old + 2, old - 2, old + 1, old * 2)
             new = random.choice((*near, 0xFFFFFFFF, random.getrandbits(32), random.randrange(300)))
             # One that swallows whole Items, or all of them and zeros, or all but padding, is believed: Items are the
-            # facts. So is one that ends where a payload imitates Items as far as to a real one.
+            # facts. So is one that ends at another delimiter, or where a payload imitates Items up to a real one.
             next_at, last = imitated(data, at + 8 + new, tags), tags[-1]
             all_but = at + 8 + old < last and not data[next_at:last].strip(b"\0\xff")
-            if next_at not in tags and (any(data[last:next_at]) if next_at > last else not all_but):
+            ended = data[next_at : next_at + 8] == END or not any(data[last:next_at])
+            if next_at not in tags and not (ended if next_at > last else all_but):
                 data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)
@@ -272,7 +273,9 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
         case "meta":
             data[min(random.randrange(132, file.pixels_at), len(data) - 1)] ^= 0x80 if data else 0
         case "behind" if len(data) >= tags[-1]:  # else, too
-            data += random.choice((bytes(2), bytes(4096), b"\xff" * 8, ITEM, END, random.randbytes(9)))
+            some = random.choice((bytes(2), bytes(4096), b"\xff" * 8, ITEM, END, random.randbytes(9)))
+            if some != END or not staying:  # a length that swallows the first delimiter would end at this one
+                data += some
         case "undelimited":
             if data[tags[-1] : tags[-1] + 8] == END:
                 del data[tags[-1] : random.choice((tags[-1] + 8, len(data)))]

@@ -29,6 +29,7 @@ from multiframe.web.app import STATUS, create_app
 from multiframe.web.asked import ENDPOINTS
 from multiframe.web.gauges import BUCKETS, METRICS, Gauges, shared
 from multiframe.web.health import Readiness
+from tests.far import FarServer, Fault
 from tests.serving import Server, serving
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -183,7 +184,7 @@ def test_what_is_not_ready_is_named_and_no_path_is(tmp_path: Path, monkeypatch: 
     store.mkdir()
     gone.mkdir()
     gauges = Gauges(workers=1)
-    readiness = Readiness(database, gauges, [str(tmp_path), "s3://bucket/x", str(gone)], str(store))  # type: ignore[arg-type]
+    readiness = Readiness(database, gauges, [str(tmp_path), str(gone)], str(store))  # type: ignore[arg-type]
     assert found(readiness) == {}
     gone.rmdir()
     assert found(readiness) == {"roots": "of 2 roots these cannot be read: 2"}
@@ -196,6 +197,23 @@ def test_what_is_not_ready_is_named_and_no_path_is(tmp_path: Path, monkeypatch: 
         "catalog": "the database does not answer",
         "workers": "0 of 1 processes are alive",
     }
+
+
+def test_roots_that_are_far_have_to_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    with FarServer({"/a.dcm": b"any", "/b.dcm": b"any"}) as far:
+        roots = [far.url("/a.dcm") + "?secret", str(tmp_path), far.url("/b.dcm"), "s3://bucket/x"]
+        readiness = Readiness(Database(), Gauges(), roots)  # type: ignore[arg-type]
+        assert found(readiness) == {"roots": "of 4 roots these cannot be read: 4"}
+        asked = far.requests
+        far.faults["/b.dcm"] = Fault(status=503)
+        assert found(readiness) == {"roots": "of 4 roots these cannot be read: 4"}  # as it was a moment ago
+        assert far.requests == asked
+        monkeypatch.setattr("multiframe.web.health._KEPT", -1.0)
+        assert found(readiness) == {"roots": "of 4 roots these cannot be read: 3, 4"}
+        far.faults["/b.dcm"] = Fault()
+        assert found(readiness) == {"roots": "of 4 roots these cannot be read: 4"}
 
 
 def test_what_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

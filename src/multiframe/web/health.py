@@ -6,7 +6,9 @@ must not know what a request is for. No answer names a path or what a file holds
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from multiframe.errors import CatalogUnavailable, InstanceNotFound, MultiframeError
+from multiframe.errors import CatalogUnavailable, InstanceNotFound, MultiframeError, SourceNotFound
 from multiframe.web.doors import Row
 from multiframe.web.gauges import Gauges
 
@@ -28,6 +30,9 @@ __all__ = ["ROUTES", "Readiness", "sample", "sampling"]
 
 _PATIENCE = 2.0
 """Seconds after which what does not answer is taken for broken."""
+
+_KEPT = 10.0
+"""Seconds that the answer of a far root is good for: who asks each second must not cost its server as many requests."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _UNKEPT = {"cache-control": "no-store"}
@@ -73,14 +78,16 @@ class Readiness:
     gauges : Gauges
         Who know which processes are alive.
     roots : sequence of str
-        Files and folders that have to be readable; those that are URLs are not looked at.
+        Files and folders that have to be readable, and URLs that have to answer.
     store : str, optional
         A folder that has to be writable.
     """
 
     def __init__(self, catalog: "Catalog", gauges: Gauges, roots: Sequence[str] = (), store: str | None = None) -> None:
         self._catalog, self._gauges, self._store = catalog, gauges, store
-        self._roots = [root for root in roots if "://" not in root]
+        self._roots = {k: root for k, root in enumerate(roots, 1) if "://" not in root}
+        self._far = {k: root for k, root in enumerate(roots, 1) if "://" in root}
+        self._silent, self._looked = list[int](), float("-inf")  # which far ones gave no answer, and when
         self._under_way: dict[str, asyncio.Future[str]] = {}
         self._checks: Mapping[str, Callable[[], str]] = {
             "catalog": self._no_catalog,
@@ -113,8 +120,17 @@ class Readiness:
         return ""
 
     def _no_root(self) -> str:
-        bad = [k for k, root in enumerate(self._roots, 1) if not _readable(root)]
-        return f"of {len(self._roots)} roots these cannot be read: {', '.join(map(str, bad))}" if bad else ""
+        bad = [k for k, root in self._roots.items() if not _readable(root)] + self._no_far_root()
+        n = len(self._roots) + len(self._far)
+        return f"of {n} roots these cannot be read: {', '.join(map(str, sorted(bad)))}" if bad else ""
+
+    def _no_far_root(self) -> list[int]:
+        if self._far and time.monotonic() - self._looked > _KEPT:
+            with ThreadPoolExecutor(min(len(self._far), 8), thread_name_prefix="ready") as pool:
+                answers = list(pool.map(_answers, self._far.values()))
+            self._silent = [k for k, well in zip(self._far, answers, strict=True) if not well]
+            self._looked = time.monotonic()
+        return self._silent
 
     def _no_store(self) -> str:
         return "the store cannot be written" if self._store and not os.access(self._store, os.W_OK) else ""
@@ -133,6 +149,21 @@ def _readable(root: str) -> bool:
             with open(root, "rb") as file:
                 file.read(1)
     except OSError:
+        return False
+    return True
+
+
+def _answers(root: str) -> bool:
+    from multiframe.remote import RemoteSource, listed  # here: nobody else needs it where all roots are near
+
+    timeout = _PATIENCE / 4  # a whole request may take three times as long
+    try:
+        if root.lower().startswith(("http://", "https://")):
+            RemoteSource(root, timeout=timeout, retries=0).stat()
+        else:
+            with suppress(SourceNotFound):  # nothing is there yet: that is an answer, too
+                next(listed(root, timeout=timeout, retries=0), None)
+    except MultiframeError:
         return False
     return True
 

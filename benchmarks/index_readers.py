@@ -19,7 +19,7 @@ from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 
 import multiframe
 from benchmarks.index_files import Made
-from multiframe.encapsulation import NEAR, records
+from multiframe.encapsulation import records
 from multiframe.ranges import ItemChain
 from multiframe.source import FileSource
 
@@ -65,14 +65,13 @@ def readers() -> list[Reader]:
 
 def walk_multiframe(file: Made) -> int:
     """Follow the Items in strides, as `index_frames` asks for them; gives how many there are."""
-    source, at, limit, n, stride = FileSource(file.path), file.first_at, 16, 0, NEAR
+    source, at, limit, n = FileSource(file.path), file.first_at, 16, 0
     while True:
         chain = ItemChain(at, file.size, limit)
-        items = records(source.read_items(chain, stride=stride), chain)
+        items = records(source.read_items(chain), chain)
         n += len(items.at)
         if items.end != "more":
             return n
-        stride = (items.next_at - at) // len(items.at)
         at, limit = items.next_at, min(4 * limit, 1 << 15)
 
 

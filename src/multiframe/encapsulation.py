@@ -42,7 +42,7 @@ NEAR = 8 * 1024
 """Items closer together than this are cheaper to read with what lies between them."""
 _FIRST_WINDOW, _WINDOW = 64 * 1024, 1024 * 1024
 _NO_HEADER = 15  # bytes that are too few to hold an Item header and what is before it
-_RUN = 256
+_RUN = 128
 """Most far Items read one by one before it is looked at how far they still lie from each other."""
 
 END_OF_ITEMS = _HEADER.pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
@@ -85,8 +85,7 @@ def follow_items[File](
     at, stop, left = chain.start, chain.stop, chain.limit
     out: list[bytes] = []
     goes_on = True
-    # Both are doubled as long as they serve; the farther apart Items are known to lie, the less a run can waste.
-    run, wide = min(max(1, stride // NEAR), _RUN), _FIRST_WINDOW
+    run, wide = 1, _FIRST_WINDOW  # both are doubled as long as they serve
     near = NEAR if not chain.sparse else 8 * chain.record
     while goes_on and left > 0 and at <= stop:
         rest = stop + 8 - at

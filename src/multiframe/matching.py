@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 __all__ = [
     "PAIRS", "Between", "Combined", "Empty", "Equal", "Item", "Kind", "Like", "Moments", "Number", "Test", "Words",
-    "around", "combined", "kind_of", "name_words", "read_test", "read_zone", "stored", "wildcard",
+    "around", "combined", "is_moved", "kind_of", "name_words", "read_test", "read_zone", "stored", "wildcard",
 ]  # fmt: skip
 
 type Kind = Literal["uid", "code", "text", "name", "date", "time", "datetime", "number", "tag"]
@@ -57,7 +57,7 @@ _DATETIMES = re.compile(rf"({_MOMENT})?\s*-\s*({_MOMENT})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,32}(?:\.[0-9]{0,32})?|\.[0-9]{1,32})(?:[eE][+-]?[0-9]{1,3})?")
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _ZONE = re.compile(r"([+-])([01][0-9])([0-5][0-9])", re.ASCII)
-_ZONE_TAG, _PATIENT = "00080201", "0010"
+_ZONE_TAG = "00080201"
 _FARTHEST = timedelta(hours=14)
 
 _EXAMPLES = {
@@ -449,6 +449,17 @@ def read_zone(text: str) -> timedelta:
     return -away if found[1] == "-" else away
 
 
+def is_moved(tag: str) -> bool:
+    """Whether a date or time is another one by the clock of another time zone. Nobody is a day older elsewhere.
+
+    Examples
+    --------
+    >>> is_moved("00080020"), is_moved("00100030")
+    (True, False)
+    """
+    return not tag.startswith("0010")
+
+
 def around(dates: Between) -> Between:
     """Give the days in which dates may be written that lie in a range by the clock of another time zone.
 
@@ -604,13 +615,13 @@ def _with_zone(moment: str, own: timedelta) -> str:
 def _in_zone(
     attributes: Mapping[str, Any], asked: Iterable[str], zone: timedelta, own: timedelta | None
 ) -> dict[str, list[Any]]:
-    """Give dates and times as the clock of a zone says them. Birth dates stay: nobody is another day old elsewhere."""
+    """Give dates and times as the clock of a zone says them."""
     if own is None:
         return {}
     found: dict[str, list[Any]] = {}
     asked = set(asked)
     for date, time in PAIRS.items():
-        if asked.isdisjoint((date, time)) or date.startswith(_PATIENT):
+        if asked.isdisjoint((date, time)) or not is_moved(date):
             continue
         days, times = _values(attributes, date, "date"), _values(attributes, time, "time")
         pairs = [_moved(day, hour, zone - own) for day, hour in zip_longest(days, times, fillvalue="")]

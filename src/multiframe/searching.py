@@ -30,6 +30,7 @@ from multiframe.matching import (
     Words,
     around,
     combined,
+    is_moved,
     kind_of,
     read_test,
 )
@@ -220,7 +221,7 @@ class _Asked:
             else:
                 slow[path] = (*found, test)
         if query.zone is not None:  # what a column holds may be another day by the clock of the client
-            for path in [p for p in fast if _KEY_OF_TAG[p].kind in ("date", "time") and not p.startswith("0010")]:
+            for path in [p for p in fast if _KEY_OF_TAG[p].kind in ("date", "time") and is_moved(p)]:
                 test, key = fast[path], _KEY_OF_TAG[path]
                 slow[path] = (key.level, key.kind, fast.pop(path))
                 if isinstance(test, Between) and key.kind == "date":

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from multiframe.errors import CatalogUnavailable, InstanceNotFound, MultiframeError, SourceNotFound
+from multiframe.places import is_url
 from multiframe.web.doors import Row
 from multiframe.web.gauges import Gauges
 
@@ -85,8 +86,8 @@ class Readiness:
 
     def __init__(self, catalog: "Catalog", gauges: Gauges, roots: Sequence[str] = (), store: str | None = None) -> None:
         self._catalog, self._gauges, self._store = catalog, gauges, store
-        self._roots = {k: root for k, root in enumerate(roots, 1) if "://" not in root}
-        self._far = {k: root for k, root in enumerate(roots, 1) if "://" in root}
+        self._roots = dict(enumerate(roots, 1))
+        self._far = {k: root for k, root in self._roots.items() if is_url(root)}
         self._silent, self._looked = list[int](), float("-inf")  # which far ones gave no answer, and when
         self._under_way: dict[str, asyncio.Future[str]] = {}
         self._checks: Mapping[str, Callable[[], str]] = {
@@ -120,11 +121,11 @@ class Readiness:
         return ""
 
     def _no_root(self) -> str:
-        bad = [k for k, root in self._roots.items() if not _readable(root)] + self._no_far_root()
-        n = len(self._roots) + len(self._far)
-        return f"of {n} roots these cannot be read: {', '.join(map(str, sorted(bad)))}" if bad else ""
+        bad = [k for k, root in self._roots.items() if k not in self._far and not _readable(root)]
+        bad = sorted(bad + self._silent_roots())
+        return f"of {len(self._roots)} roots these cannot be read: {', '.join(map(str, bad))}" if bad else ""
 
-    def _no_far_root(self) -> list[int]:
+    def _silent_roots(self) -> list[int]:
         if self._far and time.monotonic() - self._looked > _KEPT:
             with ThreadPoolExecutor(min(len(self._far), 8), thread_name_prefix="ready") as pool:
                 answers = list(pool.map(_answers, self._far.values()))

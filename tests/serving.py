@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +65,7 @@ class Server:
         return total
 
     def workers(self) -> list[psutil.Process]:
-        return [p for p in psutil.Process(self.process.pid).children() if "worker" in p.cmdline()]
+        return [p for p in psutil.Process(self.process.pid).children() if _is_worker(p)]
 
     def worker(self) -> psutil.Process:
         for p in self.workers():
@@ -85,6 +85,12 @@ class Server:
         """Have it finish all that it has begun, and give what it said: behind an answer some is still to be done."""
         self.process.terminate()
         return self.process.communicate(timeout=60)[1]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):  # or it is dead, and nobody has asked how it ended
+        return "worker" in process.cmdline()
+    return False
 
 
 def wait_kept(cache: Path, instance: str) -> None:

@@ -1,6 +1,7 @@
 """One catalog in a real PostgreSQL: many write to it, it goes away and comes back, and its password stays secret."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from multiframe import schema
 from multiframe.catalog import Catalog, Search
 from multiframe.errors import CatalogUnavailable, InstanceNotFound
 from tests.postgres import PASSWORD, PostgreSQL
-from tests.serving import command, serving
+from tests.serving import Server, command, serving
 from tests.test_catalog import SCANNER, dicom
 
 
@@ -246,3 +247,90 @@ def test_a_server_that_starts_before_its_database_waits_for_it(
     server.terminate()
     assert "the database answers" in server.communicate(timeout=60)[1]
     assert server.returncode == 0
+
+
+def soon(what: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def pids(server: Server) -> set[int]:
+    return {p.pid for p in server.workers()}
+
+
+def test_workers_that_are_started_again_while_the_database_is_away_wait_for_it(
+    postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
+) -> None:
+    """However short a start waits, and however often workers may die: it is no start of the server, and no death."""
+    (files / "a").write_bytes(dicom())
+    options = ("--workers", "3", "--database", url, "--database-wait", "0")
+    with serving([files], *options, cache=tmp_path / "cache") as server:
+        postgresql.stop()
+        try:
+            before = pids(server)
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            soon(lambda: len(pids(server) - before) == 3)
+            instead = pids(server) - before
+            for _ in range(20):
+                away = server.get("dicom-web/studies")
+                assert (away.status_code, away.json()["error"]) == (503, "CatalogUnavailable")
+                assert server.get("healthz").status_code == 200
+                time.sleep(0.1)
+            assert server.process.poll() is None
+            assert pids(server) == instead, "each waits, and is not started again and again"
+        finally:
+            postgresql.start()
+        for _ in range(10):
+            assert httpx.get(f"{server.url}dicom-web/studies").status_code == 200
+        soon(lambda: server.get("readyz").status_code == 200)
+        assert pids(server) == instead
+        assert server.end().count("the database answers") <= 3
+        assert server.process.returncode == 0
+
+
+def test_many_workers_wait_for_the_database_and_their_server_ends_once(
+    postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
+) -> None:
+    (files / "a").write_bytes(dicom())
+    options = ("--workers", "3", "--database", url)
+    postgresql.stop()
+    started = False
+    try:
+        with (
+            pytest.raises(RuntimeError, match="not started, for the reason above"),
+            serving([files], *options, "--database-wait", "1", cache=tmp_path / "cache"),
+        ):
+            started = True
+        assert not started
+        waiting = threading.Timer(2, postgresql.start)
+        waiting.start()
+        with serving([files], *options, cache=tmp_path / "cache") as server:
+            assert server.get("readyz").status_code == 200
+            assert len(pids(server)) == 3
+    finally:
+        waiting.join()
+
+
+def test_a_renewal_while_the_database_is_away_leaves_those_that_know_something(
+    postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
+) -> None:
+    (files / "a").write_bytes(dicom())
+    options = ("--workers", "2", "--database", url, "--database-wait", "1")
+    with serving([files], *options, cache=tmp_path / "cache") as server:
+        before = pids(server)
+        postgresql.stop()
+        try:
+            server.process.send_signal(signal.SIGHUP)
+            soon(lambda: len(pids(server)) == 4)
+            soon(lambda: pids(server) == before)
+            assert server.get("healthz").status_code == 200
+        finally:
+            postgresql.start()
+        server.process.send_signal(signal.SIGHUP)
+        soon(lambda: len(pids(server)) == 2 and before.isdisjoint(pids(server)))
+        assert server.get("dicom-web/studies").status_code == 200
+        assert server.end().count("not reloaded") == 1
+        assert server.process.returncode == 0

@@ -293,7 +293,7 @@ class _Parent:
                         raise SourceError("not started, for the reason above")
                     self._count_death()
                     log.warning("a worker ended with %s: starting another", dead.returncode)
-                    workers.append(self._start("worker"))
+                    workers.append(self._start("worker", serving=announced))
             return self._ended
         finally:
             _notify("STOPPING=1")
@@ -338,12 +338,14 @@ class _Parent:
         self._rows = {child: row for child, row in self._rows.items() if child.poll() is None}
         return min(set(range(2 * self._wanted)) - set(self._rows.values()), default=0)
 
-    def _start(self, role: str) -> _Child:
+    def _start(self, role: str, *, serving: bool = False) -> _Child:
+        """Start a child; `serving`: this server answers already, and a database that is away is no reason to end it."""
         inherited: list[int]
         inherited, row = [], 0
         if role == "worker":
             inherited, row = [self._listener.fileno(), self._ready_w, self._orders["gauges"]], self._free_row()
-        child = _child(role, {**self._orders, "ready": self._ready_w, "row": row}, inherited)
+        orders = {**self._orders, "ready": self._ready_w, "row": row, "serving": serving}
+        child = _child(role, orders, inherited)
         if role == "worker":
             self._rows[child] = row
         return child
@@ -428,7 +430,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
         threading.Thread(target=tell, name="ready", daemon=True).start()
 
     def tell() -> None:
-        _await_database(catalog, settings.database_wait)
+        _await_database(catalog, None if orders["serving"] else settings.database_wait)
         os.write(orders["ready"], b".")
 
     try:
@@ -441,17 +443,21 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
         tracing.stop()
 
 
-def _await_database(catalog: Catalog, seconds: float) -> None:
-    """Wait until the database answers; meanwhile requests are told that it does not. Behind that, end this process."""
-    deadline, said = time.monotonic() + seconds, False
+def _await_database(catalog: Catalog, seconds: float | None) -> None:
+    """Wait until the database answers; meanwhile requests are told that it does not.
+
+    Behind so many seconds this process ends; None: it waits as long as the server lives.
+    """
+    begun, said = time.monotonic(), False
+    most = "" if seconds is None else f", {seconds:g} s at most"
     while wrong := catalog.away():
-        if time.monotonic() >= deadline:
+        if seconds is not None and time.monotonic() - begun >= seconds:
             sys.stderr.write(f"multiframe: {wrong}\n")
             sys.stderr.flush()
             os._exit(_UNUSABLE)
         if not said:
             said = True
-            log.warning("waiting for the database, %g s at most: %s", seconds, wrong)
+            log.warning("waiting for the database%s: %s", most, wrong)
         time.sleep(_ASK)
     if said:
         log.warning("the database answers")

@@ -89,11 +89,12 @@ def told(total: int) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
             "00100040": text("CS", "F"), "00200010": text("SH", str(s)),
             "00081030": text("LO", chance.choice(["Echo", "Angio", "CT heart", "Follow-up"])),
         }  # fmt: skip
-        has = {"n_series": SERIES, "n_instances": SERIES * EACH}
+        has: dict[str, Any] = {"n_series": SERIES, "n_instances": SERIES * EACH}
+        kinds = ["OT" if s % 1000 == 0 else chance.choice(["US", "XA", "CT", "MR"]) for _ in range(SERIES)]
+        has["modalities"] = "\\".join(dict.fromkeys(kinds))
         yield studies, {"study": study, **has, **columns_of("study", patient)}
-        for r in range(SERIES):
+        for r, modality in enumerate(kinds):
             uid = f"{study}.{r}"
-            modality = "OT" if s % 1000 == 0 else chance.choice(["US", "XA", "CT", "MR"])
             of_series = {"00080060": text("CS", modality), "0020000E": text("UI", uid), "00200011": text("IS", r + 1),
                          "0008103E": text("LO", "4 chambers"), "00080070": text("LO", "Maker")}  # fmt: skip
             row = {"study": study, "series": uid, "instances": EACH, **columns_of("series", of_series)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from multiframe import searching
 from multiframe.catalog import Catalog, Search
 from multiframe.settings import Settings
 from multiframe.web.attributes import path_of
@@ -350,9 +352,15 @@ def questions(draw: st.DrawFn) -> tuple[str, dict[str, str], bool]:
 
 
 @settings(deadline=None)
-@given(questions())
-def test_what_is_found_is_what_the_standard_says(catalog: Catalog, question: tuple[str, dict[str, str], bool]) -> None:
-    level, conditions, fuzzy = question
+@given(questions(), st.sampled_from([0, 1, 1000]), st.sampled_from([0, 1000]))
+def test_what_is_found_is_what_the_standard_says(
+    catalog: Catalog, question: tuple[str, dict[str, str], bool], few: int, many: int
+) -> None:
+    with patch.object(searching, "_FEW", few), patch.object(searching, "_MANY", many):
+        is_found_as_the_standard_says(catalog, *question)
+
+
+def is_found_as_the_standard_says(catalog: Catalog, level: str, conditions: dict[str, str], fuzzy: bool) -> None:
     named = {path_of(keyword) or "": wanted for keyword, wanted in conditions.items()}
     search = Search(level, conditions=named, fuzzy=fuzzy)  # type: ignore[arg-type]
     found = catalog.search(search)
@@ -363,7 +371,10 @@ def test_what_is_found_is_what_the_standard_says(catalog: Catalog, question: tup
     assert [getattr(one, level) for one in found] == wanted
     page = Search(level, conditions=named, fuzzy=fuzzy, limit=2, offset=1)  # type: ignore[arg-type]
     assert [getattr(one, level) for one in catalog.search(page)] == wanted[1:3]
-    assert catalog.remaining(page, 1000) in (None, max(0, len(wanted) - 3))
+    behind = max(0, len(wanted) - 3)
+    assert catalog.remaining(page, 1000) in (None, behind)
+    given, told = catalog.page(page, 1000)
+    assert ([getattr(one, level) for one in given], told) in ((wanted[1:3], behind), (wanted[1:3], None))
     for one in found:
         same = [o for o in HOSPITAL if o.StudyInstanceUID == one.study]
         assert one.study_instances == len(same)

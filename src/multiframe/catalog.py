@@ -41,7 +41,7 @@ from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
 from multiframe.schema import scans as _scans
 from multiframe.schema import series as _series
-from multiframe.searching import ORDER, Found, Search, find, kind_of_path, remaining
+from multiframe.searching import ORDER, Found, Search, find, find_page, kind_of_path, remaining
 from multiframe.settings import Settings
 from multiframe.source import FileSource, Identity, ObjectStat, is_far
 from multiframe.syntaxes import syntax_of
@@ -428,6 +428,17 @@ class Catalog:
         """
         with self._database.transaction() as connection:
             return find(connection, query)
+
+    def page(self, query: Search, most: int) -> tuple[list[Found], int | None]:
+        """Find a page of matches, and count those behind it, up to `most`; None: that would take too long.
+
+        Raises
+        ------
+        ValueError, TooBroad
+            As `search`.
+        """
+        with self._database.transaction() as connection:
+            return find_page(connection, query, most)
 
     def remaining(self, query: Search, most: int) -> int | None:
         """Count the matches behind those of a search, up to `most`; None: that would take too long."""

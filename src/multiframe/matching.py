@@ -335,7 +335,7 @@ def read_test(name: str, kind: Kind, wanted: str, *, fuzzy: bool = False) -> Tes
     if kind == "name":
         if not fuzzy:
             folded = "=".join(_folded_name(group) for group in wanted.split("=")).strip("=")
-            return _like(name, f"*={folded}=*") if folded else None
+            return _like(name, _in_groups(folded)) if folded else None
         return _read_words(name, wanted)
     return _read_moments(name, wanted) if kind == "datetime" else _read_range(name, kind, wanted)
 
@@ -345,6 +345,15 @@ def _listed(name: str, wanted: str) -> tuple[str, ...]:
     if len(parts) > MOST_LISTED:
         raise ValueError(f"{name} is matched by a list of {MOST_LISTED} values at most, not {len(parts)}")
     return parts
+
+
+def _in_groups(wanted: str) -> str:
+    """Say a pattern of a name so that it matches from one "=" to another; names begin and end with one (`_groups`).
+
+    What begins with any letters needs none before it: it would be looked for at each.
+    """
+    pattern = re.sub(r"\*+", "*", f"*={wanted}=*")
+    return re.sub(r"(?<=[^?=*])\*=\*\Z", "*", re.sub(r"\A\*=\*(?=[^?=*])", "*", pattern))
 
 
 def _like(name: str, *patterns: str) -> Like:

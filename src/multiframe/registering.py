@@ -351,12 +351,15 @@ def _count(connection: sa.Connection, of_series: Iterable[tuple[str, str]]) -> N
 
 
 def _sum(connection: sa.Connection, named: Iterable[str]) -> None:
-    """Count the series and instances of studies anew."""
+    """Count the series and instances of studies anew, and list their modalities."""
     s, t = series.c, studies.c
     n = sa.select(sa.func.count()).where(s.study == t.study).scalar_subquery()
     m = sa.select(sa.func.coalesce(sa.func.sum(s.instances), 0)).where(s.study == t.study).scalar_subquery()
+    each = sa.select(s.modality).where(s.study == t.study, s.modality != "").correlate(studies).distinct().subquery()
+    listed = sa.select(sa.func.coalesce(sa.func.aggregate_strings(each.c.modality, "\\"), "")).scalar_subquery()
+    kept = {"n_series": n, "n_instances": m, "modalities": listed}
     for some in batched(sorted(named), LOOKUP):
-        connection.execute(sa.update(studies).where(t.study.in_(some)).values(n_series=n, n_instances=m))
+        connection.execute(sa.update(studies).where(t.study.in_(some)).values(kept))
 
 
 def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:

@@ -232,9 +232,12 @@ studies = sa.Table(
     *_columns("study"),
     sa.Column("n_series", sa.Integer, nullable=False, server_default="0"),  # how many it has
     sa.Column("n_instances", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("modalities", TEXT, nullable=False, server_default=""),  # of its series, each once, backslashes between
     # These hold all that is asked of them, in the order of the answer: they are looked through, not the wide rows.
     sa.Index("studies_by_date", "study_date", "study_time", "study", "n_series", "n_instances"),
-    sa.Index("studies_by_name", "study_date", "study_time", "study", "patient_name", "patient_name_words"),
+    sa.Index(
+        "studies_by_name", "study_date", "study_time", "study", "patient_name", "patient_name_words", "patient_id"
+    ),
     sa.Index(
         "studies_by_text",
         "study_date",
@@ -289,6 +292,11 @@ instances = sa.Table(
     sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"]),
     sa.Index("instances_by_series", "study", "series", "instance_number", "instance"),
     sa.Index("instances_by_class", "study", "sop_class_uid"),
+    # By these the few are found that have a rare value: they hold nothing else, for they grow with every instance.
+    sa.Index("instances_by_number", "instance_number"),
+    sa.Index("instances_by_rows", "rows"),
+    sa.Index("instances_by_columns", "columns"),
+    sa.Index("instances_by_frames", "number_of_frames"),
 )
 scans = sa.Table(
     "scans",

@@ -6,7 +6,7 @@ answer, until there are enough, or so many that the search is refused. It must n
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from itertools import batched
@@ -49,7 +49,7 @@ from multiframe.schema import (
     studies,
 )
 
-__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "kind_of_path", "remaining"]
+__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "kind_of_path", "remaining"]
 
 _LOOKUP = 500  # rows asked for in one query
 _KEY_OF_TAG: Final = {key.tag: key for key in KEYS.values()}
@@ -61,6 +61,14 @@ _MADE = frozenset((
 ))  # fmt: skip
 
 _MANY = 1000  # left out: from here on it is worth finding out where they end
+_FEW = 1000  # rows that have a value: up to here they are put in order, beyond the order is gone through for them
+_INDEXES: Final = {  # by value alone: no planner knows how rare the one is that is asked for
+    "modality": "series_by_modality",
+    "instance_number": "instances_by_number",
+    "rows": "instances_by_rows",
+    "columns": "instances_by_columns",
+    "number_of_frames": "instances_by_frames",
+}
 
 EXAMINED = 50_000
 """Rows whose JSON is looked at in one search, at most."""
@@ -197,7 +205,7 @@ def _vr(tag: str) -> str:
 class _Asked:
     """The conditions of a search, read: those of columns, and those that JSON is looked at for."""
 
-    def __init__(self, query: Search) -> None:
+    def __init__(self, connection: sa.Connection, query: Search) -> None:
         self.clauses: list[sa.ColumnElement[bool]] = []
         self.below = False  # whether something is asked of what lies below the study
         self.beside = False  # whether a clause speaks of other tables, though it asks of the study
@@ -242,23 +250,62 @@ class _Asked:
             self.clauses.extend(_has_request(asked_of_requests))
         tables = [TABLES[level] for level in LEVELS[: LEVELS.index(query.level) + 1]]
         for path, test in fast.items():
-            self.clauses.extend(_clauses(_KEY_OF_TAG[path], test, tables))
+            key = _KEY_OF_TAG[path]
+            if key.column in _INDEXES and path != KEYS["Modality"].tag:
+                few = query.study is None and _is_rare(connection, key, test)
+                self.clauses.append(_has_value(key, test, few=few))
+            else:
+                self.clauses.extend(_clauses(key, test, tables))
+
+    def by_study(self, query: Search) -> bool:
+        """Whether whole studies match, so that what they say they have is what is found."""
+        return query.study is None and not self.below and not self.beside
 
 
 def _clauses(key: Key, test: Test, tables: Sequence[sa.Table]) -> Iterator[sa.ColumnElement[bool]]:
     name = _NAME_OF_TAG[key.tag]
-    if name in ("ModalitiesInStudy", "SOPClassesInStudy"):
-        other = (series if name == "ModalitiesInStudy" else instances).alias()
-        column, there = other.c[key.column], other.c.study == studies.c.study
-        if isinstance(test, Empty):
-            yield ~sa.exists().where(there, column != "")
-        else:
-            yield sa.exists().where(there, _is(column, test))
+    if name == "SOPClassesInStudy":
+        yield _holds(instances, key, test)
     elif name in ("StudyInstanceUID", "SeriesInstanceUID"):
         for table in tables[LEVELS.index(key.level) :]:  # whichever is looked into first
             yield _is(table.c[key.column], test)
     else:
         yield _is(_column(key), test)
+
+
+def _holds(table: sa.Table, key: Key, test: Test) -> sa.ColumnElement[bool]:
+    """Ask for studies that something below them makes match."""
+    other = table.alias()
+    column, there = other.c[key.column], other.c.study == studies.c.study
+    if isinstance(test, Empty):
+        return ~sa.exists().where(there, column != "")
+    return sa.exists().where(there, _is(column, test))
+
+
+def _with_value(key: Key, test: Test, told: str) -> sa.Select[Any]:
+    """Ask for the rows that have a value, by its index."""
+    other = (series if key.column == "modality" else instances).alias()
+    chosen = sa.select(other.c[told]).where(_is(other.c[key.column], test))
+    return chosen.with_hint(other, f"INDEXED BY {_INDEXES[key.column]}", "sqlite")
+
+
+def _is_rare(connection: sa.Connection, key: Key, test: Test) -> bool:
+    """Whether few rows have a value: it is found out by counting them, so far."""
+    if isinstance(test, Like) and any(map(_is_wild, test.patterns)):
+        return False
+    if isinstance(test, Empty) and key.column == "modality":  # no series of the study has one: not this one
+        return False
+    some = _with_value(key, test, key.column).limit(_FEW + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= _FEW
+
+
+def _has_value(key: Key, test: Test, *, few: bool) -> sa.ColumnElement[bool]:
+    """Ask for a value in the way that is quick for a rare or for a frequent one, whatever a planner thinks of it."""
+    if key.column == "modality":
+        return studies.c.study.in_(_with_value(key, test, "study")) if few else _holds(series, key, test)
+    if few:
+        return instances.c.instance.in_(_with_value(key, test, "instance"))
+    return _is(_column(key) + sa.literal_column("0"), test)  # which no index has
 
 
 def _column(key: Key) -> sa.ColumnElement[Any]:
@@ -299,8 +346,11 @@ def _is_text(column: sa.ColumnElement[Any]) -> bool:
 
 def _like(column: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[bool]:
     """Match ``*`` and ``?``; without them it is plain equality, which an index answers."""
-    wild = "*" in pattern or "?" in pattern
-    return column.like(_pattern(pattern), escape="!") if wild else column == pattern
+    return column.like(_pattern(pattern), escape="!") if _is_wild(pattern) else column == pattern
+
+
+def _is_wild(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
 
 
 def _pattern(wanted: str) -> str:
@@ -362,48 +412,80 @@ def find(connection: sa.Connection, query: Search) -> list[Found]:
     TooBroad
         Too many rows would have to be looked at.
     """
-    asked = _Asked(query)
+    asked = _Asked(connection, query)
+    return _told(connection, _found(connection, query, asked, _begin(connection, query, asked)), query)
+
+
+def find_page(connection: sa.Connection, query: Search, most: int) -> tuple[list[Found], int | None]:
+    """Find a page, and count what lies behind it, up to `most`; None: only looking at it all would tell how much.
+
+    Raises
+    ------
+    ValueError, TooBroad
+        As `find`.
+    """
+    if not query.limit:
+        return find(connection, query), 0
+    asked = _Asked(connection, query)
+    begin = _begin(connection, query, asked)
+    rows = _found(connection, replace(query, limit=query.limit + 1), asked, begin)
+    found = _told(connection, rows[: query.limit], query)
+    if len(rows) <= query.limit:
+        return found, 0
+    return found, _behind(connection, query, asked, begin, rows[query.limit - 1], most)
+
+
+def remaining(connection: sa.Connection, query: Search, most: int) -> int | None:
+    """Count the matches behind those of a search, up to `most`; None: only looking at them all would tell."""
+    asked = _Asked(connection, query)
+    return _behind(connection, query, asked, _begin(connection, query, asked), None, most)
+
+
+class _Begin(NamedTuple):
+    """Where a search begins: at the newest study, or at one that clauses say, and how many are left out from there."""
+
+    clauses: Sequence[sa.ColumnElement[bool]]
+    offset: int
+
+
+def _begin(connection: sa.Connection, query: Search, asked: _Asked) -> _Begin:
+    """Begin a search that leaves out many at the study where they end: each study knows how much it has."""
+    if query.level == "study" or query.offset < _MANY or asked.items or not asked.by_study(query):
+        return _Begin((), query.offset)
+    t = studies.c
+    each = t.n_series if query.level == "series" else t.n_instances
+    # The day first: they are fewer, and a sum is sooner told than every step to it.
+    has, newest = sa.func.sum(each), t.study_date.desc()
+    days = sa.select(t.study_date, has.label("has"), sa.func.sum(has).over(order_by=newest).label("run"))
+    d = _restricted(days, query, asked).group_by(t.study_date).subquery("days").c
+    day = sa.select(d.study_date, d.has, d.run).where(d.run > query.offset).order_by(d.run).limit(1).cte("day").c
+    run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES)
+    told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.label("run"))
+    counted = _restricted(told, query, asked).where(t.study_date == day.study_date).subquery()
+    first = sa.select(counted).where(counted.c.run > query.offset).order_by(counted.c.run).limit(1)
+    row = connection.execute(first).one_or_none()
+    if row is None:
+        return _Begin((sa.false(),), 0)
+    here = sa.tuple_(t.study_date, t.study_time, t.study) <= sa.tuple_(*row[:3])
+    return _Begin((here,), query.offset - int(row.run - row.each))
+
+
+def _found(connection: sa.Connection, query: Search, asked: _Asked, begin: _Begin) -> Sequence[sa.Row[Any]]:
     depth = LEVELS.index(query.level) + 1
     keys = [TABLES[query.level].c[name] for name in LEVELS[:depth]]
     texts = [TABLES[level].c.attributes.label(f"{level}_attributes") for level in asked.items]
-    chosen = _statement(query, asked, *keys, *texts).order_by(*_order(query))
-    if not asked.items:
-        chosen, offset = _far(connection, query, asked, chosen)
-        # The page is found by its keys, which an index may hold all of, and then filled in, in one question.
-        page = chosen.limit(query.limit).offset(offset).subquery("page")
-        rows = connection.execute(_filled_in(query, page).order_by(*ORDER[query.level])).all()
-    else:
+    chosen = _statement(query, asked, *keys, *texts).where(*begin.clauses).order_by(*_order(query))
+    if asked.items:
         found = _looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth)
-        rows = list(_those(connection, query, [tuple(row[:depth]) for row in found]))
-    return _told(connection, rows, query)
+        return list(_those(connection, query, [tuple(row[:depth]) for row in found]))
+    # The page is found by its keys, which an index may hold all of, and then filled in, in one question.
+    page = chosen.limit(_written(query.limit)).offset(begin.offset or None).subquery("page")
+    return connection.execute(_filled_in(query, page).order_by(*ORDER[query.level])).all()
 
 
-def _far(connection: sa.Connection, query: Search, asked: _Asked, chosen: sa.Select[Any]) -> tuple[sa.Select[Any], int]:
-    """Begin a search that leaves out many at the study where they end: each study knows how much it has.
-
-    Only where nothing is asked of what lies below the studies.
-    """
-    if query.level == "study" or query.offset < _MANY or asked.below or asked.beside or query.study is not None:
-        return chosen, query.offset
-    t = studies.c
-    each = t.n_series if query.level == "series" else t.n_instances
-    run = sa.func.sum(each)
-    days = sa.select(t.study_date, run).group_by(t.study_date).order_by(t.study_date.desc())
-    before, day = 0, None
-    for date, has in connection.execute(_restricted(days, query, asked)):
-        if before + has > query.offset:
-            day = date
-            break
-        before += has
-    if day is None:
-        return chosen.where(sa.false()), 0
-    told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.over(order_by=_STUDIES).label("run"))
-    counted = _restricted(told, query, asked).where(t.study_date == day).subquery()
-    c = counted.c
-    first = sa.select(counted).where(c.run > query.offset - before).order_by(c.run).limit(1)
-    row = connection.execute(first).one()
-    here = sa.tuple_(t.study_date, t.study_time, t.study) <= sa.tuple_(*row[:3])
-    return chosen.where(here), query.offset - before - (row.run - row.each)
+def _written(limit: int | None) -> sa.ColumnElement[int] | None:
+    """Have a limit stand in the statement: a plan that is kept, of a statement that is prepared, then minds it."""
+    return None if limit is None else sa.bindparam(None, limit, sa.Integer, literal_execute=True)
 
 
 def _restricted(chosen: sa.Select[Any], query: Search, asked: _Asked) -> sa.Select[Any]:
@@ -459,36 +541,40 @@ def _looked_at(
                 return
 
 
-def remaining(connection: sa.Connection, query: Search, most: int) -> int | None:
-    """Count the matches behind those of a search, up to `most`; None: only looking at them all would tell."""
-    asked = _Asked(query)
+def _behind(
+    connection: sa.Connection, query: Search, asked: _Asked, begin: _Begin, last: sa.Row[Any] | None, most: int
+) -> int | None:
+    """Count what lies behind a page, whose last row may be known."""
     if asked.items or query.limit is None:
         return None
-    if query.level != "study" and query.study is None and not asked.below and not asked.beside:
-        each = studies.c.n_series if query.level == "series" else studies.c.n_instances
+    t = studies.c
+    if query.level != "study" and asked.by_study(query):
+        each = t.n_series if query.level == "series" else t.n_instances
         # Each has one at least: of more studies than that nobody need know how many they have.
-        enough = _restricted(sa.select(each.label("each")), query, asked).limit(query.offset + query.limit + most)
+        enough = _restricted(sa.select(each.label("each")).where(*begin.clauses), query, asked)
+        enough = enough.limit(_written(begin.offset + query.limit + most))
         total = connection.execute(sa.select(sa.func.sum(enough.subquery().c.each))).scalar() or 0
-        return min(most, max(0, int(total) - query.offset - query.limit))
-    behind = _statement(query, asked, sa.literal(1)).limit(most).offset(query.offset + query.limit)
+        return min(most, max(0, int(total) - begin.offset - query.limit))
+    behind = _statement(query, asked, sa.literal(1)).where(*begin.clauses).limit(_written(most))
+    if last is not None and query.level == "study" and query.offset >= _MANY:
+        behind = behind.where(
+            sa.tuple_(t.study_date, t.study_time, t.study) < sa.tuple_(last.study_date, last.study_time, last.study)
+        )
+    else:
+        behind = behind.offset(begin.offset + query.limit)
     return int(connection.execute(sa.select(sa.func.count()).select_from(behind.subquery())).scalar_one())
 
 
 def _filled_in(query: Search, page: sa.Subquery | None = None) -> sa.Select[Any]:
-    """Ask for all that is told of matches: those of a page, or whichever are said."""
+    """Ask for all that is told of matches, as `_told` reads it: those of a page, or whichever are said."""
     depth = LEVELS.index(query.level) + 1
-    t, s, i, other = studies.c, series.c, instances.c, series.alias()
-    modalities = sa.select(sa.func.aggregate_strings(other.c.modality, "\\")).where(other.c.study == t.study)
-    columns: list[sa.ColumnElement[Any]] = [
-        t.study,
-        t.n_series,
-        t.n_instances,
-        modalities.scalar_subquery().label("modalities"),
-    ]
-    columns += [t.attributes.label("of_study")]
+    t, s, i = studies.c, series.c, instances.c
+    columns: list[sa.ColumnElement[Any]] = [t.study, t.n_series, t.n_instances, t.modalities, t.attributes]
     source: sa.FromClause = studies
     if page is not None:
         source = page.join(studies, t.study == page.c.study)
+    if depth == 1:
+        columns += [t.study_date, t.study_time]  # with the UID, where it stands in the order
     if depth > 1:
         columns += [s.series, s.instances, s.attributes.label("of_series")]
         given = s.study == t.study
@@ -513,6 +599,7 @@ def _those(connection: sa.Connection, query: Search, keys: Sequence[tuple[str, .
 
 
 def _told(connection: sa.Connection, rows: Sequence[sa.Row[Any]], query: Search) -> list[Found]:
+    depth = LEVELS.index(query.level) + 1
     classes: dict[str, list[str]] = {}
     if query.classes:
         i = instances.c
@@ -521,20 +608,17 @@ def _told(connection: sa.Connection, rows: Sequence[sa.Row[Any]], query: Search)
             for study, uid in connection.execute(listed):
                 classes.setdefault(study, []).append(uid)
     found = []
-    depth = LEVELS.index(query.level) + 1
     for row in rows:
-        found.append(
-            Found(
-                study=row.study,
-                series=row.series if depth > 1 else "",
-                instance=row.instance if depth > 2 else "",
-                attributes=tuple(row[4::3]),
-                modalities=tuple(sorted(set((row.modalities or "").split("\\")) - {""})),
-                study_series=row.n_series,
-                study_instances=row.n_instances,
-                series_instances=row.instances if depth > 1 else 0,
-                classes=tuple(sorted(classes.get(row.study, ()))),
-                syntax=row.syntax if depth > 2 else "",
-            )
-        )
+        told: tuple[Any, ...] = tuple(row)
+        study, n_series, n_instances, modalities, of_study = told[:5]
+        uid, n, of_series = told[5:8] if depth > 1 else ("", 0, "")
+        instance, syntax, of_instance = told[8:] if depth > 2 else ("", "", "")
+        texts = (of_study, of_series, of_instance)[:depth]
+        has = tuple(sorted(classes.get(study, ())))
+        found.append(Found(study, uid, instance, texts, _parted(modalities), n_series, n_instances, n, has, syntax))
     return found
+
+
+@lru_cache(1024)
+def _parted(modalities: str) -> tuple[str, ...]:
+    return tuple(sorted(modalities.split("\\"))) if modalities else ()

@@ -157,6 +157,12 @@ class VirtualCatalog(Catalog):
         stop = None if query.limit is None else query.offset + query.limit
         return [found for _, found in islice(self._expanded(query), query.offset, stop)]
 
+    def page(self, query: Search, most: int) -> tuple[list[Found], int | None]:
+        """Find a page of matches, and count those behind it, up to `most`."""
+        if query.study is None or query.level == "study":
+            return super().page(query, most)
+        return self.search(query), self.remaining(query, most)
+
     def remaining(self, query: Search, most: int) -> int | None:
         """Count the matches behind those of a search, up to `most`."""
         if query.study is None or query.level == "study":

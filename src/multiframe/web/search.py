@@ -8,7 +8,6 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache, partial
 from json.encoder import encode_basestring as quoted
@@ -176,7 +175,7 @@ async def _search(level: Level, request: Request) -> Response:
         zone=asked.zone,
         only=access_of(request).studies,
         classes=not {_ALL, _CLASSES}.isdisjoint(asked.fields),
-        limit=most + 1 if most else 0,  # one more tells whether there are more
+        limit=most,
         offset=asked.offset,
     )
     base = base_url(request) + DICOMWEB
@@ -184,7 +183,7 @@ async def _search(level: Level, request: Request) -> Response:
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:
             body, behind = await asyncio.to_thread(
-                _page, catalog, query, most, partial(_body, fields=asked.fields, base=base)
+                _page, catalog, query, partial(_body, fields=asked.fields, base=base)
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None
@@ -192,14 +191,12 @@ async def _search(level: Level, request: Request) -> Response:
 
 
 def _page(
-    catalog: Catalog, query: Search, most: int, write: Callable[[Sequence[Found], Search], bytes]
+    catalog: Catalog, query: Search, write: Callable[[Sequence[Found], Search], bytes]
 ) -> tuple[bytes, list[str]]:
     """Search, and write what was found; gives that, and what there is to say of what lies behind it."""
-    found = catalog.search(query)
+    found, behind = catalog.page(query, _MOST_COUNTED)
     said = []
-    if len(found) > most:
-        del found[most:]
-        behind = catalog.remaining(replace(query, limit=most), _MOST_COUNTED)
+    if behind != 0:
         number = "" if behind is None else "at least " * (behind == _MOST_COUNTED) + f"{behind} "
         said.append(f"There are {number}additional results that can be requested")
     return write(found, query) if found else b"", said

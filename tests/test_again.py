@@ -263,7 +263,8 @@ async def answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def served(app: App, *, narrow: bool = False) -> AsyncIterator[Served]:
+async def served(app: App, *, high: int | None = None) -> AsyncIterator[Served]:
+    """Serve; `high`: the kernel takes little of an answer, and who writes is told to wait at so many bytes."""
     config = uvicorn.Config(app.app, log_config=None, proxy_headers=False, ws="none", http=patient(30.0, 100))
     config.load()
     state = ServerState()
@@ -271,9 +272,9 @@ async def served(app: App, *, narrow: bool = False) -> AsyncIterator[Served]:
 
     class Counting(config.http_protocol_class):  # type: ignore[misc, name-defined]
         def connection_made(self, transport: asyncio.Transport) -> None:
-            if narrow:
+            if high is not None:
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-                transport.set_write_buffer_limits(high=0)
+                transport.set_write_buffer_limits(high=high)
             super().connection_made(transport)
 
         def _write(self, *arguments: Any) -> None:
@@ -337,7 +338,7 @@ def test_a_body_that_is_not_taken_keeps_its_memory_and_its_bytes(tmp_path: Path)
     cine(path, frames=FRAMES)
 
     async def use(app: App) -> None:
-        async with served(app, narrow=True) as server:
+        async with served(app, high=0) as server:
             await server.talk(server.request(1))
             wanted = [(await server.talk(server.request(n)))[0] for n in range(1, FRAMES + 1)]
             budget, held = app.app.state.budget, app.app.state.budget.held
@@ -365,6 +366,35 @@ def test_a_body_that_is_not_taken_keeps_its_memory_and_its_bytes(tmp_path: Path)
             writer.transport.abort()
             await asyncio.sleep(0.05)
             assert (budget.held, app.app.state.gauges.open) == (held, 0), "who has left holds nothing"
+
+    using(path, tmp_path, use)
+
+
+@pytest.mark.parametrize("high", [64 << 10, 1 << 20], ids=["told to wait", "not told"])
+def test_a_body_that_is_taken_bit_by_bit_keeps_its_bytes(tmp_path: Path, high: int) -> None:
+    """However much of it lies in the server's buffers meanwhile: nobody who asks for other frames has its memory."""
+    path = tmp_path / "large.dcm"
+    cine(path, frames=FRAMES)
+
+    async def use(app: App) -> None:
+        loop = asyncio.get_running_loop()
+        async with served(app, high=high) as server:
+            await server.talk(server.request(1))
+            # All once: then there is memory that is large enough for any of them.
+            (_, wanted), *_ = [(await server.talk(server.request(n)))[0] for n in range(1, FRAMES + 1)]
+            with socket.socket() as slow:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+                slow.connect(("127.0.0.1", server.port))
+                slow.setblocking(False)
+                at_once, received, n = server.at_once, b"", 0
+                await loop.sock_sendall(slow, server.request(1))
+                while len(received.partition(b"\r\n\r\n")[2]) < len(wanted):
+                    received += await loop.sock_recv(slow, 16 << 10)
+                    n += 1
+                    await server.talk(server.request(2 + n % (FRAMES - 1)))
+                assert n > 5, "it came bit by bit"
+                assert server.at_once == at_once + n + 1
+                assert received.partition(b"\r\n\r\n")[2] == wanted
 
     using(path, tmp_path, use)
 

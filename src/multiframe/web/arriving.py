@@ -1,8 +1,9 @@
-"""Instances that are still arriving: their header, and each frame as soon as it is whole.
+"""Instances that are still arriving: what is in their header, and each frame as soon as it is whole.
 
 Where the catalog has no instance of that UID, one that some process is receiving at the moment is looked for in the
-store. Nothing of it may be kept by anybody: it can still fail. It knows a file that grows, and how long a frame is
-waited for. It must not know how an upload is received.
+store. Nothing of it may be kept by anybody: it can still fail. What is of all of it, such as the file, is waited for
+until it is stored. It knows a file that grows, and how long anything is waited for. It must not know how an upload is
+received, nor how a picture is made.
 """
 
 import asyncio
@@ -18,20 +19,41 @@ from starlette.responses import Response
 
 from multiframe.catalog import Catalog
 from multiframe.dicomjson import metadata
-from multiframe.errors import InstanceNotFound, MultiframeError, NotAcceptable, SourceChanged, SourceNotFound
+from multiframe.errors import (
+    InstanceNotFound,
+    MultiframeError,
+    NotAcceptable,
+    NotFramewise,
+    SourceChanged,
+    SourceNotFound,
+)
 from multiframe.following import Follower
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance, header_of
-from multiframe.rope import Made, Rope, read_all
+from multiframe.ranges import ByteRange
+from multiframe.render import Facts, representative
+from multiframe.rope import Made, Rope
 from multiframe.source import FileSource, run
 from multiframe.storing import Store
 from multiframe.transcode import making
 from multiframe.web.answers import stream_answer
+from multiframe.web.bulkdata import all_bulkdata, bulkdata, pixeldata, shaped, steps_of, value_of
 from multiframe.web.doors import Endpoint, Row
 from multiframe.web.frames import choice_of, frames, indices_of
 from multiframe.web.lookup import accept_of, uids
 from multiframe.web.media import accepts_json, multipart_type, parse_accept
 from multiframe.web.metadata import addresses, metadata_of
+from multiframe.web.presentation import Form, Wanted
+from multiframe.web.rendered import (
+    Drawing,
+    frames_rendered,
+    instance_rendered,
+    is_thumbnail,
+    picture_headers,
+    pictures_of,
+    wanted_of,
+)
+from multiframe.web.retrieve import frame_file, retrieve
 from multiframe.web.workers import gone, who
 
 __all__ = ["WAIT", "Growing", "NotYet", "watched"]
@@ -39,6 +61,7 @@ __all__ = ["WAIT", "Growing", "NotYet", "watched"]
 WAIT = 10.0
 """Seconds for which a frame is waited for that has not arrived."""
 
+_BOUNDARY = "multiframe-arriving-1f6a"
 _LOOK = 0.1  # seconds between two looks
 _RETRIES = 50  # of a read, when the file is written on meanwhile
 
@@ -72,11 +95,20 @@ class Growing:
         with self._lock:
             return self._follower.reach(i)
 
-    def read(self, index: FrameIndex, i: int) -> bytes:
-        """Read a frame that is there: what is proven does not change any more."""
-        source = self.instance.source
-        (body,) = _steadily(lambda: run(read_all([Rope(index.parts(i))]), source))
-        return bytes(body)
+    def read(self, rope: Rope, wanted: ByteRange | None = None) -> bytes:
+        """Read a body that is there, or a part of it: what is proven does not change any more."""
+        wanted = wanted or ByteRange(0, rope.size)
+        return b"".join(_steadily(lambda: run(rope.read(wanted), self.instance.source)))
+
+    def stored(self) -> None:
+        """See whether it is still arriving.
+
+        Raises
+        ------
+        SourceNotFound
+            It is stored now, or has failed.
+        """
+        self.instance.source.stat()
 
 
 def _steadily[T](read: Callable[[], T]) -> T:
@@ -111,8 +143,15 @@ async def _found(request: Request) -> Growing | None:
 
 
 def watched(rows: Iterable[Row]) -> list[Row]:
-    """Have frames and metadata be given of instances that are still arriving, too."""
-    answers: dict[Endpoint, _Answer] = {frames: _frames, metadata_of: _metadata}
+    """Have what is of one instance be given of those that are still arriving, too."""
+    answers: dict[Endpoint, _Answer] = {
+        frames: _frames,
+        metadata_of: _metadata,
+        bulkdata: _bulkdata,
+        frames_rendered: _frames_rendered,
+        instance_rendered: _instance_rendered,
+        **dict.fromkeys((all_bulkdata, pixeldata, retrieve, frame_file), _whole),
+    }
     return [
         row._replace(endpoint=partial(_perhaps, row.endpoint, answers[row.endpoint]))
         if row.endpoint in answers and "{instance}" in row.path
@@ -166,9 +205,44 @@ def _together(pieces: Iterable[bytes]) -> bytes:
     return b"".join(out)
 
 
+async def _bulkdata(request: Request, growing: Growing) -> Response:
+    """Give a value of the header; Pixel Data only once it is whole."""
+    path, instance = steps_of(request), growing.instance
+    pixels, piece = instance.header.pixel_data, request.app.state.settings.piece
+    if pixels is not None and path == [pixels.tag]:
+        return await _whole(request, growing)
+    payload = await asyncio.to_thread(value_of, instance, path)
+    rope, content_type = shaped(request, instance, payload, "application/octet-stream")
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        for at in range(0, rope.size, piece):
+            yield await asyncio.to_thread(growing.read, rope, ByteRange(at, min(at + piece, rope.size)))
+
+    headers = {"content-type": content_type, "cache-control": "no-store", "vary": "Accept"}
+    return stream_answer(request, pieces(), headers)
+
+
+async def _whole(request: Request, growing: Growing) -> Response:
+    """Wait until all of it is stored: a part of it is not given for the whole.
+
+    Raises
+    ------
+    NotYet
+        It was not stored in time.
+    SourceNotFound
+        The upload has ended.
+    """
+    until = time.monotonic() + WAIT
+    while True:
+        await asyncio.to_thread(growing.stored)
+        if time.monotonic() >= until or await gone(request):
+            raise NotYet("this instance has not arrived whole yet: ask again in a moment")
+        await asyncio.sleep(_LOOK)
+
+
 async def _frames(request: Request, growing: Growing) -> Response:
-    """Give frames, once the last of them is there; they are read one after the other while they are sent."""
-    instance = growing.instance
+    """Give frames, once the last of them is there."""
+    instance, state = growing.instance, request.app.state
     indices = indices_of(request.path_params["frames"], instance.header.declared_frames or 1)
     choice = choice_of(request, instance, len(indices))
     index = await _reached(request, growing, max(indices))
@@ -179,28 +253,97 @@ async def _frames(request: Request, growing: Growing) -> Response:
     cost = max(part.cost if part else index[i].size for part, i in zip(parts, indices, strict=True))
 
     async def frame(k: int) -> bytes:
-        data, part = await asyncio.to_thread(growing.read, index, indices[k]), parts[k]
+        data, part = await asyncio.to_thread(growing.read, Rope(index.parts(indices[k]))), parts[k]
         return data if part is None else await state.workers.run(part.make, data, gone=partial(gone, request))
 
+    kind = multipart_type(choice.media_type, _BOUNDARY) if choice.multipart else choice.content_type
+    within = choice.content_type if choice.multipart else None
+    return await _in_turn(request, frame, len(indices), {"content-type": kind, "vary": "Accept"}, within, cost)
+
+
+async def _frames_rendered(request: Request, growing: Growing) -> Response:
+    """Give pictures of frames, once the last of them is there."""
+    wanted = wanted_of(request)
+    indices = indices_of(request.path_params["frames"], _pictured(growing.instance))
+    form = pictures_of(accept_of(request), several=len(indices) > 1)
+    return await _pictures(request, growing, indices, wanted, form)
+
+
+async def _instance_rendered(request: Request, growing: Growing) -> Response:
+    """Give the picture that stands for the instance: of its first frame, until the one is there that will."""
+    instance, wanted = growing.instance, wanted_of(request)
+    if instance.syntax.family == "video" and not is_thumbnail(request):
+        return await _whole(request, growing)
+    count = _pictured(instance)
+    form = pictures_of(accept_of(request), several=False)
+    if form.multipart and not is_thumbnail(request):
+        return await _pictures(request, growing, range(count), wanted, form)
+    index = await asyncio.to_thread(representative, instance.header, count)
+    there = await asyncio.to_thread(growing.reach, index)
+    return await _pictures(request, growing, [index if there else 0], wanted, form)
+
+
+def _pictured(instance: Instance) -> int:
+    """Give the number of frames of which there are pictures.
+
+    Raises
+    ------
+    NoPixelData, NotFramewise
+        There are none.
+    """
+    _ = instance.header.pixels
+    if instance.syntax.family == "video":
+        raise NotFramewise("of video no pictures are made: /rendered of the instance gives it as it is stored")
+    return instance.header.declared_frames or 1
+
+
+async def _pictures(request: Request, growing: Growing, indices: Sequence[int], wanted: Wanted, form: Form) -> Response:
+    instance, state = growing.instance, request.app.state
+    drawing = Drawing.of(instance, wanted, form, state.settings)
+    index = await _reached(request, growing, max(indices))
+    first = await asyncio.to_thread(Facts.of, instance.header, indices[0], lambda: instance.items)
+    cost = drawing.cost(max(index[i].size for i in indices), first)
+
+    async def picture(k: int) -> bytes:
+        i = indices[k]
+        data = await asyncio.to_thread(growing.read, Rope(index.parts(i)))
+        facts = await asyncio.to_thread(Facts.of, instance.header, i, lambda: instance.items) if k else first
+        return await drawing.drawn(state.workers, data, facts, gone=partial(gone, request), who=who(request))
+
+    headers = picture_headers(wanted, form, _BOUNDARY)
+    return await _in_turn(request, picture, len(indices), headers, form.media_type if form.multipart else None, cost)
+
+
+async def _in_turn(
+    request: Request, make: Callable[[int], Awaitable[bytes]], count: int, headers: dict[str, str], within: str | None,
+    cost: int,
+) -> Response:  # fmt: skip
+    """Answer with what is made one after the other while it is sent.
+
+    Parameters
+    ----------
+    within : str or None
+        The content type of each part; None: there is one body.
+    cost : int
+        Bytes that are held while one is made.
+    """
     state = request.app.state
+    cost = min(cost, state.budget.limit)
     first = b""
     if request.method != "HEAD":  # before the head of the answer, or its errors had no status
         with await state.budget.acquire_async(cost, timeout=state.settings.memory_wait, who=who(request)):
-            first = await frame(0)
-    boundary = "multiframe-arriving-1f6a"
+            first = await make(0)
 
     async def pieces() -> AsyncGenerator[bytes]:
-        for k in range(len(indices)):
-            data = first if k == 0 else await frame(k)
-            if choice.multipart:
-                yield f"{'\r\n' if k else ''}--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
+        for k in range(count):
+            data = first if k == 0 else await make(k)
+            if within is not None:
+                yield f"{'\r\n' if k else ''}--{_BOUNDARY}\r\nContent-Type: {within}\r\n\r\n".encode()
             yield data
-        if choice.multipart:
-            yield f"\r\n--{boundary}--\r\n".encode()
+        if within is not None:
+            yield f"\r\n--{_BOUNDARY}--\r\n".encode()
 
-    kind = multipart_type(choice.media_type, boundary) if choice.multipart else choice.content_type
-    headers = {"content-type": kind, "cache-control": "no-store", "vary": "Accept"}
-    return stream_answer(request, pieces(), headers, held=cost)
+    return stream_answer(request, pieces(), {**headers, "cache-control": "no-store"}, held=cost)
 
 
 async def _reached(request: Request, growing: Growing, i: int) -> FrameIndex:

@@ -40,7 +40,7 @@ from multiframe.web.media import (
 )
 from multiframe.web.metadata import States, addresses, partly, settled
 
-__all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata"]
+__all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata", "shaped", "steps_of", "value_of"]
 
 _PATH = re.compile(r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,63}")
 _ALLOCATED = 0x00280100
@@ -54,26 +54,50 @@ async def bulkdata(request: Request) -> Response:
     The path has tags and, between them, Item numbers from 1: ``52009230/7/00289145/1/00283010``.
     """
     study, series, uid = uids(request)
-    text = request.path_params["path"]
-    if not _PATH.fullmatch(text):
-        raise BadRequest("the path to a value is tags and Item numbers from 1 in turn, such as 00189999/2/00081234")
-    path = _steps(text)
+    path = steps_of(request)
 
     async def use(instance: Instance) -> Response:
         pixels = instance.header.pixel_data
         if len(path) == 1 and pixels is not None and path[0] == pixels.tag:
             return await _pixels(request, instance)
-        payload = await asyncio.to_thread(_value, instance, path)
-        if payload is None:
-            raise NotThere(f"there is no bulk data at {text} in this instance")
+        payload = await asyncio.to_thread(value_of, instance, path)
         return await _whole(request, instance, payload, "application/octet-stream")
 
     return await with_fresh(request, study, series, uid, use)
 
 
+def steps_of(request: Request) -> list[int]:
+    """Read the path of an address.
+
+    Raises
+    ------
+    BadRequest
+        It is none.
+    """
+    text = request.path_params["path"]
+    if not _PATH.fullmatch(text):
+        raise BadRequest("the path to a value is tags and Item numbers from 1 in turn, such as 00189999/2/00081234")
+    return _steps(text)
+
+
 def _steps(path: str) -> list[int]:
     """Read a path: tags are hexadecimal, the Item numbers between them are not."""
     return [int(step, 10 if i % 2 else 16) for i, step in enumerate(path.split("/"))]
+
+
+def value_of(instance: Instance, path: Sequence[int]) -> list[Stored]:
+    """Find a value; blocking.
+
+    Raises
+    ------
+    NotThere
+        There is none.
+    """
+    found = _value(instance, path)
+    if found is None:
+        text = "/".join(f"{step:d}" if i % 2 else f"{step:08X}" for i, step in enumerate(path))
+        raise NotThere(f"there is no bulk data at {text} in this instance")
+    return found
 
 
 def _value(instance: Instance, path: Sequence[int]) -> list[Stored] | None:
@@ -86,15 +110,18 @@ def _value(instance: Instance, path: Sequence[int]) -> list[Stored] | None:
 
 async def _whole(request: Request, instance: Instance, payload: Sequence[Part], own: str) -> Response:
     """Answer with one value, in the form the client takes."""
+    rope, content_type = shaped(request, instance, payload, own)
+    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+
+
+def shaped(request: Request, instance: Instance, payload: Sequence[Part], own: str) -> tuple[Rope, str]:
+    """Give one value as a body in the form the client takes, and its content type."""
     form = choose_octets(parse_accept(accept_of(request)), own)
     identity = f"{instance.stat.identity!r} {form.media_type}"
-    content_type = form.media_type
-    if form.multipart:
-        rope, boundary = multipart([(form.media_type, payload)], identity=identity)
-        content_type = multipart_type(form.media_type, boundary)
-    else:
-        rope = Rope(payload, identity=identity)
-    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+    if not form.multipart:
+        return Rope(payload, identity=identity), form.media_type
+    rope, boundary = multipart([(form.media_type, payload)], identity=identity)
+    return rope, multipart_type(form.media_type, boundary)
 
 
 # ---------------------------------------------------------------------------------------------------------------

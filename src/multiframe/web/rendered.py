@@ -7,10 +7,11 @@ An ETag is of what the picture is made of, not of its bytes: who has it already 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple, Self
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,8 @@ from multiframe.errors import NoPixelData, NotAcceptable, NotFramewise
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.picture import revision
-from multiframe.render import Facts, draw, representative
+from multiframe.ranges import Buffer
+from multiframe.render import Facts, Presentation, draw, representative
 from multiframe.rope import Rope, digest
 from multiframe.settings import Settings
 from multiframe.transcode import takes
@@ -35,7 +37,17 @@ from multiframe.web.presentation import Form, Wanted, choose_rendered, of_render
 from multiframe.web.workers import Workers, who
 from multiframe.web.workers import gone as client_gone
 
-__all__ = ["ROUTES", "wado_uri_picture"]
+__all__ = [
+    "ROUTES",
+    "Drawing",
+    "frames_rendered",
+    "instance_rendered",
+    "is_thumbnail",
+    "picture_headers",
+    "pictures_of",
+    "wado_uri_picture",
+    "wanted_of",
+]
 
 _MOST_INSTANCES = 10_000
 """Of one answer."""
@@ -50,11 +62,11 @@ _TRIES = 32
 async def frames_rendered(request: Request) -> Response:
     """``…/frames/{list}/rendered`` and ``…/frames/{list}/thumbnail``."""
     study, series, uid = uids(request)
-    wanted = _wanted(request)
+    wanted = wanted_of(request)
 
     async def use(instance: Instance) -> Response:
         indices = indices_of(request.path_params["frames"], await _count(instance))
-        form = _form(accept_of(request), several=len(indices) > 1)
+        form = pictures_of(accept_of(request), several=len(indices) > 1)
         if len(indices) > 1:
             return await _several(request, instance, indices, wanted, form)
         return await _one(request, instance, indices[0], wanted, form)
@@ -65,14 +77,14 @@ async def frames_rendered(request: Request) -> Response:
 async def instance_rendered(request: Request) -> Response:
     """``…/instances/{instance}/rendered``: of many frames the representative one, or all where parts are asked for."""
     study, series, uid = uids(request)
-    wanted = _wanted(request)
+    wanted = wanted_of(request)
 
     async def use(instance: Instance) -> Response:
-        if instance.syntax.family == "video" and not _thumbnail(request):
+        if instance.syntax.family == "video" and not is_thumbnail(request):
             return await _film(request, instance)
         count = await _count(instance)
-        form = _form(accept_of(request), several=False)
-        if form.multipart and count > 1 and not _thumbnail(request):
+        form = pictures_of(accept_of(request), several=False)
+        if form.multipart and count > 1 and not is_thumbnail(request):
             return await _several(request, instance, range(count), wanted, form)
         return await _one(request, instance, await _representative(instance, count), wanted, form)
 
@@ -81,11 +93,11 @@ async def instance_rendered(request: Request) -> Response:
 
 async def series_rendered(request: Request) -> Response:
     """``…/series/{series}/rendered`` and ``…/studies/{study}/rendered``: one picture an instance, if it has any."""
-    wanted = _wanted(request)
+    wanted = wanted_of(request)
     study, series, listed, gone = await _listed(request)
     if len(listed) > _MOST_INSTANCES:
         raise BadRequest(f"there are {len(listed)} instances, {_MOST_INSTANCES} are the most: ask for single series")
-    form = _form(accept_of(request), several=len(listed) > 1)
+    form = pictures_of(accept_of(request), several=len(listed) > 1)
     if len(listed) == 1:
         return await with_fresh(request, study, series, listed[0], _standing(request, wanted, form))
     return await _of_each(request, study, series, listed, wanted, form, gone)
@@ -93,9 +105,9 @@ async def series_rendered(request: Request) -> Response:
 
 async def series_thumbnail(request: Request) -> Response:
     """``…/series/{series}/thumbnail`` and ``…/studies/{study}/thumbnail``: that of an instance in the middle."""
-    wanted = _wanted(request)
+    wanted = wanted_of(request)
     study, series, listed, _ = await _listed(request)
-    form = _form(accept_of(request), several=False)
+    form = pictures_of(accept_of(request), several=False)
     catalog: Catalog = request.app.state.catalog
     from_the_middle = sorted(range(len(listed)), key=lambda i: abs(2 * i - len(listed)))
     for i in from_the_middle[:_TRIES]:
@@ -134,7 +146,7 @@ async def wado_uri_picture(
             wanted = of_wado_uri(query.multi_items(), columns=spec.columns, rows=spec.rows)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        form = _form(content_type, several=False)
+        form = pictures_of(content_type, several=False)
         if form.multipart:
             raise NotAcceptable("WADO-URI gives one picture: contentType is image/jpeg, image/png or image/gif")
         return await _one(request, instance, index, wanted, form)
@@ -142,21 +154,36 @@ async def wado_uri_picture(
     return await with_fresh(request, study, series, uid, use)
 
 
-def _thumbnail(request: Request) -> bool:
+def is_thumbnail(request: Request) -> bool:
+    """Say whether an address asks for a thumbnail."""
     return request.url.path.endswith("/thumbnail")
 
 
-def _wanted(request: Request) -> Wanted:
+def wanted_of(request: Request) -> Wanted:
+    """Read what a picture is to be like.
+
+    Raises
+    ------
+    BadRequest
+        The query says it wrongly.
+    """
     query = request.query_params
     if any(value.strip() and not parse_accept(value) for value in query.getlist("accept")):
         raise BadRequest("accept is a list of media types, such as image/jpeg")
     try:
-        return of_rendered(query.multi_items(), thumbnail=_thumbnail(request))
+        return of_rendered(query.multi_items(), thumbnail=is_thumbnail(request))
     except ValueError as error:
         raise BadRequest(str(error)) from None
 
 
-def _form(accept: str, *, several: bool) -> Form:
+def pictures_of(accept: str, *, several: bool) -> Form:
+    """Choose how pictures are sent, by what the client takes.
+
+    Raises
+    ------
+    BadRequest, NotAcceptable
+        That is malformed, or nothing that can be given.
+    """
     try:
         return choose_rendered(parse_accept(accept), several=several)
     except ValueError as error:
@@ -200,7 +227,8 @@ def _standing(request: Request, wanted: Wanted, form: Form) -> Callable[[Instanc
 # --- how it is answered
 
 
-def _headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
+def picture_headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
+    """Give the headers that tell what pictures these are."""
     headers = {"vary": "Accept", "content-type": form.media_type}
     if form.multipart:
         headers["content-type"] = multipart_type(form.media_type, boundary)
@@ -229,7 +257,10 @@ async def _one(
     """Answer with one picture: made before anything is sent, it has a length and ranges."""
     key = _key(f"{instance.stat.identity!r} {index}", wanted, form)
     etag, boundary = f'"{key}"', boundary_of(key)
-    headers = _headers(wanted, form, boundary) | {"etag": etag, "cache-control": ASK if ask else lasting(request)}
+    headers = picture_headers(wanted, form, boundary) | {
+        "etag": etag,
+        "cache-control": ASK if ask else lasting(request),
+    }
     kept = await not_modified(request, headers, [instance])
     if kept is not None:
         return kept
@@ -258,7 +289,7 @@ async def _several(
     """Answer with frames of an instance in parts, each made when the one before has left."""
     key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
     boundary = boundary_of(key)
-    headers = _headers(wanted, form, boundary) | {"etag": f'"{key}"', "cache-control": lasting(request)}
+    headers = picture_headers(wanted, form, boundary) | {"etag": f'"{key}"', "cache-control": lasting(request)}
     kept = await not_modified(request, headers, [instance])
     if kept is not None:
         return kept
@@ -302,9 +333,66 @@ async def _of_each(
     first = await anext(given)
     if not begun:
         raise NoPixelData("none of these instances has a picture")
-    headers = _headers(wanted, form, boundary) | {"cache-control": ASK}
+    headers = picture_headers(wanted, form, boundary) | {"cache-control": ASK}
     status = partly(headers, gone)
     return stream_answer(request, given, headers, first=first, held=None, status=status)
+
+
+class Drawing(NamedTuple):
+    """What it takes to make pictures of an instance's frames.
+
+    Attributes
+    ----------
+    instance : Instance
+        Whose.
+    presentation : Presentation
+        What they are to be like.
+    size : int
+        Bytes of one before it is written as a file.
+    need : int
+        Bytes in the process that draws: decoding, samples through a LUT, the picture before and after it is scaled.
+    """
+
+    instance: Instance
+    presentation: Presentation
+    size: int
+    need: int
+
+    @classmethod
+    def of(cls, instance: Instance, wanted: Wanted, form: Form, settings: Settings) -> Self:
+        """Look at what is wanted.
+
+        Raises
+        ------
+        BadRequest, NotAcceptable
+            It is no part of the picture, or more than may be decoded.
+        """
+        spec = instance.spec
+        try:
+            _, (columns, rows) = wanted.presentation.viewport.fit(spec.columns, spec.rows)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        decoded = spec.rows * spec.columns * spec.samples * spec.dtype.itemsize
+        if decoded > (most := settings.max_decode):
+            raise NotAcceptable(f"a frame has {decoded} bytes when it is decoded, {most} are the most here")
+        need = takes(spec, instance.frame_syntax) + 2 * decoded + 6 * columns * rows
+        presentation = replace(wanted.presentation, media_type=form.media_type)
+        return cls(instance, presentation, 3 * columns * rows, need)
+
+    def cost(self, stored: int, facts: Facts) -> int:
+        """Give the bytes held here for a frame of so many: that, once more on its way to the worker, and the picture.
+
+        A large one waits until it is alone.
+        """
+        return 2 * (stored + len(facts.raw)) + self.size
+
+    async def drawn(self, workers: Workers, frame: Buffer, facts: Facts, *, gone: Gone, who: Hashable) -> bytes:
+        """Make a picture of a frame, on a worker."""
+        instance = self.instance
+        return await workers.run(
+            draw, frame, instance.spec, instance.frame_syntax, facts, self.presentation,
+            gone=gone, who=who, need=self.need,
+        )  # fmt: skip
 
 
 async def _drawn(
@@ -322,14 +410,7 @@ async def _drawn(
     budget: MemoryBudget = state.budget
     workers: Workers = state.workers
     works: Works = state.works
-    spec = instance.spec
-    try:
-        _, (columns, rows) = wanted.presentation.viewport.fit(spec.columns, spec.rows)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    decoded = spec.rows * spec.columns * spec.samples * spec.dtype.itemsize
-    if decoded > settings.max_decode:
-        raise NotAcceptable(f"a frame has {decoded} bytes when it is decoded, {settings.max_decode} are the most here")
+    drawing = Drawing.of(instance, wanted, form, settings)
     known = instance.known
     stored = (await instance.grow_async(index)).parts(index)
     held = instance.held
@@ -343,21 +424,14 @@ async def _drawn(
         pass
     if instance.held != held:
         state.catalog.weigh(instance)
-    presentation = replace(wanted.presentation, media_type=form.media_type)
-
-    # In the process that draws: decoding, samples through a LUT, and the picture before and after it is scaled.
-    need = takes(spec, instance.frame_syntax) + 2 * decoded + 6 * columns * rows
 
     async def make(nobody: Gone) -> bytes:
         frame = await anext(instance.encoded_async([index]))
-        return await workers.run(
-            draw, frame.data, spec, frame.syntax, facts, presentation, gone=nobody, who=who(request), need=need
-        )
+        return await drawing.drawn(workers, frame.data, facts, gone=nobody, who=who(request))
 
-    # Held here: the frame, once more on its way to the worker, and the picture. A large one waits until it is alone.
-    cost = 2 * (sum(part.size for part in stored) + len(facts.raw)) + 3 * columns * rows
+    cost = drawing.cost(sum(part.size for part in stored), facts)
     shared = await works.made.do(
-        (*key, presentation), make, who=who(request), gone=partial(client_gone, request),
+        (*key, drawing.presentation), make, who=who(request), gone=partial(client_gone, request),
         cost=min(cost, budget.limit), each=each, timeout=None if begun else settings.memory_wait,
     )  # fmt: skip
     if known is None or not known.complete:

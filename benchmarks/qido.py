@@ -27,7 +27,8 @@ from benchmarks.client import Client
 from benchmarks.report import rows
 from benchmarks.server import Server, compiled
 from multiframe.catalog import Catalog
-from multiframe.schema import columns_of, instances, objects, series, studies
+from multiframe.levels import columns_of
+from multiframe.schema import instances, objects, series, studies
 
 type Figures = dict[str, Any]
 

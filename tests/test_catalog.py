@@ -32,7 +32,7 @@ from multiframe.header import read_header
 from multiframe.matching import Like, wildcard
 from multiframe.memory import MemoryBudget
 from multiframe.migrations import REVISIONS
-from multiframe.registering import lies_there
+from multiframe.records import lies_there
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, run
 from tests.test_dicomjson import element

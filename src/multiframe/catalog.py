@@ -29,14 +29,15 @@ from multiframe.header import Header, LongHeader, PixelData
 from multiframe.indexfile import dump, index_beside, load
 from multiframe.inflate import Inflated, inflated
 from multiframe.instance import Instance
+from multiframe.levels import KEYS, LEVELS, Key, Level
 from multiframe.listing import REMEMBERED, source_at
 from multiframe.memory import ByteCache, MemoryBudget
 from multiframe.places import is_below, is_local, path_of, root_of, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
-from multiframe.registering import LOOKUP, UID, Record, as_text, gone, identity_of, read_record, register, remove
+from multiframe.records import UID, Record, read_record
+from multiframe.registering import LOOKUP, as_text, gone, identity_of, register, remove
 from multiframe.scanning import Scan, ScanStatus
-from multiframe.schema import KEYS, LEVELS, Key, Level
 from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
 from multiframe.schema import scans as _scans

@@ -16,8 +16,7 @@ from multiframe.dicomjson import Teller, attributes
 from multiframe.elements import KNOWN_VRS, Element, Walk
 from multiframe.errors import FormatError
 from multiframe.header import Header, PixelData
-from multiframe.packing import Packer
-from multiframe.schema import (
+from multiframe.levels import (
     LEVELS,
     Level,
     column_of,
@@ -29,6 +28,7 @@ from multiframe.schema import (
     shared_out,
     written,
 )
+from multiframe.packing import Packer
 
 __all__ = ["Gleaned", "Gleaner", "gleaned"]
 
@@ -56,7 +56,7 @@ class Gleaned:
     header : Header
         Itself.
     study, series, instance : mapping
-        Columns, as `schema.columns_of` gives them, with UIDs; the same object for all whose values are the same.
+        Columns, as `levels.columns_of` gives them, with UIDs; the same object for all whose values are the same.
     requests : sequence of mapping
         As `schema.requests_of` gives them, with UIDs.
     facts : str

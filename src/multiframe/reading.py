@@ -22,7 +22,7 @@ from multiframe.gleaning import Gleaner
 from multiframe.listing import same_object, source_at
 from multiframe.memory import MemoryBudget
 from multiframe.places import is_local
-from multiframe.registering import Record, read_record
+from multiframe.records import Record, read_record
 from multiframe.settings import Settings
 from multiframe.source import Identity, ObjectStat
 

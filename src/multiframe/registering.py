@@ -1,49 +1,25 @@
-"""From a file's header to rows, and rows into the tables: what reading one file brought, and how it takes its place.
+"""Rows into the tables: what reading files brought, and how it takes its place.
 
 It knows which of two files of an instance counts, and keeps series and studies right while instances come and go. What
 it writes it writes in the transaction it is given, and waits for no file meanwhile. It must not know how files are
-found, nor HTTP.
+found or read, nor HTTP.
 """
 
 import json
-import os
-import re
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import batched
-from stat import S_ISLNK
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from multiframe.database import Database
-from multiframe.errors import FormatError, NotDicom, SourceError, SourceNotFound, UnknownSyntax
-from multiframe.far import Nearby
-from multiframe.gleaning import Gleaned, Gleaner, gleaned
-from multiframe.header import Header
-from multiframe.instance import header_of
-from multiframe.keeping import Kept
+from multiframe.errors import SourceError, SourceNotFound
 from multiframe.listing import same_object, source_at
-from multiframe.memory import MemoryBudget
-from multiframe.places import shown
-from multiframe.ranges import ByteRange
+from multiframe.records import Record
 from multiframe.schema import instances, objects, requests, series, studies
-from multiframe.settings import MIB, Settings
-from multiframe.source import FileSource, Identity, ObjectStat
+from multiframe.source import Identity
 
-__all__ = [
-    "LONGEST",
-    "LOOKUP",
-    "UID",
-    "Record",
-    "as_text",
-    "gone",
-    "identity_of",
-    "lies_there",
-    "read_record",
-    "register",
-    "remove",
-]
+__all__ = ["LONGEST", "LOOKUP", "as_text", "gone", "identity_of", "register", "remove"]
 
 LOOKUP = 500
 """Paths asked for in one query."""
@@ -51,148 +27,8 @@ LOOKUP = 500
 LONGEST = 2500
 """Bytes of a place that an index of PostgreSQL takes: longer ones are not catalogued."""
 
-UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
-"""Looser than PS3.5 9.1, and harmless in a URL or a header."""
-
-_BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
-_NOT_DICOM = "not a DICOM file"
-_NO_UIDS = "names no study, series and instance that could be asked for"  # such as a DICOMDIR
-
 type Holder = tuple[bytes, str]
 """A file and its identity, as the database has them."""
-
-
-class Record(NamedTuple):
-    """What reading one file brought: rows to be, of each level."""
-
-    path: bytes
-    stat: ObjectStat
-    problem: str | None = None
-    duplicate_of: str | None = None
-    study: Mapping[str, Any] | None = None
-    series: Mapping[str, Any] | None = None
-    requests: Sequence[Mapping[str, Any]] = ()
-    instance: dict[str, Any] | None = None
-
-    @property
-    def uid(self) -> str | None:
-        """SOP Instance UID of the instance that it is."""
-        return None if self.instance is None else self.instance["instance"]
-
-    @property
-    def weight(self) -> int:
-        """About how many bytes it takes."""
-        return 1024 if self.instance is None else 8192 + len(self.instance["header"] or b"")
-
-    @property
-    def harmless(self) -> bool:
-        """Whether nobody need worry that it is no instance."""
-        return self.problem in (_NOT_DICOM, _NO_UIDS) or self.duplicate_of is not None
-
-
-def read_record(
-    path: bytes, stat: ObjectStat | None, settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None
-) -> Record:
-    """Read a file's header into rows; what is no instance is remembered as that, so as not to be opened again.
-
-    Parameters
-    ----------
-    stat : ObjectStat or None
-        The state of a local file that is meant; a far object tells its own with its first bytes.
-    gleaner : Gleaner, optional
-        Knows headers like this one, and shall know this one.
-
-    Raises
-    ------
-    SourceError, OverBudget
-        It cannot be read now: that is no property of the file, and not remembered.
-    """
-    source: FileSource | Nearby | Kept = source_at(path)
-    near = isinstance(source, FileSource)
-    if near:
-        stat = stat or source.stat()
-        # Behind the look at its state, and before that state is read: a link put in its place leads nowhere.
-        if not lies_there(path):
-            raise SourceNotFound(f"{shown(path)}: a link has taken its place, and nothing outside the roots is read")
-    limits = {"first_read": settings.first_read, "max_header": settings.max_header}
-    if near and stat and gleaner:
-        first = min(*limits.values(), stat.size)
-        first = min(first, gleaner.reach or first)  # of a longer one the rest is read
-        source = Kept(source, limit=first)  # what was read to compare it need not be read again
-        with budget.acquire(min(first, budget.limit), timeout=settings.memory_wait):
-            (start,) = source.read_ranges([ByteRange(0, first)], identity=stat.identity).buffers
-            found = gleaner.glean(bytes(start))
-        if found is not None:
-            return _record_of(path, stat, found)
-    try:
-        _, header = header_of(source, stat.identity if near and stat else None, budget, **limits)
-        problem = None
-    except (FormatError, UnknownSyntax) as error:
-        header, problem = None, _NOT_DICOM if isinstance(error, NotDicom) else str(error)
-    if isinstance(source, Nearby):
-        stat = source.seen
-    if stat is None:  # not a byte was read of it
-        stat = source.stat()
-    if header is None:
-        return Record(path, stat, problem)
-    if not all(map(UID.fullmatch, _uids(header))):
-        return Record(path, stat, _NO_UIDS)
-    found = gleaned(header)
-    if near and gleaner:
-        gleaner.remember(found)
-    return _record_of(path, stat, found)
-
-
-def lies_there(path: bytes) -> bool:
-    """Whether a place is written as it really lies, and no link leads there; what is not there is not told apart.
-
-    It says whether `os.path.realpath` gives the same, in a fraction of its time; a link to itself leads elsewhere, too.
-    """
-    if any(part in (b"", b".", b"..") for part in path.split(b"/")[1:]):
-        return False
-    at = 0
-    try:
-        while at >= 0:
-            at = path.find(b"/", at + 1)
-            if S_ISLNK(os.lstat(path[:at] if at >= 0 else path).st_mode):
-                return False
-    except (OSError, ValueError):
-        pass  # whoever opens it will say so
-    return True
-
-
-def _uids(header: Header) -> tuple[str, str, str]:
-    return header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
-
-
-def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
-    header = found.header
-    if not all(map(UID.fullmatch, _uids(header))):
-        return Record(path, stat, _NO_UIDS)
-    compressed = found.packed
-    if compressed is None and len(header.raw) <= _BIG_HEADER:
-        compressed = zlib.compress(header.raw, 1)
-    if compressed is not None and len(compressed) > _BIG_COMPRESSED:
-        compressed = None
-    return Record(
-        path,
-        stat,
-        study=found.study,
-        series=found.series,
-        requests=found.requests,
-        instance={
-            **found.instance,
-            "path": path,
-            "syntax": header.syntax.uid,
-            "facts": found.facts,
-            "header_size": len(header.raw),
-            "header": compressed,
-            "frame_index": None,
-        },
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- who holds it
 
 
 def gone(database: Database, records: Iterable[Record]) -> set[Holder]:

@@ -23,7 +23,8 @@ from multiframe.listing import objects as objects_below
 from multiframe.listing import same_object, vanished
 from multiframe.places import inside, is_below, is_local, root_of, scope_of
 from multiframe.reading import Asked, Reader
-from multiframe.registering import LONGEST, LOOKUP, Record, gone, identity_of, register, remove
+from multiframe.records import Record
+from multiframe.registering import LONGEST, LOOKUP, gone, identity_of, register, remove
 from multiframe.schema import instances, objects, scans
 from multiframe.settings import MIB
 from multiframe.source import ObjectStat

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from multiframe.errors import TooBroad
+from multiframe.levels import KEYS, LEVELS, REQUESTS, WORDS, Key, Level, level_of
 from multiframe.matching import (
     PAIRS,
     Between,
@@ -34,20 +35,7 @@ from multiframe.matching import (
     kind_of,
     read_test,
 )
-from multiframe.schema import (
-    KEYS,
-    LEVELS,
-    REQUESTS,
-    TABLES,
-    WORDS,
-    Key,
-    Level,
-    instances,
-    level_of,
-    requests,
-    series,
-    studies,
-)
+from multiframe.schema import TABLES, instances, requests, series, studies
 
 __all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "kind_of_path", "remaining"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from multiframe.schema import KEYS
+from multiframe.levels import KEYS
 
 __all__ = ["PARAMETERS", "path_of"]
 

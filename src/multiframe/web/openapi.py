@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from multiframe.schema import KEYS, Level
+from multiframe.levels import KEYS, Level
 from multiframe.web.doors import Row
 
 __all__ = ["description", "route"]

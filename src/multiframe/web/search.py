@@ -19,9 +19,9 @@ from starlette.responses import Response
 
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
 from multiframe.errors import NotAcceptable
+from multiframe.levels import lines_of, written
 from multiframe.matching import read_zone
 from multiframe.rope import digest, facts_of
-from multiframe.schema import lines_of, written
 from multiframe.settings import KIB
 from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.coding import Coder

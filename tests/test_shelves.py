@@ -119,6 +119,13 @@ def test_a_bucket_that_is_not_there_stores_nothing_and_says_so(catalog, s3, tmp_
         Store("s3://bucket", catalog)
 
 
+@pytest.mark.parametrize("url", ["gs://archive/x", "az://archive", "https://example.org/x", "s3://"])
+def test_nothing_is_stored_in_another_kind_of_object_store(url, catalog, tmp_path):
+    """Not by who calls it from Python, either: it would be taken for a bucket of S3."""
+    with pytest.raises(StoreError, match="s3://BUCKET"):
+        Store(url, catalog, spool=tmp_path / "spool")
+
+
 def test_an_orphan_is_catalogued_at_the_next_start(store, catalog, s3, tmp_path, monkeypatch):
     def killed(files):
         raise SourceError("the database is gone")

@@ -174,6 +174,18 @@ class Bucket:
     ----------
     url : str
         ``s3://BUCKET/PREFIX``; credentials as for reading.
+
+    Raises
+    ------
+    StoreError
+        It is of another kind of object store: those have other conditions, and none of them was tried.
+
+    Examples
+    --------
+    >>> Bucket("gs://archive")
+    Traceback (most recent call last):
+        ...
+    multiframe.errors.StoreError: gs://archive: instances are stored in a folder, or at s3://BUCKET/PREFIX, ...
     """
 
     held = _BLOCK
@@ -181,6 +193,8 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         parts = urlsplit(self.url)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise StoreError(f"{url}: instances are stored in a folder, or at s3://BUCKET/PREFIX, and nowhere else")
         self._bucket = parts.netloc
         self._prefix = parts.path.strip("/")
         self._client: S3Store | None = None

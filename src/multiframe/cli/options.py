@@ -143,7 +143,8 @@ StoreIn = Annotated[
     typer.Option(
         "--store",
         metavar="DIR|URL",
-        help="Store what clients send in this folder, or at s3://BUCKET/PREFIX, and serve it; else nothing is taken.",
+        help="Store what clients send in this folder, or at s3://BUCKET/PREFIX (no other object store), and serve it; "
+        "else nothing is taken.",
         rich_help_panel=STORING,
     ),
 ]

@@ -79,8 +79,10 @@ def _store_of(place: str) -> str:
     """Write the place of a store as settings have it."""
     from multiframe.places import is_url, root_of
 
-    if is_url(place) and not place.startswith("s3:"):
-        raise typer.BadParameter("name a folder, or s3://BUCKET/PREFIX", param_hint="--store")
+    if is_url(place) and not place.lower().startswith("s3://"):
+        kind = place.partition("://")[0]
+        told = f"name a folder, or s3://BUCKET/PREFIX: nothing is stored at {kind}:// addresses"
+        raise typer.BadParameter(told, param_hint="--store")
     return os.fsdecode(root_of(place))
 
 

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from multiframe import catalog as room
-from multiframe import database, gleaning, reading, schema, searching
+from multiframe import database, gleaning, reading, records, schema, searching
 from multiframe.catalog import Catalog, Level, ScanStatus, Search
 from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
+from multiframe.gleaning import Gleaner
 from multiframe.header import read_header
 from multiframe.matching import Like, wildcard
 from multiframe.memory import MemoryBudget
@@ -440,6 +441,45 @@ def test_a_place_is_told_from_what_a_link_leads_to(tmp_path: Path) -> None:
         path = os.fsencode(tmp_path) + b"/" + name.encode()
         assert lies_there(path) == (os.path.realpath(path) == path), name
     assert not lies_there(os.fsencode(tmp_path / "a" / "loop"))  # a link all the same
+
+
+def test_what_is_read_quickly_lies_where_it_is_said_to_and_is_what_it_was(tmp_path: Path) -> None:
+    """A file whose beginning is read in one go is read by the long way, or not at all, once anything is not as told."""
+    settings, budget, gleaner = Settings(), MemoryBudget(1 << 20), Gleaner()
+    real, elsewhere = tmp_path / "real", tmp_path / "elsewhere"
+    for folder in (real, elsewhere):
+        folder.mkdir()
+        for n in range(3):
+            (folder / f"{n}").write_bytes(dicom(f"1.2.3.{n}"))
+    paths = [os.fsencode(real / f"{n}") for n in range(3)]
+    stats = [FileSource(os.fsdecode(path)).stat() for path in paths]
+
+    def read(n: int) -> records.Record:
+        return records.read_record(paths[n], stats[n], settings, budget, gleaner)
+
+    assert read(0).uid == "1.2.3.0"
+    size = min(gleaner.reach, stats[1].size)
+    assert size
+    assert records._beginning(paths[1], stats[1], size) == (real / "1").read_bytes()[:size]
+    assert read(1).uid == "1.2.3.1"
+    (real / "1").write_bytes(dicom("1.2.3.9"))
+    with pytest.raises(SourceChanged):
+        read(1)
+    stats[1] = FileSource(real / "1").stat()
+    (tmp_path / "moved").mkdir()
+    (real / "1").rename(tmp_path / "moved" / "1")
+    (real / "1").symlink_to(tmp_path / "moved" / "1")  # the very same file, by a link
+    stats[1] = FileSource(real / "1").stat()
+    assert records._beginning(paths[1], stats[1], size) is None
+    with pytest.raises(SourceNotFound, match="link"):
+        read(1)
+    real.rename(tmp_path / "really")
+    real.symlink_to(tmp_path / "really")
+    stats[2] = FileSource(real / "2").stat()
+    assert records._beginning(paths[2], stats[2], size) is None
+    with pytest.raises(SourceNotFound, match="link"):
+        read(2)
+    assert budget.held == 0
 
 
 def test_a_process_that_is_killed_costs_no_file(catalog: Catalog, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,11 @@ from multiframe.far import Nearby
 from multiframe.gleaning import Gleaned, Gleaner, gleaned
 from multiframe.header import Header
 from multiframe.instance import header_of
-from multiframe.keeping import Kept
 from multiframe.listing import source_at
 from multiframe.memory import MemoryBudget
-from multiframe.places import shown
-from multiframe.ranges import ByteRange
+from multiframe.places import is_local, shown
 from multiframe.settings import MIB, Settings
-from multiframe.source import FileSource, ObjectStat
+from multiframe.source import FileSource, ObjectStat, object_stat
 
 __all__ = ["UID", "Record", "lies_there", "read_record"]
 
@@ -32,6 +30,8 @@ UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
 _NOT_DICOM = "not a DICOM file"
 _NO_UIDS = "names no study, series and instance that could be asked for"  # such as a DICOMDIR
+
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 
 
 class Record(NamedTuple):
@@ -79,7 +79,14 @@ def read_record(
     SourceError, OverBudget
         It cannot be read now: that is no property of the file, and not remembered.
     """
-    source: FileSource | Nearby | Kept = source_at(path)
+    if stat and gleaner and gleaner.reach and is_local(path):
+        first = min(settings.first_read, settings.max_header, stat.size, gleaner.reach, budget.limit)
+        with budget.try_acquire(first) or budget.acquire(first, timeout=settings.memory_wait):
+            start = _beginning(path, stat, first)
+            same = gleaner.glean(start) if start else None
+        if same is not None:
+            return _record_of(path, stat, same)
+    source: FileSource | Nearby = source_at(path)
     near = isinstance(source, FileSource)
     if near:
         stat = stat or source.stat()
@@ -87,15 +94,6 @@ def read_record(
         if not lies_there(path):
             raise SourceNotFound(f"{shown(path)}: a link has taken its place, and nothing outside the roots is read")
     limits = {"first_read": settings.first_read, "max_header": settings.max_header}
-    if near and stat and gleaner:
-        first = min(*limits.values(), stat.size)
-        first = min(first, gleaner.reach or first)  # of a longer one the rest is read
-        source = Kept(source, limit=first)  # what was read to compare it need not be read again
-        with budget.acquire(min(first, budget.limit), timeout=settings.memory_wait):
-            (start,) = source.read_ranges([ByteRange(0, first)], identity=stat.identity).buffers
-            found = gleaner.glean(bytes(start))
-        if found is not None:
-            return _record_of(path, stat, found)
     try:
         _, header = header_of(source, stat.identity if near and stat else None, budget, **limits)
         problem = None
@@ -113,6 +111,26 @@ def read_record(
     if near and gleaner:
         gleaner.remember(found)
     return _record_of(path, stat, found)
+
+
+def _beginning(path: bytes, stat: ObjectStat, size: int) -> bytes | None:
+    """Read what a local file begins with; None: something is the matter, which whoever reads it in full will say.
+
+    Where it lies and what state it is in is asked once, behind the read, of what was opened: a link that was put in the
+    place of a folder or of the file shows in what the kernel calls it.
+    """
+    try:
+        fd = os.open(path, _OPEN)
+    except (OSError, ValueError):
+        return None
+    try:
+        data = os.pread(fd, size, 0)
+        there = os.readlink(b"/proc/self/fd/%d" % fd) == path and object_stat(os.fstat(fd)) == stat
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return data if there and len(data) == size else None
 
 
 def lies_there(path: bytes) -> bool:
@@ -138,8 +156,8 @@ def _uids(header: Header) -> tuple[str, str, str]:
 
 
 def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
-    header = found.header
-    if not all(map(UID.fullmatch, _uids(header))):
+    header, instance = found.header, found.instance
+    if not all(map(UID.fullmatch, (instance["study"], instance["series"], instance["instance"]))):
         return Record(path, stat, _NO_UIDS)
     compressed = found.packed
     if compressed is None and len(header.raw) <= _BIG_HEADER:
@@ -153,7 +171,7 @@ def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
         series=found.series,
         requests=found.requests,
         instance={
-            **found.instance,
+            **instance,
             "path": path,
             "syntax": header.syntax.uid,
             "facts": found.facts,

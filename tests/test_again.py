@@ -239,7 +239,8 @@ class Served:
 
     def __init__(self, app: App, port: int, state: ServerState) -> None:
         self.app, self.port, self.state = app, port, state
-        self.at_once = 0
+        self.connection: Callable[[], Any]
+        self.at_once = self.unparsed = 0
 
     def request(self, frame: object, *more: str) -> bytes:
         lines = (f"GET {self.app.url}{frame} HTTP/1.1", "host: localhost:8080", *more)
@@ -277,14 +278,19 @@ async def served(app: App, *, high: int | None = None) -> AsyncIterator[Served]:
                 transport.set_write_buffer_limits(high=high)
             super().connection_made(transport)
 
-        def _write(self, *arguments: Any) -> None:
+        def _taken_whole(self, *arguments: Any) -> bool:
             found.at_once += 1
-            super()._write(*arguments)
+            return super()._taken_whole(*arguments)
+
+        def answer_again(self, *arguments: Any) -> None:
+            found.unparsed += 1
+            super().answer_again(*arguments)
 
     def connection() -> Any:
         return Counting(config=config, server_state=state, app_state={})
 
     server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    found.connection = connection
     found.port = server.sockets[0].getsockname()[1]
     try:
         yield found
@@ -312,6 +318,144 @@ def test_an_answer_at_once_is_the_one_a_task_gives(path: Path, tmp_path: Path) -
             app.app.at_once = lambda scope: None  # type: ignore[attr-defined]
             assert quick == [(await server.talk(server.request(n, origin)))[0] for n in numbers]
             assert (server.at_once, app.long) == (FRAMES, 1)
+
+    using(path, tmp_path, use)
+
+
+async def one_by_one(server: Served, *requests: bytes) -> list[tuple[bytes, bytes]]:
+    """Send each when the one before is answered, over one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    answers = []
+    for request in requests:
+        writer.write(request)
+        answers.append(await answer(reader))
+    writer.close()
+    return answers
+
+
+def test_a_head_that_came_before_is_not_parsed_again(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            numbers = [*range(1, FRAMES + 1), 3]
+            await server.talk(server.request(1))
+            assert (server.at_once, server.unparsed) == (0, 0)
+            await server.talk(server.request(1))
+            quick = await one_by_one(server, *(server.request(n) for n in numbers))
+            assert (server.at_once, server.unparsed) == (1 + len(numbers), len(numbers))
+            for connection in server.state.connections:
+                assert isinstance(connection, Patient)
+                connection.heads._known.clear()
+            app.app.at_once = lambda scope: None  # type: ignore[attr-defined]
+            assert quick == await one_by_one(server, *(server.request(n) for n in numbers))
+            assert server.unparsed == len(numbers)
+            assert (app.app.state.gauges.open, app.app.state.budget.held) == (0, 0)
+
+    using(path, tmp_path, use)
+
+
+def test_what_was_planned_but_cannot_be_read_at_once_is_parsed_after_all(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            await server.talk(server.request(1))
+            wanted = await one_by_one(server, server.request(2), server.request(3))
+            app.app.ways.ready = lambda plan, lend=False: None  # type: ignore[attr-defined]
+            given = await one_by_one(server, server.request(2), server.request(3))
+            for (head, body), (other, wanted_body) in zip(given, wanted, strict=True):
+                assert (sorted(head.split(b"\r\n")), body) == (sorted(other.split(b"\r\n")), wanted_body)
+            assert (server.at_once, server.unparsed) == (2, 3)
+            assert (app.app.state.gauges.open, app.app.state.budget.held) == (0, 0)
+            nowhere = server.request(FRAMES + 1)
+            assert [head.split()[1] for head, _ in await one_by_one(server, nowhere, nowhere)] == [b"404", b"404"]
+
+    using(path, tmp_path, use)
+
+
+def test_who_asks_has_its_time_from_the_last_answer_on(path: Path, tmp_path: Path) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            await server.talk(server.request(1))
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(server.request(1))
+            await answer(reader)
+            (connection,) = server.state.connections
+            assert isinstance(connection, Patient)
+            connection.timeout_keep_alive = 0.4
+            for _ in range(4):  # the timer was set for the first of them
+                await asyncio.sleep(0.2)
+                writer.write(server.request(2))
+                await answer(reader)
+            assert server.unparsed == 4
+            begun = time.monotonic()
+            connection.timeout_keep_alive_handler()
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert time.monotonic() - begun > 0.3
+            writer.close()
+
+    using(path, tmp_path, use)
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.closed = b"", False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name.endswith("name") else default
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def writelines(self, pieces: Any) -> None:
+        self.written += b"".join(pieces)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    @property
+    def etags(self) -> list[bytes]:
+        return re.findall(rb"etag: ([^\r]+)", self.written)
+
+
+@pytest.mark.parametrize("then", ["nothing", "the next one", "the end", "the client leaves"])
+def test_what_waits_for_the_end_of_a_turn_is_answered_whatever_comes_then(
+    path: Path, tmp_path: Path, then: str
+) -> None:
+    async def use(app: App) -> None:
+        async with served(app) as server:
+            await server.talk(server.request(1))
+            wanted = [
+                re.findall(rb"etag: ([^\r]+)", head)[0]
+                for head, _ in await one_by_one(server, server.request(1), server.request(2))
+            ]
+            wire = Wire()
+            connection = server.connection()
+            connection.connection_made(wire)
+            gauges = app.app.state.gauges
+            before = gauges.sum("frames_sent"), gauges.sum("broken_off", "client")
+            connection.data_received(server.request(1))
+            assert wire.written == b""
+            if then == "the next one":
+                connection.data_received(server.request(2))
+                assert wire.etags == wanted[:1], "in their order"
+            elif then == "the end":
+                connection.shutdown()
+                assert (wire.etags, wire.closed) == (wanted[:1], True)
+            elif then == "the client leaves":
+                wire.close()
+                connection.connection_lost(None)
+            await asyncio.sleep(0.01)
+            expected = {"the next one": wanted, "the client leaves": []}.get(then, wanted[:1])
+            assert wire.etags == expected
+            counted = gauges.sum("frames_sent"), gauges.sum("broken_off", "client")
+            assert counted == (before[0] + len(expected), before[1] + (then == "the client leaves"))
+            assert (gauges.open, app.app.state.budget.held) == (0, 0)
 
     using(path, tmp_path, use)
 

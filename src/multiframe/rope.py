@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from multiframe.errors import DecodeError, TruncatedError
@@ -212,12 +211,18 @@ class Rope:
     def __init__(self, parts: Iterable[Part | Laid], *, identity: str = "", digest: str | None = None) -> None:
         self.parts = tuple(parts)
         # Where each part ends: a piece of a body of thousands of frames is found without walking them all.
-        self._stops = list(accumulate(len(p) if isinstance(p, bytes) else p.size for p in self.parts))
-        self.size: int = self._stops[-1] if self._stops else 0
-        self.heavy: int = max(
-            (p.cost if isinstance(p, Made) else getattr(p, "heavy", 0) for p in self.parts), default=0
-        )
+        self._stops: list[int] = []
+        self.size = 0
+        self.heavy = 0
         """Bytes held while its largest part is made: whoever has an event loop has it made elsewhere; 0: none is."""
+        for part in self.parts:
+            if isinstance(part, bytes):
+                self.size += len(part)
+            else:
+                self.size += part.size
+                if not isinstance(part, Stored):
+                    self.heavy = max(self.heavy, part.cost if isinstance(part, Made) else getattr(part, "heavy", 0))
+            self._stops.append(self.size)
         self._identity = identity
         self._digest = digest
 

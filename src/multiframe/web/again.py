@@ -7,7 +7,7 @@ a condition, bytes that are not in the page cache, no memory free at once) goes 
 
 The doors stand before it: who asks is found out each time, and a way is for those alone who may do just the same.
 
-A server that can write an answer without waiting takes it from `Ways` itself, and no task is begun (decision 0027).
+A server that can write an answer without waiting asks `Ways` itself, and no task is begun (decision 0027).
 
 It knows paths and headers as ASGI has them. It must not know what frames are, nor decide anything itself.
 """
@@ -23,12 +23,11 @@ from multiframe.catalog import Catalog
 from multiframe.errors import MultiframeError
 from multiframe.instance import Instance
 from multiframe.memory import Lease, MemoryBudget
-from multiframe.ranges import ByteRange
 from multiframe.rope import Rope, Stored
 from multiframe.source import FileSource
 from multiframe.web.doors import ACCESS, ACTION
 
-__all__ = ["Again", "Ready", "Way", "Ways"]
+__all__ = ["Again", "Plan", "Ready", "Way", "Ways"]
 
 _DECIDING = frozenset((b"accept", b"host", b"origin"))
 """Headers on which the answer depends; it depends on who asks as well."""
@@ -36,7 +35,7 @@ _DECIDING = frozenset((b"accept", b"host", b"origin"))
 _NOT_PLAIN = frozenset((b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since"))
 """Headers that ask for something else than the whole frame."""
 
-_OF_ONE_FRAME = frozenset((b"content-type", b"content-length", b"etag"))
+_OF_ONE_FRAME = (b"content-type", b"content-length", b"etag")
 """What differs from frame to frame; every other header of an answer is the same for the next one."""
 
 _KEPT = 1024
@@ -65,10 +64,30 @@ class Way(NamedTuple):
         scope[_KEY] = self
 
 
-class Ready(NamedTuple):
-    """An answer that is there: its headers, its body, and the memory that holds it until the body has left."""
+class Plan(NamedTuple):
+    """An answer that is not read yet: the way it goes, and what it is made of."""
 
-    headers: list[tuple[bytes, bytes]]
+    way: "_Kept"
+    instance: Instance
+    rope: Rope
+    content_type: str
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """All of them, names in lower case."""
+        own = (self.content_type.encode("latin-1"), b"%d" % self.rope.size, self.rope.etag.encode())
+        return [*self.way.headers, *zip(_OF_ONE_FRAME, own, strict=True)]
+
+    @property
+    def lines(self) -> bytes:
+        """The same as they are sent, each with its end of line."""
+        own = f"content-type: {self.content_type}\r\ncontent-length: {self.rope.size}\r\netag: {self.rope.etag}\r\n"
+        return self.way.lines + own.encode("latin-1")
+
+
+class Ready(NamedTuple):
+    """A body that is there, and the memory that holds it until it has left."""
+
     body: bytearray | memoryview
     lease: Lease
 
@@ -80,6 +99,7 @@ class _Kept(NamedTuple):
     uid: str
     make: Callable[[Instance, int], tuple[Rope, str]]
     headers: list[tuple[bytes, bytes]]
+    lines: bytes
     action: str
 
 
@@ -110,24 +130,44 @@ class Ways:
         """Forget them all."""
         self._ways.clear()
 
-    def ready(self, scope: Scope, *, lend: bool = False) -> Ready | None:
-        """Give the answer for a request of whom is known who asks; None: it has to go the long way.
-
-        Parameters
-        ----------
-        lend : bool
-            Whether its body may lie in the memory of one before, which `give_back` has brought: the processor's caches
-            still hold that, and it need not be cleared.
-        """
+    def plan(self, scope: Scope) -> Plan | None:
+        """Plan the answer for a request of whom is known who asks; None: it has to go the long way."""
         asked = _asked(scope)
         way = self._ways.get(asked[0]) if asked is not None else None
         if asked is None or way is None:
             return None
-        ready = self._ready(way, asked[1] - 1, lend)
-        if ready is not None:
-            self._ways.move_to_end(asked[0])
-            scope[ACTION] = way.action  # what is counted and written down is the same by either way
-        return ready
+        instance = way.instance()
+        if instance is None or self._catalog.cached(way.uid) is not instance:
+            return None
+        index, i = instance.known, asked[1] - 1
+        if index is None or not 0 <= i < len(index) or not isinstance(instance.source, FileSource):
+            return None
+        rope, content_type = way.make(instance, i)
+        if rope.size > self._most:
+            return None
+        self._ways.move_to_end(asked[0])
+        scope[ACTION] = way.action  # what is counted and written down is the same by either way
+        return Plan(way, instance, rope, content_type)
+
+    def ready(self, plan: Plan, *, lend: bool = False) -> Ready | None:
+        """Read an answer, and prove that it is of the file that was meant; None: it has to go the long way.
+
+        Parameters
+        ----------
+        plan : Plan
+            Of `plan`.
+        lend : bool
+            Whether its body may lie in the memory of one before, which `give_back` has brought: the processor's caches
+            still hold that, and it need not be cleared.
+        """
+        lease = self._budget.try_acquire(plan.rope.size)
+        if lease is None:
+            return None
+        body = self._room(plan.rope.size) if lend else bytearray(plan.rope.size)
+        if _read(plan.rope, plan.instance, body):
+            return Ready(body, lease)
+        lease.release()
+        return None
 
     def give_back(self, body: bytearray | memoryview) -> None:
         """Bring the memory of a body that has left, all of it: nobody looks at it any more."""
@@ -138,30 +178,6 @@ class Ways:
         """Give memory for a body, where that of one before is large enough."""
         spare, self._spare = self._spare, bytearray()
         return memoryview(spare if len(spare) >= size else bytearray(size))[:size]
-
-    def _ready(self, way: _Kept, i: int, lend: bool) -> Ready | None:
-        """Give the answer for frame `i`, read and proven; None: it has to go the long way."""
-        instance = way.instance()
-        if instance is None or self._catalog.cached(way.uid) is not instance:
-            return None
-        index, source = instance.known, instance.source
-        if index is None or not 0 <= i < len(index) or not isinstance(source, FileSource):
-            return None
-        rope, content_type = way.make(instance, i)
-        lease = self._budget.try_acquire(rope.size) if rope.size <= self._most else None
-        if lease is None:
-            return None
-        body = self._room(rope.size) if lend else bytearray(rope.size)
-        if not _read(rope, source, instance, body):
-            lease.release()
-            return None
-        headers = [
-            *way.headers,
-            (b"content-type", content_type.encode("latin-1")),
-            (b"content-length", b"%d" % rope.size),
-            (b"etag", rope.etag.encode()),
-        ]
-        return Ready(headers, body, lease)
 
     def learning(self, scope: Scope, send: Send) -> Send:
         """Watch an answer go the long way, and remember how it did."""
@@ -175,7 +191,8 @@ class Ways:
             if message["type"] == "http.response.start" and message["status"] == 200 and way is not None:
                 headers = [(n, v) for n, v in message["headers"] if n not in _OF_ONE_FRAME]
                 uid = way.instance.header.sop_instance_uid
-                self._ways[kind] = _Kept(ref(way.instance), uid, way.make, headers, scope[ACTION])
+                lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+                self._ways[kind] = _Kept(ref(way.instance), uid, way.make, headers, lines, scope[ACTION])
                 if len(self._ways) > _KEPT:
                     self._ways.popitem(last=False)
             await send(message)
@@ -200,12 +217,13 @@ class Again:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the short way, or by the long one and remember it."""
-        ready = self._ways.ready(scope)
-        if ready is None:
+        plan = self._ways.plan(scope)
+        ready = self._ways.ready(plan) if plan is not None else None
+        if plan is None or ready is None:
             await self._app(scope, receive, self._ways.learning(scope, send))
             return
         with ready.lease:
-            await send({"type": "http.response.start", "status": 200, "headers": ready.headers})
+            await send({"type": "http.response.start", "status": 200, "headers": plan.headers})
             await send({"type": "http.response.body", "body": ready.body, "more_body": True})
             # The server waits here until the body has left its buffers: only then is the memory free.
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -227,21 +245,21 @@ def _asked(scope: Scope) -> tuple[_Kind, int] | None:
     return (path, scope["query_string"], tuple(deciding), scope[ACCESS]), int(number)
 
 
-def _read(rope: Rope, source: FileSource, instance: Instance, body: bytearray | memoryview) -> bool:
+def _read(rope: Rope, instance: Instance, body: bytearray | memoryview) -> bool:
     """Fill a buffer with a rope, from the page cache alone; says whether it could, and what was read is the file's."""
     wanted: list[tuple[int, memoryview]] = []
     with memoryview(body) as view:
         at = 0
-        for part, inside in rope.within(ByteRange(0, rope.size)):
+        for part in rope.parts:
             if isinstance(part, bytes):
                 view[at : at + len(part)] = part
+                at += len(part)
             elif isinstance(part, Stored) and part.plain:
-                wanted.append((part.start, view[at : at + inside.size]))
+                wanted.append((part.start, view[at : (at := at + part.size)]))
             else:
                 return False
-            at += inside.size
         try:
-            return source.read_cached(wanted, identity=instance.stat.identity)
+            return cast(FileSource, instance.source).read_cached(wanted, identity=instance.stat.identity)
         except MultiframeError:
             return False  # the long way says what is wrong, or reads the file anew
         finally:

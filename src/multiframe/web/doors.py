@@ -132,8 +132,9 @@ class Keys:
 
     def at_once(self, scope: Scope) -> bool:
         """Put who asks into the scope of a request that shows no token; says whether it shows none."""
-        if any(name == b"authorization" for name, _ in scope["headers"]):
-            return False
+        for name, _ in scope["headers"]:
+            if name == b"authorization":
+                return False
         scope[ACCESS] = self._nobody()
         return True
 

@@ -8,7 +8,7 @@ answered; and as every frame passes here, it must not do anything twice.
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multiframe.web import tracing
 from multiframe.web.access import Access
-from multiframe.web.again import Ways
+from multiframe.web.again import Plan, Ready, Ways
 from multiframe.web.asked import METHODS, Asked, asked_of
 from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.doors import ACCESS, ACTION
@@ -41,23 +41,48 @@ def failed(scope: Scope, error: Exception | str) -> None:
     scope[_FAILED] = error if isinstance(error, str) else type(error).__name__
 
 
-class AtOnce(NamedTuple):
-    """An answer with status 200 that is there already.
+class AtOnce:
+    """An answer with status 200 that needs nothing but to be read.
 
     Attributes
     ----------
-    headers : list of (bytes, bytes)
-        Their names in lower case.
-    body : bytearray or memoryview
-        All of it.
-    over : callable
-        To be called once, when the body has left: with whether the client has left before, and whether nobody looks at
-        the body any more.
+    lines : bytes
+        Its headers, each with its end of line.
     """
 
-    headers: list[tuple[bytes, bytes]]
-    body: bytearray | memoryview
-    over: Callable[[bool, bool], None]
+    __slots__ = ("_begun", "_name", "_plan", "_ready", "_scope", "_ways", "_witness", "lines")
+
+    def __init__(self, witness: "Witness", ways: Ways, scope: Scope, plan: Plan) -> None:
+        self._begun = perf_counter()
+        self._witness, self._ways, self._scope, self._plan = witness, ways, scope, plan
+        self._name = request_id(scope["headers"])
+        self.lines = b"%bx-request-id: %b\r\n" % (plan.lines, self._name.encode())
+        self._ready: Ready | None = None
+
+    def read(self) -> bytearray | memoryview | None:
+        """Give the body; None: the application has to be called, and nothing is told of this."""
+        ready = self._ready = self._ways.ready(self._plan, lend=True)
+        if ready is None:
+            return None
+        self._witness.begins()
+        return ready.body
+
+    def over(self, *, left: bool, free: bool) -> None:
+        """Tell of it, once its body has left.
+
+        Parameters
+        ----------
+        left : bool
+            The client had left before.
+        free : bool
+            Nobody looks at the body any more.
+        """
+        ready = self._ready
+        assert ready is not None
+        if free:
+            self._ways.give_back(ready.body)
+        ready.lease.release()
+        self._witness.ends(self._scope, self._name, len(ready.body), self._begun, left=left)
 
 
 class Witness:
@@ -142,24 +167,18 @@ class Witness:
                     self._tell_soon(over)
 
     def at_once(self, scope: Scope, ways: Ways) -> AtOnce | None:
-        """Tell of an answer that is there already, as of any other; None: there is none, and nothing is told."""
-        if tracing.on():
-            return None
-        begun = perf_counter()
-        ready = ways.ready(scope, lend=True)
-        if ready is None:
-            return None
-        name, size = request_id(scope["headers"]), len(ready.body)
+        """Tell of an answer that needs only to be read, as of any other; None: there is none, and nothing is told."""
+        plan = None if tracing.on() else ways.plan(scope)
+        return AtOnce(self, ways, scope, plan) if plan is not None else None
+
+    def begins(self) -> None:
+        """Count an answer at once as open."""
         self._gauges.open += 1
 
-        def over(left: bool, free: bool) -> None:
-            if free:
-                ways.give_back(ready.body)
-            ready.lease.release()
-            self._gauges.open -= 1
-            self._tell_soon(_Over(scope, name, 200, size, 0, perf_counter() - begun, not left, left))
-
-        return AtOnce([*ready.headers, (b"x-request-id", name.encode())], ready.body, over)
+    def ends(self, scope: Scope, name: str, size: int, begun: float, *, left: bool) -> None:
+        """Tell of an answer at once."""
+        self._gauges.open -= 1
+        self._tell_soon(_Over(scope, name, 200, size, 0, perf_counter() - begun, not left, left))
 
     def _tell_soon(self, over: "_Over") -> None:
         if not self._over:

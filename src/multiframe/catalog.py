@@ -42,7 +42,7 @@ from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
 from multiframe.schema import scans as _scans
 from multiframe.schema import series as _series
-from multiframe.searching import ORDER, Found, Search, find, find_page, kind_of_path, remaining
+from multiframe.searching import ORDER, Found, Search, find, find_page, is_one_question, kind_of_path, remaining
 from multiframe.settings import Settings
 from multiframe.source import FileSource, Identity, ObjectStat, is_far
 from multiframe.syntaxes import syntax_of
@@ -438,7 +438,7 @@ class Catalog:
         ValueError, TooBroad
             As `search`.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(alone=is_one_question(query)) as connection:
             return find_page(connection, query, most)
 
     def remaining(self, query: Search, most: int) -> int | None:

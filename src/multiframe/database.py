@@ -9,12 +9,14 @@ hold; no value, and no password, gets out.
 import fcntl
 import logging
 import os
+import select
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +35,7 @@ BUSY = 10.0
 """Seconds a writer waits for another, and anybody for a connection."""
 
 _UPGRADE = 600.0  # seconds that bringing a large database up to date may take
+_FRESH = 1.0  # seconds for which a connection is believed to be one
 _LOCK = 0x6D756C7469667261  # of the one writer: "multifra"
 _version = sa.table("alembic_version", sa.column("version_num", sa.String))  # Alembic's own
 
@@ -88,9 +91,11 @@ class Database:
         if self.shared:
             # A reader sees one state. A writer sees what there is when its turn comes, not when it began to wait.
             self._writer = self._engine.execution_options(isolation_level="READ COMMITTED", writes=True)
+            self._alone: sa.Engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         else:
             self._writer = self._engine.execution_options(writes=True)
+            self._alone = self._engine
         self._prepared = False
         if may_be_away and self.shared and self.away():
             return
@@ -115,10 +120,12 @@ class Database:
         engine = sa.create_engine(
             url.set(query={**defaults, **url.query}),
             hide_parameters=True,
-            pool_pre_ping=True,  # a database that was away is met again without an error
             pool_timeout=BUSY,
+            pool_use_lifo=True,  # what was used last has what is asked most prepared
             max_overflow=30,
         )
+        event.listen(engine, "checkin", _on_checkin)
+        event.listen(engine, "checkout", _on_checkout)
         event.listen(engine, "begin", _on_begin_postgresql)
         return engine
 
@@ -137,13 +144,17 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def transaction(self, *, write: bool = False, patience: float | None = None) -> Iterator[sa.Connection]:
+    def transaction(
+        self, *, write: bool = False, alone: bool = False, patience: float | None = None
+    ) -> Iterator[sa.Connection]:
         """Run a transaction; whatever the database has to say leaves as an error of ours, without any value.
 
         Parameters
         ----------
         write : bool
             Whether it writes: then it waits for its turn.
+        alone : bool
+            Whether each statement may see the state of its own moment: beginning and ending are two trips less.
         patience : float, optional
             Seconds that may take, if not `BUSY`.
 
@@ -154,15 +165,17 @@ class Database:
         """
         if not self._prepared:
             self._prepare()  # several may do so at once: one writes, the others find it done
-        with self._transaction(write=write, patience=patience) as connection:
+        with self._transaction(write=write, alone=alone, patience=patience) as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, *, write: bool = False, patience: float | None = None) -> Iterator[sa.Connection]:
+    def _transaction(
+        self, *, write: bool = False, alone: bool = False, patience: float | None = None
+    ) -> Iterator[sa.Connection]:
         if not self.shared:
             self._find_again()
         try:
-            engine = self._writer if write else self._engine
+            engine = self._writer if write else self._alone if alone else self._engine
             if patience is not None:
                 engine = engine.execution_options(patience=patience)
             with engine.begin() as connection:
@@ -335,6 +348,34 @@ def _on_begin_postgresql(connection: sa.Connection) -> None:
     if options.get("writes"):
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * options.get('patience', BUSY))}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+
+def _on_checkin(_: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+    record.info["used"] = monotonic()
+
+
+def _on_checkout(connection: Any, record: sa.pool.ConnectionPoolEntry, _: object) -> None:
+    """Meet a database again that was away, without an error: a connection of before is asked whether it is one.
+
+    Not if it was used a moment ago and nothing has come since: a server that ends, or cuts it off, says so.
+    """
+    used = record.info.get("used")
+    if used is None or (monotonic() - used < _FRESH and not connection.closed and not _has_come(connection.fileno())):
+        return
+    from psycopg import Error
+
+    try:
+        connection.autocommit = True
+        connection.execute("")
+        connection.autocommit = False
+    except Error as error:
+        raise sa.exc.InvalidatePoolError from error
+
+
+def _has_come(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # ---------------------------------------------------------------------------------------------------- SQLite

@@ -37,7 +37,7 @@ from multiframe.matching import (
 )
 from multiframe.schema import TABLES, instances, requests, series, studies
 
-__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "kind_of_path", "remaining"]
+__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "is_one_question", "kind_of_path", "remaining"]
 
 _LOOKUP = 500  # rows asked for in one query
 _KEY_OF_TAG: Final = {key.tag: key for key in KEYS.values()}
@@ -402,6 +402,13 @@ def find(connection: sa.Connection, query: Search) -> list[Found]:
     """
     asked = _Asked(connection, query)
     return _told(connection, _found(connection, query, asked, _begin(connection, query, asked)), query)
+
+
+def is_one_question(query: Search) -> bool:
+    """Whether one statement finds all that is told of matches: then it sees one state, without a transaction."""
+    deep = query.level != "study" and query.offset >= _MANY
+    paths = (KEYS[name].tag if name in KEYS else name for name in query.conditions)
+    return not (deep or query.classes or query.zone is not None) and all(path in _KEY_OF_TAG for path in paths)
 
 
 def find_page(connection: sa.Connection, query: Search, most: int) -> tuple[list[Found], int | None]:

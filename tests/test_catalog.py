@@ -796,7 +796,7 @@ def test_levels_limits_and_counts(hospital: Catalog) -> None:
     assert hospital.search(Search("series", study="1.9")) == []
 
 
-@pytest.mark.parametrize("level", ["series", "instance"])
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
 @pytest.mark.parametrize(
     "conditions", [{}, {"PatientName": "*mü*"}, {"StudyDate": "20251231-"}, {"StudyInstanceUID": "1.1,1.2"}]
 )
@@ -808,9 +808,45 @@ def test_what_is_left_out_is_skipped_by_counts(
     for at in range(len(everything) + 3):
         query = Search(level, conditions=conditions, limit=3, offset=at)
         assert hospital.search(query) == everything[at : at + 3]
-        assert hospital.remaining(query, 5) == min(5, max(0, len(everything) - at - 3))
+        behind = min(5, max(0, len(everything) - at - 3))
+        assert hospital.remaining(query, 5) == behind
+        assert hospital.page(query, 5) == (everything[at : at + 3], behind)
     only = Search(level, conditions=conditions, only=frozenset(["1.1", "1.4"]), offset=1)
     assert hospital.search(only) == [f for f in everything if f.study in ("1.1", "1.4")][1:]
+
+
+def days_kept(catalog: Catalog) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """What is kept of days, and what the studies say."""
+    d, t = schema.days.c, schema.studies.c
+    said = sa.select(t.study_date, sa.func.count(), sa.func.sum(t.n_series), sa.func.sum(t.n_instances))
+    kept = sa.select(d.study_date, d.n_studies, d.n_series, d.n_instances).where(d.n_studies + d.n_instances != 0)
+    with catalog._database.transaction() as connection:
+        return (
+            sorted(map(tuple, connection.execute(kept))),
+            sorted(map(tuple, connection.execute(said.group_by(t.study_date)))),
+        )
+
+
+def test_what_is_kept_of_days_is_what_their_studies_have(catalog: Catalog, files: Path) -> None:
+    chance = random.Random(7)
+    dates = ["20260101", "20260102", ""]
+    for _ in range(6):
+        for n in range(12):
+            path = files / str(n)
+            if chance.random() < 0.3:
+                path.unlink(missing_ok=True)
+            elif chance.random() < 0.5:
+                study = f"1.{chance.randrange(5)}"
+                named = {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.{chance.randrange(2)}"}
+                named |= {"StudyDate": chance.choice(dates), "Modality": chance.choice(["US", "CT"])}
+                path.write_bytes(dicom(f"1.9.{n}", b"", **named))
+        catalog.scan([files])
+        kept, said = days_kept(catalog)
+        assert kept == said != []
+        for found in catalog.search(Search("study")):
+            series = catalog.search(Search("series", study=found.study))
+            modalities = {json.loads(one.attributes[1])["00080060"]["Value"][0] for one in series}
+            assert found.modalities == tuple(sorted(modalities))
 
 
 def test_values_too_long_for_an_index_are_cut(catalog: Catalog, files: Path) -> None:
@@ -1021,6 +1057,9 @@ def test_a_catalog_of_an_older_schema_is_taken_over(
     (study,) = catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True))
     assert (study.study_series, study.study_instances) == (1, 3)
     assert counts(catalog.scan([files])) == {"found": 3, "unchanged": 3}
+    (files / "0").unlink()
+    catalog.scan([files])
+    assert days_kept(catalog) == ([("", 1, 1, 2)], [("", 1, 1, 2)])
 
 
 def test_alembic_is_not_imported_for_nothing(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ studies = sa.Table(
     sa.Index("studies_by_patient", "patient_id"),
     sa.Index("studies_by_accession", "accession_number"),
 )
+days = sa.Table(  # how much the studies of each day have: whoever leaves out half a million need not count them
+    "days",
+    schema,
+    sa.Column("study_date", TEXT, primary_key=True),
+    sa.Column("n_studies", sa.Integer, nullable=False),
+    sa.Column("n_series", sa.Integer, nullable=False),
+    sa.Column("n_instances", sa.Integer, nullable=False),
+)
 series = sa.Table(
     "series",
     schema,
@@ -117,3 +125,57 @@ scans = sa.Table(
     sa.Column("counts", TEXT, nullable=False),
 )
 TABLES: Final[Mapping[Level, sa.Table]] = {"study": studies, "series": series, "instance": instances}
+
+# The database keeps `days` itself: no writer, and nobody who repairs something by hand, can forget it.
+_TRIGGERS = {
+    "sqlite": (
+        """
+        CREATE TRIGGER studies_added AFTER INSERT ON studies BEGIN
+            INSERT INTO days VALUES (coalesce(NEW.study_date, ''), 1, NEW.n_series, NEW.n_instances)
+            ON CONFLICT (study_date) DO UPDATE SET n_studies = n_studies + excluded.n_studies,
+                n_series = n_series + excluded.n_series, n_instances = n_instances + excluded.n_instances;
+        END
+        """,
+        """
+        CREATE TRIGGER studies_counted AFTER UPDATE OF n_series, n_instances ON studies BEGIN
+            UPDATE days SET n_series = n_series + NEW.n_series - OLD.n_series,
+                n_instances = n_instances + NEW.n_instances - OLD.n_instances
+            WHERE study_date = coalesce(OLD.study_date, '');
+        END
+        """,
+        """
+        CREATE TRIGGER studies_removed AFTER DELETE ON studies BEGIN
+            UPDATE days SET n_studies = n_studies - 1, n_series = n_series - OLD.n_series,
+                n_instances = n_instances - OLD.n_instances
+            WHERE study_date = coalesce(OLD.study_date, '');
+        END
+        """,
+    ),
+    "postgresql": (
+        """
+        CREATE FUNCTION studies_of_days() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF TG_OP = 'INSERT' THEN
+                INSERT INTO days AS d VALUES (coalesce(NEW.study_date, ''), 1, NEW.n_series, NEW.n_instances)
+                ON CONFLICT (study_date) DO UPDATE SET n_studies = d.n_studies + 1,
+                    n_series = d.n_series + excluded.n_series, n_instances = d.n_instances + excluded.n_instances;
+            ELSIF TG_OP = 'UPDATE' THEN
+                UPDATE days SET n_series = n_series + NEW.n_series - OLD.n_series,
+                    n_instances = n_instances + NEW.n_instances - OLD.n_instances
+                WHERE study_date = coalesce(OLD.study_date, '');
+            ELSE
+                UPDATE days SET n_studies = n_studies - 1, n_series = n_series - OLD.n_series,
+                    n_instances = n_instances - OLD.n_instances
+                WHERE study_date = coalesce(OLD.study_date, '');
+            END IF;
+            RETURN NULL;
+        END $$
+        """,
+        """
+        CREATE TRIGGER studies_of_days AFTER INSERT OR DELETE OR UPDATE OF n_series, n_instances ON studies
+        FOR EACH ROW EXECUTE FUNCTION studies_of_days()
+        """,
+    ),
+}
+for _dialect, _statements in _TRIGGERS.items():
+    for _statement in _statements:
+        sa.event.listen(schema, "after_create", sa.DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]

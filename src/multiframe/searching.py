@@ -35,7 +35,7 @@ from multiframe.matching import (
     kind_of,
     read_test,
 )
-from multiframe.schema import TABLES, instances, requests, series, studies
+from multiframe.schema import TABLES, days, instances, requests, series, studies
 
 __all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "is_one_question", "kind_of_path", "remaining"]
 
@@ -50,13 +50,9 @@ _MADE = frozenset((
 
 _MANY = 1000  # left out: from here on it is worth finding out where they end
 _FEW = 1000  # rows that have a value: up to here they are put in order, beyond the order is gone through for them
-_INDEXES: Final = {  # by value alone: no planner knows how rare the one is that is asked for
-    "modality": "series_by_modality",
-    "instance_number": "instances_by_number",
-    "rows": "instances_by_rows",
-    "columns": "instances_by_columns",
-    "number_of_frames": "instances_by_frames",
-}
+_INDEXED: Final = frozenset((  # by value alone: no planner knows how rare the one is that is asked for
+    "modality", "instance_number", "rows", "columns", "number_of_frames",
+))  # fmt: skip
 
 EXAMINED = 50_000
 """Rows whose JSON is looked at in one search, at most."""
@@ -239,9 +235,9 @@ class _Asked:
         tables = [TABLES[level] for level in LEVELS[: LEVELS.index(query.level) + 1]]
         for path, test in fast.items():
             key = _KEY_OF_TAG[path]
-            if key.column in _INDEXES and path != KEYS["Modality"].tag:
+            if key.column in _INDEXED and path != KEYS["Modality"].tag:
                 few = query.study is None and _is_rare(connection, key, test)
-                self.clauses.append(_has_value(key, test, few=few))
+                self.clauses.append(_has_value(connection, key, test, few=few))
             else:
                 self.clauses.extend(_clauses(key, test, tables))
 
@@ -270,11 +266,14 @@ def _holds(table: sa.Table, key: Key, test: Test) -> sa.ColumnElement[bool]:
     return sa.exists().where(there, _is(column, test))
 
 
-def _with_value(key: Key, test: Test, told: str) -> sa.Select[Any]:
-    """Ask for the rows that have a value, by its index."""
-    other = (series if key.column == "modality" else instances).alias()
-    chosen = sa.select(other.c[told]).where(_is(other.c[key.column], test))
-    return chosen.with_hint(other, f"INDEXED BY {_INDEXES[key.column]}", "sqlite")
+def _with_value(key: Key, test: Test, told: str | sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Ask for the rows that have a value, and for no more than its index holds."""
+    other = (series if key.column == "modality" else instances).alias("with_value")
+    return (
+        sa.select(other.c[told] if isinstance(told, str) else told)
+        .select_from(other)
+        .where(_is(other.c[key.column], test))
+    )
 
 
 def _is_rare(connection: sa.Connection, key: Key, test: Test) -> bool:
@@ -287,10 +286,13 @@ def _is_rare(connection: sa.Connection, key: Key, test: Test) -> bool:
     return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()) <= _FEW
 
 
-def _has_value(key: Key, test: Test, *, few: bool) -> sa.ColumnElement[bool]:
+def _has_value(connection: sa.Connection, key: Key, test: Test, *, few: bool) -> sa.ColumnElement[bool]:
     """Ask for a value in the way that is quick for a rare or for a frequent one, whatever a planner thinks of it."""
     if key.column == "modality":
         return studies.c.study.in_(_with_value(key, test, "study")) if few else _holds(series, key, test)
+    if few and connection.dialect.name == "sqlite":  # else it goes through all rows for what the index does not hold
+        these = _with_value(key, test, sa.literal_column("with_value.rowid"))
+        return sa.literal_column("instances.rowid").in_(these)
     if few:
         return instances.c.instance.in_(_with_value(key, test, "instance"))
     return _is(_column(key) + sa.literal_column("0"), test)  # which no index has
@@ -406,9 +408,10 @@ def find(connection: sa.Connection, query: Search) -> list[Found]:
 
 def is_one_question(query: Search) -> bool:
     """Whether one statement finds all that is told of matches: then it sees one state, without a transaction."""
-    deep = query.level != "study" and query.offset >= _MANY
     paths = (KEYS[name].tag if name in KEYS else name for name in query.conditions)
-    return not (deep or query.classes or query.zone is not None) and all(path in _KEY_OF_TAG for path in paths)
+    return not (query.offset >= _MANY or query.classes or query.zone is not None) and all(
+        path in _KEY_OF_TAG for path in paths
+    )
 
 
 def find_page(connection: sa.Connection, query: Search, most: int) -> tuple[list[Found], int | None]:
@@ -445,14 +448,20 @@ class _Begin(NamedTuple):
 
 def _begin(connection: sa.Connection, query: Search, asked: _Asked) -> _Begin:
     """Begin a search that leaves out many at the study where they end: each study knows how much it has."""
-    if query.level == "study" or query.offset < _MANY or asked.items or not asked.by_study(query):
+    all_days = not asked.clauses and query.only is None
+    if query.offset < _MANY or asked.items or not asked.by_study(query) or (query.level == "study" and not all_days):
         return _Begin((), query.offset)
     t = studies.c
-    each = t.n_series if query.level == "series" else t.n_instances
+    each = {"study": sa.literal_column("1"), "series": t.n_series, "instance": t.n_instances}[query.level]
     # The day first: they are fewer, and a sum is sooner told than every step to it.
-    has, newest = sa.func.sum(each), t.study_date.desc()
-    days = sa.select(t.study_date, has.label("has"), sa.func.sum(has).over(order_by=newest).label("run"))
-    d = _restricted(days, query, asked).group_by(t.study_date).subquery("days").c
+    if all_days:
+        kept = {"study": days.c.n_studies, "series": days.c.n_series, "instance": days.c.n_instances}[query.level]
+        by_day = sa.select(days.c.study_date, kept.label("has")).where(kept > 0).subquery("by_day").c
+    else:
+        summed = sa.select(t.study_date, sa.func.sum(each).label("has")).group_by(t.study_date)
+        by_day = _restricted(summed, query, asked).subquery("by_day").c
+    so_far = sa.func.sum(by_day.has).over(order_by=by_day.study_date.desc())
+    d = sa.select(by_day.study_date, by_day.has, so_far.label("run")).subquery("d").c
     day = sa.select(d.study_date, d.has, d.run).where(d.run > query.offset).order_by(d.run).limit(1).cte("day").c
     run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES)
     told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.label("run"))

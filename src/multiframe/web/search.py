@@ -45,6 +45,9 @@ _MOST_COUNTED = 1000  # matches behind a page that are counted: a number nobody 
 _RETRIEVE_URL, _AVAILABILITY, _MODALITIES, _CLASSES = "00081190", "00080056", "00080061", "00080062"
 _ZONE = "00080201"
 _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES = "00201206", "00201208", "00201209", "00083002"
+_MADE = (
+    _RETRIEVE_URL, _AVAILABILITY, _MODALITIES, _CLASSES, _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES,
+)  # fmt: skip
 
 _RETURNED: Final[Mapping[Level, Mapping[str, str]]] = {
     "study": {
@@ -234,20 +237,29 @@ def _body(found: Iterable[Found], query: Search, fields: Sequence[str], base: st
     for path in (*(path for one in told for path in _RETURNED_IF_KNOWN[one]), *fields):
         _add(wanted, path.split("."))
     empty = {tag: f'"{tag}":{{"vr":"{vr}"}}' for tag, vr in required.items()}
+    everything = _ALL in fields
+    # What may be told is known before: then it is put in order once, and not for each match.
+    places = empty if everything else {tag: empty.get(tag, "") for tag in sorted({*wanted, *_MADE})}
+    parted = [tag for tag, inside in wanted.items() if inside is not None]
 
     def some(text: str) -> Lines:
         lines = lines_of(text)
-        return lines if _ALL in fields else _told(lines, wanted)
+        return lines if everything else _told(lines, wanted, parted)
 
     shared = lru_cache(8)(some)  # matches of one study repeat what is known of it
+    made = lru_cache(64)(partial(_made, level, told, fields))
+    address, last = f"{base}/studies/", _DEPTH[level] - 1
     texts = []
     for match in found:
-        lines = dict(empty)
-        for text in match.attributes[: _DEPTH[level] - 1]:
+        lines = places.copy()
+        for text in match.attributes[:last]:
             lines |= shared(text)
-        lines |= some(match.attributes[-1])
-        lines |= _made(match, level, told, fields, base)
-        texts.append("{" + ",".join(sorted(lines.values())) + "}")
+        lines |= some(match.attributes[last])
+        lines |= made(*match[4:])
+        uids = (match.study, "/series/" + match.series, "/instances/" + match.instance)[: last + 1]
+        lines[_RETRIEVE_URL] = f'"{_RETRIEVE_URL}":{{"vr":"UR","Value":[{quoted(address + "".join(uids))}]}}'
+        given = sorted(lines.values()) if everything else filter(None, lines.values())
+        texts.append("{" + ",".join(given) + "}")
     return f"[{','.join(texts)}]".encode("utf-8", "replace")
 
 
@@ -260,11 +272,11 @@ def _add(fields: Fields, path: Sequence[str]) -> None:
         _add(inside, rest)
 
 
-def _told(lines: Lines, fields: Fields) -> Lines:
-    told: Lines = {}
-    for tag in lines.keys() & fields.keys():
-        inside = fields[tag]
-        told[tag] = lines[tag] if inside is None else written(_inside(json.loads(f"{{{lines[tag]}}}"), fields))[1:-1]
+def _told(lines: Lines, fields: Fields, parted: Iterable[str]) -> Lines:
+    told = {tag: line for tag, line in lines.items() if tag in fields}
+    for tag in parted:  # sequences of which not all is told
+        if tag in told:
+            told[tag] = written(_inside(json.loads(f"{{{told[tag]}}}"), fields))[1:-1]
     return told
 
 
@@ -284,30 +296,32 @@ def _line(tag: str, vr: str, *values: str | int) -> str:
     return written({tag: {"vr": vr, "Value": values} if values else {"vr": vr}})[1:-1]
 
 
-def _made(match: Found, level: Level, told: Iterable[Level], fields: Sequence[str], base: str) -> Lines:
-    """Give the attributes that no file holds."""
-    address = f"{base}/studies/{match.study}"
-    if level != "study":
-        address += f"/series/{match.series}"
-    if level == "instance":
-        address += f"/instances/{match.instance}"
+def _made(
+    level: Level,
+    told: Sequence[Level],
+    fields: Sequence[str],
+    modalities: Sequence[str],
+    study_series: int,
+    study_instances: int,
+    series_instances: int,
+    classes: Sequence[str],
+    syntax: str,
+) -> Lines:
+    """Give the attributes that no file holds, but the address."""
     everything = _ALL in fields
-    made = {
-        _RETRIEVE_URL: f'"{_RETRIEVE_URL}":{{"vr":"UR","Value":[{quoted(address)}]}}',
-        _AVAILABILITY: _line(_AVAILABILITY, "CS", "ONLINE"),
-    }
+    made = {_AVAILABILITY: _line(_AVAILABILITY, "CS", "ONLINE")}
     if "study" in told or everything or _MODALITIES in fields:
-        made[_MODALITIES] = _line(_MODALITIES, "CS", *match.modalities)
+        made[_MODALITIES] = _line(_MODALITIES, "CS", *modalities)
     if everything or _CLASSES in fields:
-        made[_CLASSES] = _line(_CLASSES, "UI", *match.classes)
+        made[_CLASSES] = _line(_CLASSES, "UI", *classes)
     if "study" in told or everything or _STUDY_SERIES in fields:
-        made[_STUDY_SERIES] = _line(_STUDY_SERIES, "IS", match.study_series)
+        made[_STUDY_SERIES] = _line(_STUDY_SERIES, "IS", study_series)
     if "study" in told or everything or _STUDY_INSTANCES in fields:
-        made[_STUDY_INSTANCES] = _line(_STUDY_INSTANCES, "IS", match.study_instances)
+        made[_STUDY_INSTANCES] = _line(_STUDY_INSTANCES, "IS", study_instances)
     if level != "study" and ("series" in told or everything or _SERIES_INSTANCES in fields):
-        made[_SERIES_INSTANCES] = _line(_SERIES_INSTANCES, "IS", match.series_instances)
+        made[_SERIES_INSTANCES] = _line(_SERIES_INSTANCES, "IS", series_instances)
     if level == "instance" and (everything or _SYNTAXES in fields):
-        made[_SYNTAXES] = _line(_SYNTAXES, "UI", match.syntax)
+        made[_SYNTAXES] = _line(_SYNTAXES, "UI", syntax)
     return made
 
 

@@ -5,10 +5,10 @@ answer, until there are enough, or so many that the search is refused. It must n
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import batched
 from typing import Any, Final, NamedTuple
 
@@ -451,27 +451,40 @@ def _begin(connection: sa.Connection, query: Search, asked: _Asked) -> _Begin:
     all_days = not asked.clauses and query.only is None
     if query.offset < _MANY or asked.items or not asked.by_study(query) or (query.level == "study" and not all_days):
         return _Begin((), query.offset)
-    t = studies.c
-    each = {"study": sa.literal_column("1"), "series": t.n_series, "instance": t.n_instances}[query.level]
-    # The day first: they are fewer, and a sum is sooner told than every step to it.
-    if all_days:
-        kept = {"study": days.c.n_studies, "series": days.c.n_series, "instance": days.c.n_instances}[query.level]
-        by_day = sa.select(days.c.study_date, kept.label("has")).where(kept > 0).subquery("by_day").c
-    else:
-        summed = sa.select(t.study_date, sa.func.sum(each).label("has")).group_by(t.study_date)
-        by_day = _restricted(summed, query, asked).subquery("by_day").c
-    so_far = sa.func.sum(by_day.has).over(order_by=by_day.study_date.desc())
-    d = sa.select(by_day.study_date, by_day.has, so_far.label("run")).subquery("d").c
-    day = sa.select(d.study_date, d.has, d.run).where(d.run > query.offset).order_by(d.run).limit(1).cte("day").c
-    run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES)
-    told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.label("run"))
-    counted = _restricted(told, query, asked).where(t.study_date == day.study_date).subquery()
-    first = sa.select(counted).where(counted.c.run > query.offset).order_by(counted.c.run).limit(1)
-    row = connection.execute(first).one_or_none()
+    first = (
+        _first_of_all(query.level) if all_days else _first(query.level, partial(_restricted, query=query, asked=asked))
+    )
+    row = connection.execute(first, {"left_out": query.offset}).one_or_none()
     if row is None:
         return _Begin((sa.false(),), 0)
+    t = studies.c
     here = sa.tuple_(t.study_date, t.study_time, t.study) <= sa.tuple_(*row[:3])
     return _Begin((here,), query.offset - int(row.run - row.each))
+
+
+@lru_cache(3)
+def _first_of_all(level: Level) -> sa.Select[Any]:
+    kept = {"study": days.c.n_studies, "series": days.c.n_series, "instance": days.c.n_instances}[level]
+    return _first(level, lambda chosen: chosen, sa.select(days.c.study_date, kept.label("has")).where(kept > 0))
+
+
+def _first(
+    level: Level, restricted: Callable[[sa.Select[Any]], sa.Select[Any]], kept: sa.Select[Any] | None = None
+) -> sa.Select[Any]:
+    """Ask for the study in which so many end as are left out; of days it may be kept how much they have."""
+    t = studies.c
+    each = {"study": sa.literal_column("1"), "series": t.n_series, "instance": t.n_instances}[level]
+    left_out = sa.bindparam("left_out", type_=sa.Integer)
+    # The day first: they are fewer, and a sum is sooner told than every step to it.
+    summed = sa.select(t.study_date, sa.func.sum(each).label("has")).group_by(t.study_date)
+    by_day = (restricted(summed) if kept is None else kept).subquery("by_day").c
+    so_far = sa.func.sum(by_day.has).over(order_by=by_day.study_date.desc())
+    d = sa.select(by_day.study_date, by_day.has, so_far.label("run")).subquery("d").c
+    day = sa.select(d.study_date, d.has, d.run).where(d.run > left_out).order_by(d.run).limit(1).cte("day").c
+    run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES)
+    told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.label("run"))
+    counted = restricted(told).where(t.study_date == day.study_date).subquery()
+    return sa.select(counted).where(counted.c.run > left_out).order_by(counted.c.run).limit(1)
 
 
 def _found(connection: sa.Connection, query: Search, asked: _Asked, begin: _Begin) -> Sequence[sa.Row[Any]]:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from multiframe import schema
 from multiframe.catalog import Catalog, Search
+from multiframe.database import insert
 from multiframe.errors import CatalogUnavailable, InstanceNotFound
 from tests.postgres import PASSWORD, PostgreSQL
 from tests.serving import Server, command, serving
@@ -64,6 +65,38 @@ def test_many_scan_the_same_files_at_once(url: str, files: Path, catalogs: Calla
     with catalog._database.transaction() as connection:
         seconds = sa.select(sa.func.count()).where(schema.objects.c.duplicate_of.is_not(None))
         assert connection.execute(seconds).scalar_one() == 10
+
+
+def test_what_is_copied_arrives_as_it_was_and_what_is_refused_tells_no_value(
+    catalogs: Callable[[], Catalog],
+) -> None:
+    database = catalogs()._database
+    texts = ("\\N", "", None, "a\tb\nc\rd", "\\.", '{"é":"\\\\x"}')
+    rows = [
+        {"path": b"/\\x41\0\xff" + bytes([n]), "size": 2**40 + n, "identity": f"[{n}]", "problem": text}
+        for n, text in enumerate(texts)
+    ]
+    with database.transaction(write=True) as connection:
+        insert(connection, schema.objects, rows)
+    o = schema.objects.c
+    with database.transaction() as connection:
+        there = connection.execute(sa.select(o.path, o.size, o.identity, o.problem).order_by(o.size)).mappings().all()
+    assert [dict(row) for row in there] == rows
+    with pytest.raises(CatalogUnavailable, match="23505") as refused, database.transaction(write=True) as connection:
+        insert(connection, schema.objects, [rows[0] | {"path": b"/secret", "problem": "secret"}] * 2)
+    assert "secret" not in str(refused.value)
+
+    def cut_off() -> None:
+        with database.transaction(write=True) as connection:
+            os.kill(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one(), signal.SIGTERM)
+            time.sleep(0.2)
+            insert(connection, schema.objects, [rows[0] | {"path": b"/secret"}])
+
+    with pytest.raises(CatalogUnavailable):
+        cut_off()
+    with database.transaction(write=True) as connection:  # the next one has another connection
+        insert(connection, schema.objects, [rows[0] | {"path": b"/open"}])
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.objects)) == len(rows) + 1
 
 
 def test_what_one_server_does_the_others_see(files: Path, catalogs: Callable[[], Catalog]) -> None:

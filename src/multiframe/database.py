@@ -12,7 +12,7 @@ import os
 import select
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from multiframe.errors import CatalogFull, CatalogUnavailable
 from multiframe.migrations import REVISIONS
 from multiframe.schema import schema
 
-__all__ = ["BUSY", "Database", "is_url", "look"]
+__all__ = ["BUSY", "Database", "insert", "is_url", "look"]
 
 log = logging.getLogger("multiframe.catalog")
 
@@ -310,6 +310,30 @@ def look(place: Path | str) -> tuple[str, str | None]:
         raise CatalogUnavailable(f"{name}: {_first_line(error)}") from None
     finally:
         engine.dispose()
+
+
+def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, at least one, that all name the same columns; into PostgreSQL they are copied.
+
+    A copy is one statement, not one a row.
+    """
+    if connection.dialect.name != "postgresql":
+        connection.execute(sa.insert(table), rows)
+        return
+    names = list(rows[0])
+    columns = ", ".join(f'"{name}"' for name in names)
+    driver: Any = connection.connection.driver_connection
+    base = connection.dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(f'COPY "{table.name}" ({columns}) FROM STDIN') as copy:
+            for row in rows:
+                copy.write_row([row[name] for name in names])
+    except base as error:
+        # As if it were a statement like others: SQLAlchemy knows no copies.
+        lost = connection.dialect.is_disconnect(error, driver, None)
+        raise sa.exc.DBAPIError.instance(
+            "COPY", None, error, base, hide_parameters=True, connection_invalidated=lost, dialect=connection.dialect
+        ) from None
 
 
 def _is_full(error: sa.exc.DBAPIError) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from multiframe.database import Database
+from multiframe.database import Database, insert
 from multiframe.errors import SourceError, SourceNotFound
 from multiframe.listing import same_object, source_at
 from multiframe.records import Record
@@ -96,8 +96,9 @@ def register(connection: sa.Connection, records: Iterable[Record], gone: Collect
             written[path] = Record(path, record.stat, f"a second file of instance {uid}", uid)
         taken.add(uid)
     final = list(written.values())
-    connection.execute(
-        sa.insert(objects),
+    insert(
+        connection,
+        objects,
         [
             {
                 "path": r.path,
@@ -115,9 +116,9 @@ def register(connection: sa.Connection, records: Iterable[Record], gone: Collect
     new = _insert_new(connection, series, {key: r.series for key, r in of_series.items() if r.series})
     asked_for = [row for key in new for row in of_series[key].requests]
     if asked_for:
-        connection.execute(sa.insert(requests), asked_for)
+        insert(connection, requests, asked_for)
     if good:
-        connection.execute(sa.insert(instances), [r.instance for r in good if r.instance])
+        insert(connection, instances, [r.instance for r in good if r.instance])
         _count(connection, of_series)
     return final
 
@@ -171,7 +172,7 @@ def _insert_new(connection: sa.Connection, table: sa.Table, rows: Mapping[Any, M
         there.update(row[0] if len(keys) == 1 else tuple(row) for row in found)
     new = [key for key in rows if key not in there]
     if new:
-        connection.execute(sa.insert(table), [rows[key] for key in new])
+        insert(connection, table, [rows[key] for key in new])
     return new
 
 

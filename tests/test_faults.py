@@ -353,10 +353,12 @@ def test_64_clients_that_vanish_in_the_middle_of_a_frame(
                     client.sendall(request)
                 until(lambda: worker.num_fds() > 64)
                 time.sleep(0.5)
-            begun = time.monotonic()
+            begun, spent = time.monotonic(), sum(worker.cpu_times()[:2])
             assert frame(server, url).status_code == 200
             assert len(server.get(url, accept=DICOM).content) > path.stat().st_size
-            assert time.monotonic() - begun < 45, "memory would have been waited for 60 s"
+            # It takes 0.1 s, over TLS 1 s where others keep the machine busy, and 0.06 s of a processor.
+            assert sum(worker.cpu_times()[:2]) - spent < 1, "what is for nobody is not read"
+            assert time.monotonic() - begun < 15, "memory would have been waited for 60 s"
 
 
 def _trusting() -> Any:

@@ -324,6 +324,7 @@ def test_workers_that_are_started_again_while_the_database_is_away_wait_for_it(
         assert server.process.returncode == 0
 
 
+@pytest.mark.long
 def test_many_workers_wait_for_the_database_and_their_server_ends_once(
     postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +348,7 @@ def test_many_workers_wait_for_the_database_and_their_server_ends_once(
         waiting.join()
 
 
+@pytest.mark.long
 def test_a_renewal_while_the_database_is_away_leaves_those_that_know_something(
     postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
 ) -> None:

@@ -849,6 +849,16 @@ def test_what_is_kept_of_days_is_what_their_studies_have(catalog: Catalog, files
             assert found.modalities == tuple(sorted(modalities))
 
 
+def test_tables_that_were_dropped_are_made_again(make: Callable[..., Catalog], place: Path | str) -> None:
+    make()
+    engine = bare(place)
+    with engine.begin() as connection:
+        schema.schema.drop_all(connection)
+        connection.execute(sa.text("DROP TABLE alembic_version"))
+    engine.dispose()
+    assert days_kept(make()) == ([], [])
+
+
 def test_values_too_long_for_an_index_are_cut(catalog: Catalog, files: Path) -> None:
     chance = random.Random(3)
     long = "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(330))

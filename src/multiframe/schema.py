@@ -153,7 +153,7 @@ _TRIGGERS = {
     ),
     "postgresql": (
         """
-        CREATE FUNCTION studies_of_days() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        CREATE OR REPLACE FUNCTION studies_of_days() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF TG_OP = 'INSERT' THEN
                 INSERT INTO days AS d VALUES (coalesce(NEW.study_date, ''), 1, NEW.n_series, NEW.n_instances)
                 ON CONFLICT (study_date) DO UPDATE SET n_studies = d.n_studies + 1,

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
 from struct import pack
@@ -237,7 +237,8 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             next_at, last = imitated(data, at + 8 + new, tags), tags[-1]
             all_but = at + 8 + old < last and not data[next_at:last].strip(b"\0\xff")
             ended = data[next_at : next_at + 8] == END or not any(data[last:next_at])
-            if next_at not in tags and not (ended if next_at > last else all_but):
+            ends = data[at : at + 4] == END[:4] and not new and at not in _between(file, tags)  # as below
+            if next_at not in tags and not ends and not (ended if next_at > last else all_but):
                 data[at + 4 : at + 8] = pack("<I", min(max(new, 0), 0xFFFFFFFF))
         case "tag":
             at += random.randrange(4)
@@ -249,8 +250,7 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
         case "delimiter":
             data[at : at + 8] = random.choice((END[:4] + b"\2\0\0\0", bytes(8)))
         case "end":  # a delimiter in place of an Item is believed: only between frames can that be told
-            before = file.fragments[: random.randrange(len(file.fragments))]
-            at = tags[1 + sum(map(len, before))]
+            at = random.choice(_between(file, tags)[:-1])
             if at + 8 <= len(data):
                 data[at : at + 8] = END
         case "insert":
@@ -280,6 +280,11 @@ def _mutate(file: Made, data: bytearray, tags: list[int], random: Random, *, sta
             if data[tags[-1] : tags[-1] + 8] == END:
                 del data[tags[-1] : random.choice((tags[-1] + 8, len(data)))]
     return how
+
+
+def _between(file: Made, tags: Sequence[int]) -> list[int]:
+    """Give where frames begin, and where the last one ends."""
+    return [tags[1 + n] for n in accumulate(map(len, file.fragments), initial=0)]
 
 
 def imitated(data: bytes | bytearray, at: int, tags: list[int]) -> int:

@@ -5,7 +5,7 @@ how a body leaves.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,8 +16,9 @@ from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAccept
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Made, Part, Rope, digest
+from multiframe.rope import Made, Part, Rope, Stored, digest
 from multiframe.settings import Settings
+from multiframe.source import Identity
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 from multiframe.transcode import fingerprint, making, targets
 from multiframe.web.again import Way
@@ -51,6 +52,10 @@ _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 
 _MOST_FRAMES = 10_000
 """In one request: what is known of each part is held while the answer is sent."""
+
+_ALONE = 4096
+"""Bodies of one frame of which size, ETag and boundary are kept: what one viewer asks for, others ask for as well. Each
+takes about a kilobyte."""
 
 _FOUND_AT_ONCE = 256
 """Frames of a list that are looked for before the first of them is sent; neighbours among them are one read."""
@@ -131,7 +136,8 @@ async def frames(request: Request) -> Response:
         if known is None or not known.complete:
             request.app.state.indexer.complete(instance)
         elif stored and len(indices) == 1:
-            Way(instance, partial(_one, choice)).leave(request.scope)
+            in_parts_of = choice.media_type if choice.multipart else ""
+            Way(instance, partial(_one, choice.content_type, in_parts_of)).leave(request.scope)
         return answer
 
     return await with_fresh(request, study, series, uid, use)
@@ -143,10 +149,19 @@ def _rope(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: I
     return _laid([index.parts(i) for i in indices], choice, instance, named)
 
 
-def _one(choice: Choice, instance: Instance, i: int) -> tuple[Rope, str]:
+def _one(content_type: str, in_parts_of: str, instance: Instance, i: int) -> tuple[Rope, str]:
     """Give one frame of an instance whose index is complete."""
     assert instance.known is not None
-    return _rope(instance.known, (i,), choice, instance)
+    return _alone(content_type, in_parts_of, instance.stat.identity, instance.known.parts(i))
+
+
+@lru_cache(_ALONE)
+def _alone(content_type: str, in_parts_of: str, identity: Identity, parts: tuple[Stored, ...]) -> tuple[Rope, str]:
+    """Give one frame as a body, and its content type; in no part where no media type of parts is named."""
+    if not in_parts_of:
+        return Rope(parts, identity=f"{identity!r} {content_type}"), content_type
+    rope, boundary = multipart([(content_type, parts)], identity=repr(identity))
+    return rope, multipart_type(in_parts_of, boundary)
 
 
 def _laid(

@@ -53,7 +53,7 @@ _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _MOST_FRAMES = 10_000
 """In one request: what is known of each part is held while the answer is sent."""
 
-_ALONE = 4096
+_ALONE = 1024
 """Bodies of one frame of which size, ETag and boundary are kept: what one viewer asks for, others ask for as well. Each
 takes about a kilobyte."""
 

@@ -1,1 +1,0 @@
-{"error":"BadRequest","message":"a frame list names each frame at most once","request":"95d8cae8df0f-c"}

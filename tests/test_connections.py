@@ -104,3 +104,14 @@ def test_a_client_that_leaves_then_is_still_noticed(behind: str) -> None:
             await asyncio.wait_for(app.left.wait(), 10)
 
     asyncio.run(noticed())
+
+
+def test_an_address_that_is_too_long_is_told_so() -> None:
+    async def answer() -> bytes:
+        async with due() as (_, reader, writer):
+            writer.write(b"GET /" + b"x" * LONGEST_HEAD + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    received = asyncio.run(answer())
+    assert received.startswith(b"HTTP/1.1 431 ")
+    assert b'"HeadTooLong"' in received

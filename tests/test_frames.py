@@ -50,6 +50,7 @@ def folder(tmp_path_factory):
             data[at + 8 : at + 16] = b"\x7f\xff\xff\xff" * 2
             dataset.PixelData = bytes(data)
         dataset.save_as(folder / name)
+    (folder / "cut").write_bytes(Path(str(get_testdata_file("CT_small.dcm", read=False))).read_bytes()[:-20_000])
     cine(folder / "native", frames=3, rows=96, columns=128, syntax=EXPLICIT_LE)
     return folder
 
@@ -187,6 +188,15 @@ def test_a_frame_that_cannot_be_decoded_is_an_error_of_its_own(server, folder):
     assert server.get(f"{served.url}/frames/2,1", accept=listed).status_code == 500
     with pytest.raises(httpx.RemoteProtocolError):  # its head was out: nobody takes half for the whole
         server.get(f"{served.url}/frames/1,2", accept=listed)
+
+
+def test_an_instance_of_one_frame_that_is_cut_says_where(server, folder):
+    cut = Served(folder / "cut")
+    answer = server.get(f"{cut.url}/frames/1", accept=OCTETS)
+    assert (answer.status_code, answer.json()["error"]) == (500, "TruncatedError")
+    assert "byte" in answer.json()["message"]
+    assert server.get(f"{cut.url}/frames/2", accept=OCTETS).status_code == 404
+    assert server.get(f"{cut.url}/rendered", accept="image/jpeg").json()["error"] == "TruncatedError"
 
 
 def test_refusals_say_what_could_be_had(server, folder):

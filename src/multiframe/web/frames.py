@@ -116,7 +116,8 @@ async def frames(request: Request) -> Response:
     study, series, uid = uids(request)
 
     async def use(instance: Instance) -> Response:
-        count = instance.header.declared_frames or len(await instance.grow_async(None))
+        # One that is cut in its first frame had one: where it is cut is said then.
+        count = instance.header.declared_frames or len(await instance.grow_async(None)) or 1
         indices = indices_of(request.path_params["frames"], count)
         choice = choice_of(request, instance, len(indices))
         known = instance.known

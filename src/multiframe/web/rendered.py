@@ -197,7 +197,7 @@ async def _listed(request: Request) -> tuple[str, str | None, list[str], int]:
 
 
 async def _count(instance: Instance) -> int:
-    """Give the number of frames as written, else as found.
+    """Give the number of frames as written, else as found; an instance that is cut in its first frame had one.
 
     Raises
     ------
@@ -207,7 +207,7 @@ async def _count(instance: Instance) -> int:
     _ = instance.header.pixels
     if instance.syntax.family == "video":
         raise NotFramewise("of video no pictures are made: /rendered of the instance gives it as it is stored")
-    return instance.header.declared_frames or len(await instance.grow_async(None))
+    return instance.header.declared_frames or len(await instance.grow_async(None)) or 1
 
 
 async def _representative(instance: Instance, count: int) -> int:

@@ -12,6 +12,7 @@ from multiframe.settings import cache_folder
 from multiframe.testing import cine
 from tests.chromium import number_on_screen, page_of, renderer_rss, wait_for
 from tests.serving import Server
+from tests.test_catalog import dicom
 
 OHIF = Path(os.environ.get("OHIF") or cache_folder(os.environ) / "ohif")
 
@@ -37,6 +38,7 @@ PICTURE = """() => {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     cine(folder / "cine", frames=FRAMES)
+    (folder / "bare").write_bytes(dicom(StudyInstanceUID="1.2.3", PatientName="Nobody^Knows"))
     return folder
 
 
@@ -48,6 +50,12 @@ def options() -> Sequence[str]:
 def number(page: Page) -> int | None:
     picture = page.evaluate(PICTURE)
     return number_on_screen(page, picture) if picture else None
+
+
+def test_a_study_without_modalities_stands_in_the_list(browser: Browser, server: Server) -> None:
+    with page_of(browser) as page:
+        page.goto(f"{server.url}ohif")
+        page.get_by_text("Nobody, Knows").first.wait_for()
 
 
 def test_it_opens_a_cine_jumps_and_plays(browser: Browser, server: Server, folder: Path) -> None:

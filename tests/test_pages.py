@@ -62,7 +62,7 @@ def test_its_configuration_is_ours_and_names_this_server(folder: Path) -> None:
     source = config["dataSources"][0]["configuration"]
     assert config["routerBasename"] == "/ohif"
     assert config["maxCacheSize"] == 1 << 30
-    assert source["qidoRoot"] == "http://127.0.0.1:8080/dicom-web"
+    assert source["qidoRoot"] == "http://127.0.0.1:8080/dicom-web/ohif"
     assert source["wadoRoot"] == "http://127.0.0.1:8080/dicom-web/ohif"
     assert source["wadoUriRoot"] == "http://127.0.0.1:8080/wado"
     assert answer.headers["content-type"].startswith("text/javascript")

@@ -106,6 +106,22 @@ def test_ohif_asks_for_studies(client: Client, path: str, studies: list[str]) ->
         assert one["00200010"] == {"vr": "SH"}  # the standard wants it, the file has none
 
 
+def test_ohif_is_told_no_modalities_where_there_are_none(tmp_path: Path) -> None:
+    """It reads ``.Value.length`` of what is there; the standard has a required key there, and empty (PS3.18 F.2.5)."""
+    (tmp_path / "0").write_bytes(dicom("1.9.0", StudyInstanceUID="1.0"))
+    (tmp_path / "1").write_bytes(dicom("1.9.1", StudyInstanceUID="1.1", Modality="US"))
+    catalog = Catalog(tmp_path / "catalog.sqlite")
+    catalog.scan([tmp_path])
+    client = Client(catalog, Settings())
+    known = {"vr": "CS", "Value": ["US"]}
+    for path in ("studies", "studies?includefield=all", "series", "instances", "studies?ModalitiesInStudy="):
+        told = {one["0020000D"]["Value"][0]: one.get("00080061") for one in client.found(f"/{path}")}
+        assert told == {"1.0": {"vr": "CS"}, "1.1": known}
+        told = {one["0020000D"]["Value"][0]: one.get("00080061") for one in client.found(f"/ohif/{path}")}
+        assert told == {"1.0": None, "1.1": known}
+    catalog.close()
+
+
 def test_ohif_asks_for_series(client: Client) -> None:
     path = "/studies/1.1/series?includefield=00080021%2C00080031%2C0008103E%2C00200011"
     (one,) = client.found(path, accept="application/dicom+json")

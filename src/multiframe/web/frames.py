@@ -34,7 +34,7 @@ from multiframe.web.answers import (
     stream_answer,
 )
 from multiframe.web.doors import Row
-from multiframe.web.lookup import COUNTED, BadRequest, accept_of, current, uids, with_fresh
+from multiframe.web.lookup import BadRequest, accept_of, current, for_ohif, uids, with_fresh
 from multiframe.web.media import (
     Choice,
     MixedAccept,
@@ -206,7 +206,7 @@ def choice_of(request: Request, instance: Instance, count: int) -> Choice:
     except FormatError:  # a data set that does not say what its pixels are: frames are given as they lie
         forms, bits = (stored,), 0
     else:
-        if request.url.path.startswith(f"{COUNTED}/"):
+        if for_ohif(request):
             forms = _counted(forms, spec)
     # What was never lossy is given decoded to who asks for nothing else, as long as that is of a bearable size.
     decode = stored.encapsulated and not stored.lossy and count * (bits + 7) // 8 <= settings.max_decode

@@ -27,6 +27,7 @@ __all__ = [
     "base_url",
     "current",
     "find",
+    "for_ohif",
     "uids",
     "with_fresh",
 ]
@@ -35,7 +36,7 @@ DICOMWEB = "/dicom-web"
 """The root of DICOMweb, below `base_url`."""
 
 COUNTED = f"{DICOMWEB}/ohif"
-"""The same again, for viewers that count colour frames of JPEG Baseline for less than they take."""
+"""The same again, for OHIF: it counts colour frames of JPEG Baseline for less than they take, and more."""
 
 
 class BadRequest(Exception):
@@ -76,6 +77,11 @@ def uids(request: Request) -> tuple[str, str, str]:
     """Give study, series and instance of an address."""
     p = request.path_params
     return p["study"], p["series"], p["instance"]
+
+
+def for_ohif(request: Request) -> bool:
+    """Whether what is asked for lies below the root for OHIF."""
+    return request.url.path.startswith(f"{COUNTED}/")
 
 
 async def find(catalog: Catalog, study: str | None, series: str | None, uid: str) -> Instance:

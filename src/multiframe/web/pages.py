@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from multiframe.settings import MIB
-from multiframe.web.lookup import COUNTED, DICOMWEB, base_url
+from multiframe.web.lookup import COUNTED, base_url
 from multiframe.web.media import choose_coding
 
 __all__ = ["OHIF_CACHE", "ohif_config", "routes", "viewer_folder"]
@@ -114,12 +114,12 @@ def ohif_config(base: str) -> dict[str, Any]:
     >>> config["dataSources"][0]["configuration"]["wadoRoot"], config["maxCacheSize"]
     ('http://127.0.0.1:8080/dicom-web/ohif', 1073741824)
     """
-    root = f"{base}{DICOMWEB}"
+    root = f"{base}{COUNTED}"
     source = {
         "friendlyName": "multiframe",
         "name": "multiframe",
         "qidoRoot": root,
-        "wadoRoot": f"{base}{COUNTED}",
+        "wadoRoot": root,
         "wadoUriRoot": f"{base}/wado",
         "qidoSupportsIncludeField": True,
         "supportsReject": False,

@@ -26,7 +26,7 @@ from multiframe.settings import KIB
 from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.coding import Coder
 from multiframe.web.doors import Row, access_of
-from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url
+from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, for_ohif
 from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
@@ -186,7 +186,7 @@ async def _search(level: Level, request: Request) -> Response:
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:
             body, behind = await asyncio.to_thread(
-                _page, catalog, query, partial(_body, fields=asked.fields, base=base)
+                _page, catalog, query, partial(_body, fields=asked.fields, base=base, for_ohif=for_ohif(request))
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None
@@ -224,7 +224,7 @@ def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
     return Response(None if request.method == "HEAD" else body, headers=headers)
 
 
-def _body(found: Iterable[Found], query: Search, fields: Sequence[str], base: str) -> bytes:
+def _body(found: Iterable[Found], query: Search, fields: Sequence[str], base: str, for_ohif: bool) -> bytes:
     level = query.level
     # Levels the address does not name are told of too (PS3.18 10.6.3.3).
     told: list[Level] = [level]
@@ -258,6 +258,8 @@ def _body(found: Iterable[Found], query: Search, fields: Sequence[str], base: st
         lines |= made(*match[4:])
         uids = (match.study, "/series/" + match.series, "/instances/" + match.instance)[: last + 1]
         lines[_RETRIEVE_URL] = f'"{_RETRIEVE_URL}":{{"vr":"UR","Value":[{quoted(address + "".join(uids))}]}}'
+        if for_ohif and not match.modalities:
+            lines.pop(_MODALITIES, None)  # its list of studies ends at an attribute without Value (PS3.18 F.2.5)
         given = sorted(lines.values()) if everything else filter(None, lines.values())
         texts.append("{" + ",".join(given) + "}")
     return f"[{','.join(texts)}]".encode("utf-8", "replace")

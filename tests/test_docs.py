@@ -150,6 +150,18 @@ def test_every_error_its_status_and_its_exit_code() -> None:
         assert re.search(rf"[─·] {name}\b|^ +{name}\b", text, re.M), f"{name} is not in the tree"
 
 
+def test_every_error_of_the_server_alone() -> None:
+    told = {
+        row[0].strip("`"): row[1]
+        for row in rows(section(reference("settings-and-errors"), "Errors of the server alone"))
+    }
+    there = {kind.__name__: str(status) for kind, status in STATUS.items() if kind.__module__ != errors.__name__}
+    for path in Path(inspect.getfile(app)).parent.glob("*.py"):  # what is said where no exception is
+        there |= {name: code for code, name in re.findall(r'_refuse\((\d+), "(\w+)"', path.read_text())}
+    there |= {"HTTPError": "404, 405", "MisdirectedRequest": "421"}
+    assert {name: code for name, code in told.items() if name not in ("error", "---")} == there
+
+
 def test_every_route(tmp_path: Path) -> None:
     said = set(re.findall(r"^    GET (\S+)$", reference("dicomweb"), re.M))
     catalog = Catalog(tmp_path / "catalog.sqlite")

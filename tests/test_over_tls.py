@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,9 +21,13 @@ import pytest
 import multiframe
 from multiframe.errors import SourceError
 from multiframe.web.over_tls import Certificate, _as_granian_needs_it, check, self_signed
+from multiframe.web.sockets import LONGEST_HEAD
+from multiframe.web.tokens import line_of, new_token
 from tests.serving import OCTETS, Server, address_of, command, serving
 
 FRAMES = 40
+
+GET = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,69 @@ def test_curl(server: Server, url: str, option: str, version: str) -> None:
     assert told.stdout == f"{version} 200"
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
+@pytest.mark.parametrize("option", ["--http2", "--http1.1"])
+def test_who_is_refused_while_sending_is_told_why(tmp_path: Path, option: str) -> None:
+    """Reset at the end of an answer, curl threw away two of three."""
+    token = new_token()
+    (tmp_path / "tokens").write_text(line_of(token, "ward-7", ["store"], ["*"], None))
+    large = tmp_path / "large"
+    large.write_bytes(bytes(10 << 20))
+    small = tmp_path / "small"
+    small.write_bytes(bytes(4 << 20))
+    store = ("--store", str(tmp_path / "store"), "--tokens", str(tmp_path / "tokens"), "--max-upload", "5MB")
+    with serving([], *store, "--tls-self-signed", cache=tmp_path, wait=False, verify=False) as server:
+        shown = ("--header", f"Authorization: Bearer {token}")
+        parts = ("--header", "Content-Type: multipart/related; boundary=b; type=application/dicom")
+        other = (*shown, "--header", "Content-Type: a/b")
+        for headers, body, status in ((parts, large, 401), ((*shown, *parts), large, 413), (other, small, 415)):
+            for _ in range(7):
+                told = subprocess.run(
+                    ["curl", "--silent", "--insecure", option, *headers, "--header", "Expect:", "--data-binary",
+                     f"@{body}", "--write-out", "%{http_code}", f"{server.url}dicom-web/studies"],
+                    capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                assert (told.returncode, told.stdout[-3:]) == (0, str(status))
+                assert json.loads(told.stdout[:-3])["message"]
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_a_head_that_is_too_long_is_told_so(server: Server, http2: bool) -> None:
+    with httpx.Client(base_url=server.url, http2=http2, verify=False) as client:  # noqa: S501
+        for size in (LONGEST_HEAD, 70_000, 90_000):
+            long = client.get("dicom-web/studies", headers={"x-long": "a" * size})
+            assert (long.status_code, long.json()["error"]) == (431, "HeadTooLong")
+        assert client.get("dicom-web/studies", headers={"x-long": "a" * 60_000}).status_code == 200
+        answer = client.get(f"dicom-web/studies?{'a' * 40_000}", headers={"x-long": "a" * 40_000})
+        assert (answer.status_code, answer.json()["error"]) == (431, "HeadTooLong")
+
+
+def test_what_is_refused_and_never_ends_is_answered_all_the_same() -> None:
+    left = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 415, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    async def run() -> None:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            nonlocal left
+            await asyncio.sleep(0)
+            left += 1
+            return {"type": "http.request", "body": bytes(1 << 16), "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append((message, left))
+
+        await _as_granian_needs_it(app, {}, set(), 0.1)({**GET, "method": "POST"}, receive, send)
+        assert [message["type"] for message, _ in sent] == ["http.response.start", "http.response.body"]
+        assert sent[0][1] > 1
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_thousand_frames_at_once(server: Server, url: str) -> None:
     async def ask() -> list[int]:
         async with httpx.AsyncClient(base_url=server.url, http2=True, verify=False, timeout=60) as client:  # noqa: S501
@@ -111,7 +179,7 @@ def test_a_client_that_leaves_ends_the_reading() -> None:
         async def send(message: Any) -> None:
             assert type(message["body"]) is bytes
 
-        await _as_granian_needs_it(app, {}, set(), 10)({"type": "http"}, receive, send)
+        await _as_granian_needs_it(app, {}, set(), 10)({**GET}, receive, send)
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert len(sent) < 10

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from multiframe.web.heads import Heads
 from multiframe.web.journal import audit
 from multiframe.web.long_bodies import LONG, LongBody, length_of
-from multiframe.web.sockets import LEAST, LONGEST_HEAD
+from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -71,7 +71,6 @@ class _Turn:
 
 
 _TOO_LONG = "multiframe.too_long"
-_HEAD_TOO_LONG = f"address and headers have at most {LONGEST_HEAD} bytes"
 _WITH_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 _LOOKS = 8  # how often a connection is looked at in the time it is given
 
@@ -157,7 +156,7 @@ class Patient(HttpToolsProtocol):
         if self._coming == "head" and self._head == before and not self._between:
             self._head += len(data)  # of a header that is not whole yet nobody else counts
         if self._coming is not None and self._head > LONGEST_HEAD and not self.transport.is_closing():
-            self._refuse(431, "HeadTooLong", _HEAD_TOO_LONG)
+            self._refuse(431, "HeadTooLong", HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
         """Expect a request."""
@@ -312,7 +311,7 @@ class Patient(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, as any other request is refused: it takes an address of 64 KiB for that, too."""
         if self._head > LONGEST_HEAD:
-            self._refuse(431, "HeadTooLong", _HEAD_TOO_LONG)
+            self._refuse(431, "HeadTooLong", HEAD_TOO_LONG)
             return
         self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
 
@@ -391,7 +390,7 @@ async def _taken(answer: _AtOnce, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def _head_too_long(scope: Scope, receive: Receive, send: Send) -> None:
-    body = json.dumps({"error": "HeadTooLong", "message": _HEAD_TOO_LONG}).encode()
+    body = json.dumps({"error": "HeadTooLong", "message": HEAD_TOO_LONG}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),

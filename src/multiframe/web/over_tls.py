@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multiframe.errors import SourceError
-from multiframe.web.sockets import LEAST, LONGEST_HEAD, Sockets
+from multiframe.web.journal import audit
+from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD, Sockets
 from multiframe.web.workers import ClientGone
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ _STREAMS, _BUFFERED = 256, 64 << 10
 """Answers at once on one connection, and bytes that each may have waiting in granian, of which no budget knows. What a
 viewer asks for beyond waits at the client, and that costs a round trip."""
 
+
+_HEARD = 4 * LONGEST_HEAD
+"""Bytes of a head that granian takes, so that it can be said what is wrong with one that is too long. Of more it says
+nothing (HTTP/1.1: 431 without a body; HTTP/2: the connection ends)."""
 
 _TIDYING = 5.0
 """Seconds in which what takes too long, and was told to end, may tidy up."""
@@ -163,10 +169,10 @@ async def serve_tls(
         backlog=2048,
         backpressure=2 * connections,  # beyond `connections` idle ones go; beyond this nobody comes in
         websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=round(1000 * patience), max_buffer_size=LONGEST_HEAD),
+        http1_settings=HTTP1Settings(header_read_timeout=round(1000 * patience), max_buffer_size=_HEARD),
         http2_settings=HTTP2Settings(
             max_concurrent_streams=_STREAMS,
-            max_headers_size=LONGEST_HEAD,
+            max_headers_size=_HEARD,
             max_send_buffer_size=_BUFFERED,
             keep_alive_interval=round(1000 * patience),
             keep_alive_timeout=max(1, round(patience)),
@@ -233,14 +239,21 @@ def _as_granian_needs_it(
 
     Any other buffer costs granian sixteen times as much. And its ``send`` succeeds at once even when the client has
     left: without a pause nobody would ever be told so by ``receive``.
+
+    An answer that needs no more of the body comes behind it: granian resets the stream at the answer's end (RFC 9113
+    8.1), or closes the connection of HTTP/1.1, and a client that still sends never reads what it was told.
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Body(receive, patience)
+        sends = scope.get("method") not in ("GET", "HEAD") and not _waits_for_leave(scope)
 
         async def sent(message: Message) -> None:
-            if incoming.lost and message["type"] == "http.response.start":
-                message = {**message, "status": 408}  # it was told that the client has left: it has not, it is slow
+            if message["type"] == "http.response.start":
+                if incoming.lost:
+                    message = {**message, "status": 408}  # it was told that the client has left: it has not, it is slow
+                elif sends:
+                    await incoming.drain()
             body = message.get("body", b"")
             try:
                 # Over HTTP/2 a client can refuse a single answer, of which the kernel knows nothing.
@@ -257,12 +270,31 @@ def _as_granian_needs_it(
         assert task is not None
         answering.add(task)
         try:
-            await app(scope, incoming.receive, sent)
+            await (_head_too_long if _head_of(scope) > LONGEST_HEAD else app)(scope, incoming.receive, sent)
         finally:
             answering.discard(task)
             asked[port] -= 1
 
     return wrapped
+
+
+def _head_of(scope: Scope) -> int:
+    """Give the bytes of an address and of headers, as they are written in HTTP/1.1."""
+    address = len(scope["path"]) + len(scope["query_string"])  # escaped, it is longer: that does not matter here
+    return address + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+async def _head_too_long(scope: Scope, receive: Receive, send: Send) -> None:
+    audit("turned away", status=431, error="HeadTooLong", client=(scope.get("client") or ("",))[0])
+    body = json.dumps({"error": "HeadTooLong", "message": HEAD_TOO_LONG}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _waits_for_leave(scope: Scope) -> bool:
+    """Whether a client of HTTP/1.1 sends its body when it is told to, and not before (RFC 9110 10.1.1)."""
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 class _Body:
@@ -272,6 +304,13 @@ class _Body:
         self._receive, self._patience = receive, patience
         self._whole = self.lost = False
         self._taken, self._since = 0, 0.0
+
+    async def drain(self) -> None:
+        """Receive the rest for nobody, for as long as patience lasts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while not (self._whole or self.lost):
+                    await self.receive()
 
     async def receive(self) -> Message:
         """Give the next piece; what hardly comes is told as a client that has left."""

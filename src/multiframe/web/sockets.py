@@ -13,13 +13,16 @@ from contextlib import suppress
 from struct import unpack_from
 from typing import Final, NamedTuple
 
-__all__ = ["IDLE", "LEAST", "LONGEST_HEAD", "Sockets", "cut_off"]
+__all__ = ["HEAD_TOO_LONG", "IDLE", "LEAST", "LONGEST_HEAD", "Sockets", "cut_off"]
 
 LEAST: Final = 1024
 """Bytes a second that a client brings or takes, on average over the time it is given."""
 
 LONGEST_HEAD: Final = 64 * 1024
 """Bytes of the address and the headers of a request."""
+
+HEAD_TOO_LONG: Final = f"address and headers have at most {LONGEST_HEAD} bytes: ask for less at once"
+"""What is said of a longer one."""
 
 IDLE: Final = 65.0
 """Seconds for which a connection is kept on which nothing is asked: longer than proxies keep theirs."""

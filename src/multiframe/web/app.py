@@ -10,6 +10,7 @@ import contextvars
 import errno
 import ipaddress
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -384,6 +385,11 @@ def create_app(
         app.state.indexer = Indexer(catalog, gauges)
         await asyncio.to_thread(_warm, catalog)
         app.state.storing = ThreadPoolExecutor(_STORING, thread_name_prefix="store")
+        if store is not None:
+            # All its threads now: if one cannot be had that is told at the start, not a week later to whoever stores.
+            together = threading.Barrier(_STORING)
+            for _ in range(_STORING):
+                app.state.storing.submit(together.wait)
         sweeping = asyncio.create_task(_sweeping(app.state)) if store is not None else None
         if sweeping:
             await asyncio.wait({sweeping}, timeout=_SWEPT)

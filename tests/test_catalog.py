@@ -300,6 +300,46 @@ def test_a_stopped_scan_forgets_nothing_and_is_taken_up(catalog: Catalog, files:
     assert opened == ["4"]
 
 
+def test_headers_of_a_series_are_kept_beside_one_of_them(make: Callable[..., Catalog], files: Path) -> None:
+    catalog, blob = make(), random.Random(5).randbytes(5000)
+    whole = {}
+    for n in range(8):
+        names = {"SeriesInstanceUID": f"1.2.3.{n // 4}", "InstanceNumber": "12345678"[: n % 4 + 1]}
+        whole[f"1.2.3.{n}"] = dicom(f"1.2.3.{n}", blob, **names)
+        (files / str(n)).write_bytes(whole[f"1.2.3.{n}"])
+
+    def kept() -> tuple[int, list[int]]:
+        with catalog._database.transaction() as connection:
+            size = sa.func.length(schema.instances.c.header)
+            sizes = connection.execute(sa.select(size).order_by(schema.instances.c.instance)).scalars().all()
+            return connection.scalar(sa.select(sa.func.count()).select_from(schema.patterns)) or 0, [*sizes]
+
+    def all_given(uids: list[str]) -> bool:
+        catalog = make()
+        return all(whole[uid].startswith(catalog.instance(uid).header.raw) for uid in uids)
+
+    assert catalog.scan([files]).registered == 8
+    patterns, sizes = kept()
+    assert patterns == 2
+    assert [size > 5000 for size in sizes] == [n % 4 == 0 for n in range(8)]
+    assert sum(sizes[1:4]) < 1500
+    assert all_given(list(whole))
+    for n in (0, 4, 5, 6):  # those that the others are like, too
+        (files / str(n)).unlink()
+    catalog.scan([files])
+    assert kept()[0] == 2
+    assert all_given(["1.2.3.1", "1.2.3.7"])
+    whole["1.2.3.7"] = dicom("1.2.3.7", blob, SeriesInstanceUID="1.2.3.1", InstanceNumber="77")
+    (files / "7").write_bytes(whole["1.2.3.7"])
+    catalog.scan([files])
+    assert kept()[0] == 1  # of the last that was kept beside it, another is known
+    assert all_given(["1.2.3.1", "1.2.3.7"])
+    for n in (1, 2, 3):
+        (files / str(n)).unlink()
+    catalog.scan([files])
+    assert kept()[0] == 0
+
+
 def test_only_what_lies_below_the_roots_is_scanned(catalog: Catalog, tmp_path: Path) -> None:
     for i, name in enumerate(["a", "a-b", "a0"]):  # neighbours in the order of bytes
         (tmp_path / name).mkdir()
@@ -311,7 +351,10 @@ def test_only_what_lies_below_the_roots_is_scanned(catalog: Catalog, tmp_path: P
     assert uids(catalog) == ["1.2.3.1", "1.2.3.2"]
 
 
-def test_queries_see_files_while_the_scan_runs(make: Callable[..., Catalog], files: Path) -> None:
+def test_queries_see_files_while_the_scan_runs(
+    make: Callable[..., Catalog], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiframe.scanning._BATCH_FILES", 200)
     catalog, other = make(), make()
     for i in range(450):
         (files / f"{i:04}").write_bytes(dicom(f"1.2.3.{i}"))

@@ -18,6 +18,7 @@ from multiframe.dicomjson import attributes
 from multiframe.errors import MultiframeError
 from multiframe.gleaning import Gleaned, Gleaner, gleaned
 from multiframe.header import Header, read_header
+from multiframe.packing import whole
 from multiframe.source import run
 from tests.corpus import corpus
 from tests.files import Memory
@@ -50,7 +51,9 @@ def check(gleaner: Gleaner, data: bytes) -> bool:
     expected = read(data)
     assert expected is not None
     assert found == expected
-    assert found.packed is None or zlib.decompress(found.packed) == expected.header.raw
+    if found.pattern is not None and found.kept is not None:
+        assert (found.pattern["study"], found.pattern["series"]) == (found.series["study"], found.series["series"])
+        assert whole(found.kept, zlib.decompress(found.pattern["header"])) == expected.header.raw
     assert list(found.header.values) == list(expected.header.values)
     assert found.study["attributes"] == expected.study["attributes"]
     return True

@@ -32,6 +32,7 @@ from multiframe.instance import Instance
 from multiframe.levels import KEYS, LEVELS, Key, Level
 from multiframe.listing import REMEMBERED, source_at
 from multiframe.memory import ByteCache, MemoryBudget
+from multiframe.packing import whole
 from multiframe.places import is_below, is_local, path_of, root_of, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
@@ -40,6 +41,7 @@ from multiframe.registering import LOOKUP, as_text, gone, identity_of, register,
 from multiframe.scanning import Scan, ScanStatus
 from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
+from multiframe.schema import patterns as _patterns
 from multiframe.schema import scans as _scans
 from multiframe.schema import series as _series
 from multiframe.searching import ORDER, Found, Search, find, find_page, is_one_question, kind_of_path, remaining
@@ -265,10 +267,12 @@ class Catalog:
         return instance
 
     def _load(self, uid: str) -> Instance:
-        i, o = _instances.c, _objects.c
+        i, o, p = _instances.c, _objects.c, _patterns.c
+        like = sa.and_(p.study == i.study, p.series == i.series, p.number == i.pattern)
         query = sa.select(
-            i.facts, i.syntax, i.header, i.header_size, i.frame_index, o.path, o.size, o.identity
-        ).join_from(_instances, _objects)
+            *(i.facts, i.syntax, i.header, i.header_size, i.frame_index, o.path, o.size, o.identity),
+            p.header.label("like"),
+        ).select_from(_instances.join(_objects).outerjoin(_patterns, like))
         with self._database.transaction() as connection:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
         if row is None:
@@ -291,8 +295,10 @@ class Catalog:
                 row.header_size, read, syntax=syntax, dataset_at=dataset_at, pixel_data=pixel_data, values=values
             )
         else:
-            with self.budget.acquire(row.header_size, timeout=self.settings.memory_wait):
-                header = Header(zlib.decompress(row.header), syntax, dataset_at, pixel_data, values)
+            size = row.header_size if row.like is None else 2 * row.header_size
+            with self.budget.acquire(size, timeout=self.settings.memory_wait):
+                raw = zlib.decompress(row.header) if row.like is None else whole(row.header, zlib.decompress(row.like))
+                header = Header(raw, syntax, dataset_at, pixel_data, values)
         index = _index(row.frame_index)
         if index is None and isinstance(source, FileSource):
             index = index_beside(source, header, stat, budget=self.budget)

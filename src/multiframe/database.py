@@ -12,7 +12,7 @@ import os
 import select
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from multiframe.errors import CatalogFull, CatalogUnavailable
 from multiframe.migrations import REVISIONS
 from multiframe.schema import schema
 
-__all__ = ["BUSY", "Database", "insert", "is_url", "look"]
+__all__ = ["BUSY", "Database", "among", "insert", "is_url", "look"]
 
 log = logging.getLogger("multiframe.catalog")
 
@@ -315,13 +315,16 @@ def look(place: Path | str) -> tuple[str, str | None]:
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, at least one, that all name the same columns; into PostgreSQL they are copied.
 
-    A copy is one statement, not one a row.
+    A copy is one statement, not one a row. Values go to the driver as they are: there are many, and all of them plain.
     """
-    if connection.dialect.name != "postgresql":
-        connection.execute(sa.insert(table), rows)
-        return
     names = list(rows[0])
     columns = ", ".join(f'"{name}"' for name in names)
+    if connection.dialect.name != "postgresql":
+        marks = ", ".join("?" * len(names))
+        values = [tuple([row[name] for name in names]) for row in rows]
+        statement = f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})'  # noqa: S608  # our own names
+        connection.exec_driver_sql(statement, values)
+        return
     driver: Any = connection.connection.driver_connection
     base = connection.dialect.loaded_dbapi.Error
     try:
@@ -334,6 +337,24 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
         raise sa.exc.DBAPIError.instance(
             "COPY", None, error, base, hide_parameters=True, connection_invalidated=lost, dialect=connection.dialect
         ) from None
+
+
+def among(
+    connection: sa.Connection, query: sa.Select[Any], column: sa.Column[Any], values: Collection[bytes | str]
+) -> Sequence[sa.Row[Any]]:
+    """Give the rows of a query whose column has one of many values, each a word of its own to nobody but the driver.
+
+    The query has no condition yet. To write down hundreds of values takes SQLAlchemy longer than it takes SQLite to
+    look them up.
+    """
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import ARRAY
+
+        kind = sa.LargeBinary() if isinstance(column.type, sa.LargeBinary) else sa.Text()
+        return connection.execute(query.where(column == sa.any_(sa.literal(list(values), ARRAY(kind))))).all()
+    marks = ", ".join("?" * len(values))
+    where = f'WHERE "{column.table.name}"."{column.name}" IN ({marks})'
+    return connection.exec_driver_sql(f"{query.compile(dialect=connection.dialect)} {where}", tuple(values)).all()
 
 
 def _is_full(error: sa.exc.DBAPIError) -> bool:

@@ -7,9 +7,12 @@ values of the same length is not even walked over. It must not know files, nor w
 """
 
 import json
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from multiframe.dicomjson import Teller, attributes
@@ -28,11 +31,13 @@ from multiframe.levels import (
     shared_out,
     written,
 )
-from multiframe.packing import Packer
+from multiframe.packing import Difference, Run, without
 
 __all__ = ["Gleaned", "Gleaner", "gleaned"]
 
 type Row = Mapping[str, Any]
+type _Told = Sequence[tuple[Element, Callable[[bytes], str] | None]]
+"""Elements of an instance that are its own, and how each is written where others of its shape have another value."""
 
 _META, _SYNTAX, _CLASS, _INSTANCE = b"\2\0", 0x00020010, 0x00020002, 0x00020003
 _CHARSET, _REPRESENTATION, _OFFSET = 0x00080005, 0x00280103, 0x00080201
@@ -44,6 +49,7 @@ _AS_KEPT = frozenset((  # JSON writes strings and integers one way
 _MOST = 16  # kinds of header that are remembered
 _MOST_CHANGED = 64  # from here on reading takes no longer
 _MOST_SHAPES = 12  # that are remembered
+_LONGEST_PATTERN = 1 << 20  # bytes
 _MARGIN = 1024  # bytes that a header may be longer than those before it, before it has to be read anew
 
 
@@ -61,8 +67,10 @@ class Gleaned:
         As `schema.requests_of` gives them, with UIDs.
     facts : str
         Where what is needed lies in the header, as JSON.
-    packed : bytes or None
-        The header as a zlib stream, where that costs nothing.
+    pattern : mapping or None
+        A header of the same series that this one is like, as `schema.patterns` has it; the same object for all.
+    kept : bytes or None
+        What this one has of its own beside that one, as `packing.whole` takes it.
     """
 
     header: Header
@@ -71,7 +79,8 @@ class Gleaned:
     instance: Row
     requests: Sequence[Row]
     facts: str
-    packed: bytes | None = field(default=None, compare=False, repr=False)
+    pattern: Row | None = field(default=None, compare=False, repr=False)
+    kept: bytes | None = field(default=None, compare=False, repr=False)
 
 
 def gleaned(header: Header) -> Gleaned:
@@ -114,6 +123,16 @@ class _Known:
         rows = (one.study, one.series, one.instance)
         self.lines = {level: lines_of(row["attributes"]) for level, row in zip(LEVELS, rows, strict=True)}
 
+    @cached_property
+    def pattern(self) -> Row | None:
+        """It itself, for others of its series to be kept beside; None: it is too long for that."""
+        raw = self.one.header.raw
+        if len(raw) > _LONGEST_PATTERN:
+            return None
+        number = int.from_bytes(sha256(raw).digest()[:8], signed=True)
+        uids = {name: self.one.series[name] for name in ("study", "series")}
+        return {**uids, "number": number, "header": zlib.compress(raw, 1)}
+
     def run(self, data: bytes, at: int, k: int) -> int:
         """Say up to which element all are the same, from element `k` on, which is compared with what lies at `at`."""
         starts, n = self.starts, len(self.tags)
@@ -153,6 +172,17 @@ class _Hole(NamedTuple):
     piece: int  # of `_Shape._pieces` where it is written
 
 
+class _Beside(NamedTuple):
+    """A header of the series, and how those of one shape differ from it."""
+
+    known: _Known
+    difference: Difference
+
+    def kept(self, raw: bytes) -> tuple[Row | None, bytes | None]:
+        pattern = self.known.pattern
+        return (None, None) if pattern is None else (pattern, self.difference.of(raw))
+
+
 class _Shape:
     """Headers that are the same byte for byte but for some values of the instance, which are of the same length.
 
@@ -160,16 +190,11 @@ class _Shape:
     """
 
     def __init__(
-        self, data: bytes, meta: "_Meta", one: Gleaned, told: Sequence[tuple[Element, Callable[[bytes], str] | None]]
+        self, data: bytes, holes: Sequence[tuple[int, int]], one: Gleaned, told: _Told, beside: "_Beside | None"
     ) -> None:
-        pixels = one.header.pixels
-        self._one = one
-        self._packer: Packer | None = None
-        spans = [(element.start, element.stop) for element, _ in told]
-        self._spans = [span for span in (meta.instance, *spans) if span[0] < span[1]]
-        around = zip(
-            [0, *(stop for _, stop in self._spans)], [*(at for at, _ in self._spans), pixels.start], strict=True
-        )
+        self._one, self._beside = one, beside
+        stop = one.header.pixels.start
+        around = zip([0, *(stop for _, stop in holes)], [*(at for at, _ in holes), stop], strict=True)
         self._fixed = [(start, data[start:stop]) for start, stop in around]
         spelled = {f"{element.tag:08X}": (element, spell) for element, spell in told if spell is not None}
         self._holes: list[_Hole] = []
@@ -207,10 +232,8 @@ class _Shape:
                 instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag])
         instance["attributes"] = "{" + ",\n".join(pieces) + "}"
         instance["instance"] = header.sop_instance_uid
-        if self._packer is None:  # it is not the only one
-            self._packer = Packer(like.raw, self._spans)
-        packed = self._packer.packed(header.raw)
-        return Gleaned(header, one.study, one.series, instance, one.requests, one.facts, packed)
+        kept = (None, None) if self._beside is None else self._beside.kept(header.raw)
+        return Gleaned(header, one.study, one.series, instance, one.requests, one.facts, *kept)
 
 
 class Gleaner:
@@ -281,13 +304,24 @@ class Gleaner:
             taken = None if found is None else _taken_over(data, meta, known, found)
         except FormatError:
             return None
-        if taken is None:
+        if found is None or taken is None:
             return None
-        one, shape = taken
-        if one.study is not known.one.study or one.series is not known.one.series:
+        one, own = taken
+        holes = [meta.instance, *((element.start, element.stop) for element, _ in own or ())]
+        holes = [hole for hole in holes if hole[0] < hole[1]]
+        beside: _Beside | None = None
+        size = len(one.header.raw)
+        if one.study is known.one.study and one.series is known.one.series:
+            beside = _Beside(known, Difference(size, without(_same(data, meta, known, found), holes)))
+            pattern, kept = beside.kept(one.header.raw)
+            one = replace(one, pattern=pattern, kept=kept)
+        else:
             self.remember(one)  # the next ones are of that series, too
-        if shape is not None:
-            self._shapes.insert(0, shape)
+            known = self._known[meta.kind]
+            if known.one is one:
+                beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
+        if own is not None:
+            self._shapes.insert(0, _Shape(data, holes, one, own, beside))
             del self._shapes[_MOST_SHAPES:]
         return one
 
@@ -382,7 +416,25 @@ def _compared(data: bytes, at: int, known: _Known) -> _Compared | None:
         at, k = element.stop, upto + 1
 
 
-def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tuple[Gleaned, _Shape | None] | None:
+def _same(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> list[Run]:
+    """Say what of a header is as in a known one, the File Meta Information too."""
+    raw, at = known.one.header.raw, known.one.header.dataset_at
+    one, other = data[: meta.at], raw[:at]
+    first = _alike(one, other)
+    last = _alike(one[: first - 1 : -1], other[: first - 1 : -1]) if first else 0
+    moved = at - meta.at
+    before = [(0, first, 0), (meta.at - last, meta.at, moved)]
+    starts = known.starts
+    return before + [(starts[k] + by, starts[stop] + by, at - by) for k, stop, by in found.runs]
+
+
+def _alike(one: bytes, other: bytes) -> int:
+    """Say how many bytes at the beginning are the same."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tuple[Gleaned, _Told | None] | None:
+    """Take over what is the same; gives also what is the instance's own, if others may differ in that alone."""
     one, pixels = known.one, found.pixels
     if (pixels.stop < 0) != one.header.syntax.encapsulated:
         return None
@@ -417,7 +469,7 @@ def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tu
             own.append((element, spell))
             alike = alike and (spell is not None or not line)
     one = _rows(header, known, told)
-    return one, _Shape(data, meta, one, own) if alike else None
+    return one, own if alike else None
 
 
 def _as_kept(text: str, vr: str) -> str:

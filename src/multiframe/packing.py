@@ -1,68 +1,83 @@
-"""Bytes that are the same but in a few places, compressed once: what is the same is deflated for the first only.
+"""Bytes that are like others, kept as what they have of their own: what is the same is said by where it lies there.
 
-A zlib stream may be put together of pieces (RFC 1951 3.2.3): a piece whose compressor looked at nothing before it can
-be used again, and what differs is stored as it is. It must not know what the bytes mean, nor where they are kept.
+It must not know what the bytes mean, nor where they are kept.
 """
 
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from struct import Struct
 
-__all__ = ["Packer"]
+__all__ = ["Difference", "Run", "whole", "without"]
 
-_BEGIN, _END = b"\x78\x01", b"\x03\x00"  # what a zlib stream begins with (RFC 1950 2.2); an empty block, the last one
-_NEAR = 48  # bytes between two places that are not worth a piece of their own
-_STORED = 0xFFFF  # bytes of one stored block (RFC 1951 3.2.4)
+type Run = tuple[int, int, int]
+"""From one byte up to another, the same as what lies so many bytes further on in others."""
+
+_HEAD = Struct("<III")  # bytes of its own, which come next; where others have those behind them, and how many
+_LEAST = 24  # bytes that are worth looking up
 
 
-class Packer:
-    """Compresses bytes that are like these.
+class Difference:
+    """How bytes of one shape differ from others.
 
     Parameters
     ----------
-    like : bytes
-        All others are as long, and the same but in the holes.
-    holes : iterable of (int, int)
-        From where to where they may differ, in ascending order.
+    size : int
+        How many bytes have that shape.
+    same : iterable of Run
+        What they have in common with the others, in ascending order.
 
     Examples
     --------
-    >>> like = bytes(range(256)) * 4
-    >>> packer = Packer(like, [(100, 103)])
-    >>> other = like[:100] + b"abc" + like[103:]
-    >>> zlib.decompress(packer.packed(other)) == other
-    True
+    >>> like = bytes(range(100))
+    >>> data = like[:40] + b"something else" + like[50:]
+    >>> kept = Difference(len(data), [(0, 40, 0), (54, 104, -4)]).of(data)
+    >>> len(kept), whole(kept, like) == data
+    (38, True)
     """
 
-    def __init__(self, like: bytes, holes: Iterable[tuple[int, int]]) -> None:
-        self._pieces: list[tuple[int, int, bytes | None]] = []  # from, to, and what it is deflated: None, it is stored
-        done = 0
-        for start, stop in (*holes, (len(like), len(like))):
-            if start - done < _NEAR:
-                start = done
-            else:
-                self._pieces.append((done, start, _deflated(like[done:start])))
-            if stop > start:
-                if self._pieces and self._pieces[-1][2] is None:
-                    start = self._pieces.pop()[0]
-                self._pieces.append((start, stop, None))
-            done = stop
+    def __init__(self, size: int, same: Iterable[Run]) -> None:
+        self._pieces: list[tuple[bytes, int, int]] = []
+        at = 0
+        for start, stop, by in same:
+            if stop - start >= _LEAST:
+                self._pieces.append((_HEAD.pack(start - at, start + by, stop - start), at, start))
+                at = stop
+        if at < size:
+            self._pieces.append((_HEAD.pack(size - at, 0, 0), at, size))
 
-    def packed(self, data: bytes) -> bytes:
-        """Give a zlib stream of bytes that are like the first ones."""
-        out = [_BEGIN]
-        for start, stop, deflated in self._pieces:
-            if deflated is not None:
-                out.append(deflated)
-                continue
-            for at in range(start, stop, _STORED):
-                some = data[at : min(stop, at + _STORED)]
-                size = len(some)
-                out += b"\0" + size.to_bytes(2, "little") + (size ^ _STORED).to_bytes(2, "little"), some
-        out += _END, zlib.adler32(data).to_bytes(4, "big")
+    def of(self, data: bytes) -> bytes:
+        """Give what some bytes have of their own."""
+        out: list[bytes] = []
+        for head, start, stop in self._pieces:
+            out += head, data[start:stop]
         return b"".join(out)
 
 
-def _deflated(data: bytes) -> bytes:
-    """Deflate a piece that refers to nothing before it, and ends with a byte."""
-    deflate = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
-    return deflate.compress(data) + deflate.flush(zlib.Z_FULL_FLUSH)
+def whole(kept: bytes, like: bytes) -> bytes:
+    """Give the bytes again of which a difference from others was kept."""
+    out: list[bytes] = []
+    at = 0
+    while at < len(kept):
+        own, start, size = _HEAD.unpack_from(kept, at)
+        at += _HEAD.size
+        out += kept[at : at + own], like[start : start + size]
+        at += own
+    return b"".join(out)
+
+
+def without(same: Iterable[Run], holes: Iterable[tuple[int, int]]) -> Iterator[Run]:
+    """Cut holes, in ascending order, out of what is the same.
+
+    Examples
+    --------
+    >>> list(without([(0, 50, 7), (60, 70, 8)], [(10, 20), (45, 65)]))
+    [(0, 10, 7), (20, 45, 7), (65, 70, 8)]
+    """
+    holes = list(holes)
+    for start, stop, by in same:
+        for first, last in holes:
+            if first < stop and last > start:
+                if first > start:
+                    yield start, first, by
+                start = last
+        if start < stop:
+            yield start, stop, by

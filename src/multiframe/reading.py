@@ -31,7 +31,7 @@ __all__ = ["Asked", "Reader"]
 _CHUNK = 50  # files a process is given at a time
 _ENOUGH = 1000  # files that are worth starting processes for: that takes as long as some hundred headers
 _THREADS = 32
-_AHEAD = 4  # pieces of work under way, for each process
+_AHEAD = 16  # pieces of work under way, for each process
 
 
 class Asked(NamedTuple):

@@ -45,6 +45,7 @@ class Record(NamedTuple):
     series: Mapping[str, Any] | None = None
     requests: Sequence[Mapping[str, Any]] = ()
     instance: dict[str, Any] | None = None
+    pattern: Mapping[str, Any] | None = None  # beside which its header is kept
 
     @property
     def uid(self) -> str | None:
@@ -159,11 +160,11 @@ def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
     header, instance = found.header, found.instance
     if not all(map(UID.fullmatch, (instance["study"], instance["series"], instance["instance"]))):
         return Record(path, stat, _NO_UIDS)
-    compressed = found.packed
-    if compressed is None and len(header.raw) <= _BIG_HEADER:
-        compressed = zlib.compress(header.raw, 1)
-    if compressed is not None and len(compressed) > _BIG_COMPRESSED:
-        compressed = None
+    pattern, kept = found.pattern, found.kept
+    if kept is None and len(header.raw) <= _BIG_HEADER:
+        kept = zlib.compress(header.raw, 1)
+    if kept is not None and len(kept) > _BIG_COMPRESSED:
+        pattern = kept = None
     return Record(
         path,
         stat,
@@ -176,7 +177,9 @@ def _record_of(path: bytes, stat: ObjectStat, found: Gleaned) -> Record:
             "syntax": header.syntax.uid,
             "facts": found.facts,
             "header_size": len(header.raw),
-            "header": compressed,
+            "header": kept,
+            "pattern": pattern and pattern["number"],
             "frame_index": None,
         },
+        pattern=pattern,
     )

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from multiframe.database import Database, insert
+from multiframe.database import Database, among, insert
 from multiframe.errors import SourceError, SourceNotFound
 from multiframe.listing import same_object, source_at
 from multiframe.records import Record
-from multiframe.schema import instances, objects, requests, series, studies
+from multiframe.schema import instances, objects, patterns, requests, series, studies
 from multiframe.source import Identity
 
 __all__ = ["LONGEST", "LOOKUP", "as_text", "gone", "identity_of", "register", "remove"]
@@ -42,9 +42,7 @@ def gone(database: Database, records: Iterable[Record]) -> set[Holder]:
     held: list[Holder] = []
     for some in batched(sorted(uids), LOOKUP):
         with database.transaction() as connection:
-            held += [
-                (row.path, row.identity) for row in connection.execute(query.where(instances.c.instance.in_(some)))
-            ]
+            held += [(row.path, row.identity) for row in among(connection, query, instances.c.instance, some)]
     return {(path, identity) for path, identity in held if not _there(path, identity)}
 
 
@@ -117,6 +115,8 @@ def register(connection: sa.Connection, records: Iterable[Record], gone: Collect
     asked_for = [row for key in new for row in of_series[key].requests]
     if asked_for:
         insert(connection, requests, asked_for)
+    likes = {(p["study"], p["series"], p["number"]): p for r in good if (p := r.pattern)}
+    _insert_new(connection, patterns, likes)
     if good:
         insert(connection, instances, [r.instance for r in good if r.instance])
         _count(connection, of_series)
@@ -126,9 +126,10 @@ def register(connection: sa.Connection, records: Iterable[Record], gone: Collect
 def _known(connection: sa.Connection, records: Mapping[bytes, Record]) -> list[tuple[bytes, bool]]:
     """Give which files the database knows, and whether as they are: as an instance, or as none."""
     o = objects.c
+    query = sa.select(o.path, o.identity, o.duplicate_of)
     known = []
     for some in batched(records, LOOKUP):
-        for row in connection.execute(sa.select(o.path, o.identity, o.duplicate_of).where(o.path.in_(some))):
+        for row in among(connection, query, o.path, some):
             same = row.duplicate_of is None and row.identity == as_text(records[row.path].stat.identity)
             known.append((row.path, same))
     return known
@@ -143,7 +144,8 @@ def _holders(connection: sa.Connection, records: Mapping[str, Record], gone: Col
     query = sa.select(i.instance, o.path, o.identity, i.frame_index).join_from(instances, objects)
     held: set[str] = set()
     for some in batched(sorted(records), LOOKUP):
-        for uid, path, identity, frame_index in connection.execute(query.where(i.instance.in_(some))).all():
+        for row in among(connection, query, i.instance, some):
+            uid, path, identity, frame_index = tuple(row)
             if (path, identity) not in gone:
                 held.add(uid)
                 continue
@@ -208,10 +210,19 @@ def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
     for some in batched({row.study for row in lost}, LOOKUP):
         of_series = sa.select(i.instance).where(i.study == s.study, i.series == s.series)
         connection.execute(sa.delete(series).where(s.study.in_(some), ~of_series.exists()))
+        _drop_patterns(connection, {row.series for row in lost if row.study in some})
         _sum(connection, some)
         of_study = sa.select(s.series).where(s.study == studies.c.study)
         connection.execute(sa.delete(studies).where(studies.c.study.in_(some), ~of_study.exists()))
     return [row.instance for row in lost]
+
+
+def _drop_patterns(connection: sa.Connection, named: Iterable[str]) -> None:
+    """Forget those headers of series beside which none is kept any more."""
+    p, i = patterns.c, instances.c
+    like = sa.select(i.instance).where(i.study == p.study, i.series == p.series, i.pattern == p.number)
+    for some in batched(sorted(named), LOOKUP):
+        connection.execute(sa.delete(patterns).where(p.series.in_(some), ~like.exists()))
 
 
 def as_text(identity: Identity) -> str:

@@ -17,7 +17,7 @@ from itertools import batched, chain
 import numpy as np
 import sqlalchemy as sa
 
-from multiframe.database import Database
+from multiframe.database import Database, among
 from multiframe.errors import SourceError
 from multiframe.listing import objects as objects_below
 from multiframe.listing import same_object, vanished
@@ -31,7 +31,7 @@ from multiframe.source import ObjectStat
 
 __all__ = ["Scan", "ScanStatus"]
 
-_BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 200, 0.5, 8 * MIB  # whichever comes first
+_BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 1000, 0.5, 8 * MIB  # whichever comes first
 _KEPT = 100  # scans that are remembered
 _PAGE = 5000  # of what is catalogued
 _HASH = 2**64 - 1
@@ -185,9 +185,9 @@ class Scan:
         self._counts[what] += n
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, str]:
-        query = sa.select(objects.c.path, objects.c.identity).where(objects.c.path.in_(paths))
+        query = sa.select(objects.c.path, objects.c.identity)
         with self.database.transaction() as connection:
-            return {row.path: row.identity for row in connection.execute(query)}
+            return {row.path: row.identity for row in among(connection, query, objects.c.path, paths)}
 
     def _meet(self, path: bytes, stat: ObjectStat | None, known: str | None, changed: list[Asked]) -> None:
         self._count("found")

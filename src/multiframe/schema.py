@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from multiframe.levels import KEPT, WORDS, Level
 
-__all__ = ["TABLES", "TEXT", "instances", "objects", "requests", "scans", "schema", "series", "studies"]
+__all__ = ["TABLES", "TEXT", "instances", "objects", "patterns", "requests", "scans", "schema", "series", "studies"]
 
 TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Text that compares byte by byte, whatever the database thinks of languages: orders are total, and ranges of it and
@@ -91,6 +91,15 @@ requests = sa.Table(
     sa.Index("requests_by_step", "step_id"),
     sa.Index("requests_by_procedure", "procedure_id"),
 )
+patterns = sa.Table(  # headers that others of their series are like: those keep what they have of their own
+    "patterns",
+    schema,
+    sa.Column("study", TEXT, primary_key=True),
+    sa.Column("series", TEXT, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),  # of its digest
+    sa.Column("header", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"], ondelete="CASCADE"),
+)
 instances = sa.Table(
     "instances",
     schema,
@@ -104,9 +113,11 @@ instances = sa.Table(
     sa.Column("attributes", TEXT, nullable=False),
     sa.Column("facts", TEXT, nullable=False),
     sa.Column("header_size", sa.BigInteger, nullable=False),
-    sa.Column("header", sa.LargeBinary),  # NULL: so long that it is read from the file again
+    # zlib, or beside a pattern as `packing.whole` takes it; NULL: so long that it is read from the file again.
+    sa.Column("header", sa.LargeBinary),
     sa.Column("frame_index", sa.LargeBinary),
     *_columns("instance"),
+    sa.Column("pattern", sa.BigInteger),  # its number
     sa.ForeignKeyConstraint(["study", "series"], ["series.study", "series.series"]),
     sa.Index("instances_by_series", "study", "series", "instance_number", "instance"),
     sa.Index("instances_by_class", "study", "sop_class_uid"),

@@ -393,7 +393,7 @@ def scanner(place: Path | str, files: Path, pause: float) -> Iterator[subprocess
 def test_a_killed_scan_is_taken_up(
     make: Callable[..., Catalog], files: Path, place: Path | str, opened: list[str]
 ) -> None:
-    for i in range(500):
+    for i in range(1200):
         (files / f"{i:04}").write_bytes(dicom(f"1.2.3.{i}"))
     with scanner(place, files, 60) as process:
         assert process.stdout is not None
@@ -403,12 +403,12 @@ def test_a_killed_scan_is_taken_up(
     catalog = make()
     assert catalog.status().running  # nobody has said otherwise, as yet
     there = len(uids(catalog))
-    assert 0 < there < 500
+    assert 0 < there < 1200
     opened.clear()
-    assert counts(catalog.scan([files])) == {"found": 500, "registered": 500 - there, "unchanged": there}
-    assert len(opened) == 500 - there
+    assert counts(catalog.scan([files])) == {"found": 1200, "registered": 1200 - there, "unchanged": there}
+    assert len(opened) == 1200 - there
     assert not catalog.status().running
-    assert len(uids(catalog)) == 500
+    assert len(uids(catalog)) == 1200
 
 
 def test_a_scan_that_says_nothing_is_taken_for_dead(

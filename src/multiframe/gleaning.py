@@ -21,6 +21,7 @@ from multiframe.errors import FormatError
 from multiframe.header import Header, PixelData
 from multiframe.levels import (
     LEVELS,
+    REQUESTS,
     Level,
     column_of,
     columns_of,
@@ -70,7 +71,8 @@ class Gleaned:
     pattern : mapping or None
         A header of the same series that this one is like, as `schema.patterns` has it; the same object for all.
     kept : bytes or None
-        What this one has of its own beside that one, as `packing.whole` takes it.
+        What this one has of its own beside that one, as `packing.whole` takes it; without one, itself as a zlib stream,
+        if that was made.
     """
 
     header: Header
@@ -129,9 +131,10 @@ class _Known:
         raw = self.one.header.raw
         if len(raw) > _LONGEST_PATTERN:
             return None
-        number = int.from_bytes(sha256(raw).digest()[:8], signed=True)
+        packed = zlib.compress(raw, 1)
+        number = int.from_bytes(sha256(packed).digest()[:8], signed=True)
         uids = {name: self.one.series[name] for name in ("study", "series")}
-        return {**uids, "number": number, "header": zlib.compress(raw, 1)}
+        return {**uids, "number": number, "header": packed}
 
     def run(self, data: bytes, at: int, k: int) -> int:
         """Say up to which element all are the same, from element `k` on, which is compared with what lies at `at`."""
@@ -320,6 +323,7 @@ class Gleaner:
             known = self._known[meta.kind]
             if known.one is one:
                 beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
+                one = replace(one, kept=known.pattern and known.pattern["header"])
         if own is not None:
             self._shapes.insert(0, _Shape(data, holes, one, own, beside))
             del self._shapes[_MOST_SHAPES:]
@@ -492,18 +496,25 @@ def _rows(header: Header, known: _Known, told: Mapping[str, str | None]) -> Glea
     study, series, requests = one.study, one.series, one.requests
     study_uid, series_uid = header.study_instance_uid, header.series_instance_uid
     if "study" in changed:
-        study = {"study": study_uid, **columns_of("study", json.loads(_text(known.lines["study"], changed["study"])))}
-    if "series" in changed or study_uid != one.series["study"]:
-        of_series = json.loads(_text(known.lines["series"], changed.get("series", {})))
-        series = {"study": study_uid, "series": series_uid, **columns_of("series", of_series)}
-        requests = [{"study": study_uid, "series": series_uid, **row} for row in requests_of(of_series)]
-    lines = changed.get("instance", {})
-    instance = dict(one.instance)
-    for tag, line in lines.items():
-        instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag] if line else {})
-    instance["attributes"] = _text(known.lines["instance"], lines)
-    instance |= {"study": study_uid, "series": series_uid, "instance": header.sop_instance_uid}
+        study = _row("study", study, known, changed["study"]) | {"study": study_uid}
+    if "series" in changed or study_uid != series["study"]:
+        uids = {"study": study_uid, "series": series_uid}
+        lines = changed.get("series", {})
+        series = _row("series", series, known, lines) | uids
+        line = lines.get(REQUESTS, known.lines["series"].get(REQUESTS))
+        requests = [uids | row for row in requests_of(json.loads(f"{{{line or ''}}}"))]
+    uids = {"study": study_uid, "series": series_uid, "instance": header.sop_instance_uid}
+    instance = _row("instance", one.instance, known, changed.get("instance", {})) | uids
     return Gleaned(header, study, series, instance, requests, _facts(header))
+
+
+def _row(level: Level, row: Row, known: _Known, changed: Mapping[str, str | None]) -> dict[str, Any]:
+    """Take over the columns of a level, but for those of changed attributes."""
+    row = dict(row)
+    for tag, line in changed.items():
+        row |= column_of(level, tag, json.loads(f"{{{line}}}")[tag] if line else {})
+    row["attributes"] = _text(known.lines[level], changed)
+    return row
 
 
 def _text(lines: Mapping[str, str], changed: Mapping[str, str | None]) -> str:

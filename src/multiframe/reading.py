@@ -28,10 +28,11 @@ from multiframe.source import Identity, ObjectStat
 
 __all__ = ["Asked", "Reader"]
 
-_CHUNK = 50  # files a process is given at a time
-_ENOUGH = 1000  # files that are worth starting processes for: that takes as long as some hundred headers
+_CHUNK = 100  # files a process is given at a time
+_ENOUGH = 400  # files that may be the beginning of many: to start a process takes as long as some thousand headers
 _THREADS = 32
-_AHEAD = 16  # pieces of work under way, for each process
+_AHEAD = 8  # pieces of work under way, for each process: this one may be busy with something else for a while
+_FAR_AHEAD = 4 * _THREADS
 
 
 class Asked(NamedTuple):
@@ -67,7 +68,7 @@ class Reader:
         self._threads: ThreadPoolExecutor | None = None
         self._children: dict[int, _Process] = {}  # by the thread that talks to it
         self._starting: list[Future[None]] = []
-        self._under_way: deque[Future[list[Answer]]] = deque()
+        self._under_way: deque[tuple[Future[list[Answer]], Sequence[Asked]]] = deque()  # and what may be read here
 
     def read(self, asked: Sequence[Asked]) -> Iterator[Answer]:
         """Begin to read, and give what is ready, of this or of what was asked for before."""
@@ -80,22 +81,30 @@ class Reader:
             yield _read(one, self._settings, self._budget, self._gleaner)
         for chunk in batched(near[here:], _CHUNK):
             pool = self._pool or self._start()
-            while self._under_way and self._under_way[0].done():
-                yield from self._under_way.popleft().result()
+            while self._under_way and self._under_way[0][0].done():
+                yield from self._under_way.popleft()[0].result()
             # Those that are still starting, or have enough to do, are not waited for.
             if all(child.done() for child in self._starting) and len(self._under_way) < _AHEAD * len(self._starting):
-                self._under_way.append(pool.submit(self._read_there, chunk))
+                self._under_way.append((pool.submit(self._read_there, chunk), chunk))
             else:
                 for one in chunk:
                     yield _read(one, self._settings, self._budget, self._gleaner)
         for one in far:
             self._threads = self._threads or ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
-            self._under_way.append(self._threads.submit(_read_some, [one], self._settings, self._budget))
-            yield from self._ready(_AHEAD * _THREADS)
+            self._under_way.append((self._threads.submit(_read_some, [one], self._settings, self._budget), ()))
+            while len(self._under_way) > _FAR_AHEAD:
+                yield from self._under_way.popleft()[0].result()
 
     def rest(self) -> Iterator[Answer]:
-        """Wait for all that is under way."""
-        yield from self._ready(0)
+        """Wait for all that is under way; what no other process has begun is read here."""
+        while self._under_way:
+            future, chunk = self._under_way.pop()
+            if chunk and future.cancel():
+                for one in chunk:
+                    yield _read(one, self._settings, self._budget, self._gleaner)
+            else:
+                self._under_way.append((future, ()))
+                yield from self._under_way.popleft()[0].result()
 
     def close(self) -> None:
         """End; what is under way is given up."""
@@ -121,10 +130,6 @@ class Reader:
         with suppress(OSError, EOFError, pickle.UnpicklingError):  # it is started anew, or does without
             child = self._children[threading.get_ident()] = _Process(self._settings)
             child.wait()
-
-    def _ready(self, most: int) -> Iterator[Answer]:
-        while len(self._under_way) > most:
-            yield from self._under_way.popleft().result()
 
     def _read_there(self, chunk: Sequence[Asked]) -> list[Answer]:
         """Have the process of this thread read; one that was killed leaves its work to this one."""
@@ -167,6 +172,7 @@ class _Process:
         self._child.stdin.flush()
 
     def close(self) -> None:
+        self.kill()  # it has nothing to put away
         for pipe in (self._child.stdin, self._child.stdout):
             with suppress(OSError):
                 if pipe is not None:

@@ -27,6 +27,8 @@ LOOKUP = 500
 LONGEST = 2500
 """Bytes of a place that an index of PostgreSQL takes: longer ones are not catalogued."""
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
 type Holder = tuple[bytes, str]
 """A file and its identity, as the database has them."""
 
@@ -227,7 +229,7 @@ def _drop_patterns(connection: sa.Connection, named: Iterable[str]) -> None:
 
 def as_text(identity: Identity) -> str:
     """Give an identity as the database keeps it."""
-    return json.dumps(identity, separators=(",", ":"))
+    return _as_json(identity)
 
 
 def identity_of(text: str) -> Identity:

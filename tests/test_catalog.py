@@ -451,6 +451,7 @@ def test_many_processes_read_as_one_does(
     make: Callable[..., Catalog], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(reading, "_ENOUGH", 10)
+    monkeypatch.setattr(reading, "_CHUNK", 10)
     for n in range(120):
         (files / f"{n:03}").write_bytes(b"no DICOM" if n % 10 == 7 else dicom(f"1.2.3.{n}", PatientID=str(n % 3)))
     (files / "unreadable").mkdir()
@@ -527,6 +528,7 @@ def test_what_is_read_quickly_lies_where_it_is_said_to_and_is_what_it_was(tmp_pa
 
 def test_a_process_that_is_killed_costs_no_file(catalog: Catalog, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_ENOUGH", 10)
+    monkeypatch.setattr(reading, "_CHUNK", 10)
     for n in range(300):
         (files / f"{n:03}").write_bytes(dicom(f"1.2.3.{n}"))
     killed: list[int] = []

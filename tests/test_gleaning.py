@@ -51,7 +51,10 @@ def check(gleaner: Gleaner, data: bytes) -> bool:
     expected = read(data)
     assert expected is not None
     assert found == expected
-    if found.pattern is not None and found.kept is not None:
+    if found.pattern is None:
+        assert found.kept is None or zlib.decompress(found.kept) == expected.header.raw
+    else:
+        assert found.kept is not None
         assert (found.pattern["study"], found.pattern["series"]) == (found.series["study"], found.series["series"])
         assert whole(found.kept, zlib.decompress(found.pattern["header"])) == expected.header.raw
     assert list(found.header.values) == list(expected.header.values)

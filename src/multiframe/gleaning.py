@@ -323,7 +323,8 @@ class Gleaner:
             known = self._known[meta.kind]
             if known.one is one:
                 beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
-                one = replace(one, kept=known.pattern and known.pattern["header"])
+                if known.pattern is not None:
+                    one = replace(one, kept=known.pattern["header"])
         if own is not None:
             self._shapes.insert(0, _Shape(data, holes, one, own, beside))
             del self._shapes[_MOST_SHAPES:]

@@ -211,6 +211,39 @@ def test_an_interrupted_demo_leaves_nothing_half(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if not re.fullmatch(r"\.lock.*|.*\.lock", p.name)] == []
 
 
+def test_register_names_what_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    cine(folder / "good.dcm", frames=3, rows=96, columns=128)
+    (folder / "notes.txt").write_text("no DICOM, and nobody need worry")
+    for n in range(22):
+        (folder / f"cut{n:02}.dcm").write_bytes((folder / "good.dcm").read_bytes()[:300])
+    environment = {"MULTIFRAME_DATABASE": f"sqlite:///{tmp_path}/catalog.sqlite"}
+    for told in "22 could not be read", "24 unchanged":
+        done = CliRunner().invoke(cli.app, ["register", str(folder)], env=environment)
+        assert done.exit_code == 1
+        *named, others, summary = done.stderr.splitlines()
+        assert [line.partition(": ")[2].partition(": ")[0] for line in named] == [
+            str(folder / f"cut{n:02}.dcm") for n in range(20)
+        ]
+        assert others == "multiframe: and 2 others"
+        assert told in summary
+        assert "notes.txt" not in done.stderr
+
+
+def test_register_names_folders_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    for _ in range(20):  # longer than a path may be, for root, too
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    done = CliRunner().invoke(cli.app, ["register", str(tmp_path / "deep"), "--cache", str(tmp_path / "cache")])
+    assert done.exit_code == 3
+    assert str(tmp_path / "deep") in done.stderr
+    assert "cannot be listed" in done.stderr
+    assert "1 could not be read" in done.stderr
+
+
 def test_register_fills_the_catalog_that_serve_takes(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from itertools import batched
@@ -38,7 +38,7 @@ from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.records import UID, Record, read_record
 from multiframe.registering import LOOKUP, as_text, gone, identity_of, register, remove
-from multiframe.scanning import Scan, ScanStatus
+from multiframe.scanning import Scan, ScanStatus, problems
 from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
 from multiframe.schema import patterns as _patterns
@@ -131,6 +131,7 @@ class Catalog:
         whole: bool = True,
         progress: Callable[[ScanStatus], object] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        failing: Callable[[bytes, str], object] | None = None,
     ) -> ScanStatus:
         """Bring the catalog up to date with the files below `roots`.
 
@@ -156,6 +157,8 @@ class Catalog:
             Told now and then how far it is.
         stop : callable, optional
             Asked before each file whether to stop; a scan that was stopped, or killed, is taken up by the next one.
+        failing : callable, optional
+            Told path and reason of what cannot be read now; `problems` gives what cannot be read at all.
 
         Returns
         -------
@@ -163,8 +166,14 @@ class Catalog:
             What was done.
         """
         with closing(Reader(self.settings, self.budget, processes)) as reader:
-            scan = Scan(self._database, roots, reader, self._forget, progress, settle=settle, whole=whole)
+            scan = Scan(
+                self._database, roots, reader, self._forget, progress, settle=settle, whole=whole, failing=failing
+            )
             return scan.run(stop)
+
+    def problems(self, roots: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[tuple[bytes, str]]:
+        """Give path and reason of each file below `roots` that looks like DICOM and is no instance."""
+        return problems(self._database, roots)
 
     def claim(self, roots: Iterable[str]) -> AbstractContextManager[bool]:
         """Claim to be the one who scans these roots, until the block ends; gives whether nobody else does."""

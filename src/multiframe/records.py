@@ -22,7 +22,7 @@ from multiframe.places import is_local, shown
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, ObjectStat, object_stat
 
-__all__ = ["UID", "Record", "lies_there", "read_record"]
+__all__ = ["HARMLESS", "UID", "Record", "lies_there", "read_record"]
 
 UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 """Looser than PS3.5 9.1, and harmless in a URL or a header."""
@@ -30,6 +30,8 @@ UID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _BIG_HEADER, _BIG_COMPRESSED = 4 * MIB, MIB  # what is longer is read again from its file
 _NOT_DICOM = "not a DICOM file"
 _NO_UIDS = "names no study, series and instance that could be asked for"  # such as a DICOMDIR
+HARMLESS = (_NOT_DICOM, _NO_UIDS)
+"""Why a file is no instance, and nobody need worry."""
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 
@@ -60,7 +62,7 @@ class Record(NamedTuple):
     @property
     def harmless(self) -> bool:
         """Whether nobody need worry that it is no instance."""
-        return self.problem in (_NOT_DICOM, _NO_UIDS) or self.duplicate_of is not None
+        return self.problem in HARMLESS or self.duplicate_of is not None
 
 
 def read_record(

@@ -23,13 +23,13 @@ from multiframe.listing import objects as objects_below
 from multiframe.listing import same_object, vanished
 from multiframe.places import inside, is_below, is_local, root_of, scope_of
 from multiframe.reading import Asked, Reader
-from multiframe.records import Record
+from multiframe.records import HARMLESS, Record
 from multiframe.registering import LONGEST, LOOKUP, gone, identity_of, register, remove
 from multiframe.schema import instances, objects, scans
 from multiframe.settings import MIB
 from multiframe.source import ObjectStat
 
-__all__ = ["Scan", "ScanStatus"]
+__all__ = ["Scan", "ScanStatus", "problems"]
 
 _BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 1000, 0.5, 8 * MIB  # whichever comes first
 _KEPT = 100  # scans that are remembered
@@ -93,6 +93,8 @@ class Scan:
         if it is still being written.
     whole : bool
         Whether `roots` are what somebody named, and not only what has changed below.
+    failing : callable, optional
+        Told path and reason of what cannot be read now.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Scan:
         *,
         settle: float = 0.0,
         whole: bool = True,
+        failing: Callable[[bytes, str], object] | None = None,
     ) -> None:
         self.database = database
         self.roots = _outermost(roots)
@@ -114,7 +117,7 @@ class Scan:
         self._young: list[bytes] = []  # still being written, perhaps
         self._unlisted: list[bytes] = []
         self._met = array("Q")
-        self._reader, self._forget, self._settle = reader, forget, settle
+        self._reader, self._forget, self._settle, self._failing = reader, forget, settle, failing
         self._records: list[Record] = []
         self._weight = 0
         self._flushed = time.monotonic()
@@ -179,7 +182,13 @@ class Scan:
 
     def _not_listed(self, directory: bytes) -> None:
         self._unlisted.append(directory)
+        self._fail(directory, "the folder cannot be listed")
+
+    def _fail(self, path: bytes, why: str) -> None:
+        """Count what cannot be read now, and say why: unlike what is no instance, it is not remembered."""
         self._count("failed")
+        if self._failing is not None:
+            self._failing(path, why)
 
     def _count(self, what: str, n: int = 1) -> None:
         self._counts[what] += n
@@ -195,7 +204,7 @@ class Scan:
         if stat is not None and identity is not None and same_object(stat.identity, identity):
             self._count("unchanged")
         elif len(path) > LONGEST:
-            self._count("failed")
+            self._fail(path, f"its path is longer than {LONGEST} bytes")
         elif stat is not None and self._settle and is_local(path) and _age(stat) < self._settle:
             self._young.append(path)
             return  # it may be gone when it is looked for again
@@ -220,7 +229,7 @@ class Scan:
         if found is None:  # as it was
             self._count("unchanged")
         elif isinstance(found, SourceError):
-            self._count("failed")  # what was known of it, should it come back, stays
+            self._fail(path, str(found))  # what was known of it, should it come back, stays
         else:
             self._records.append(found)
             self._weight += found.weight
@@ -289,6 +298,15 @@ class Scan:
         self._open([Asked(path, None, None) for path in paths])
         for path, found in self._reader.rest():
             self._take(path, found)
+
+
+def problems(database: Database, roots: Iterable[str | os.PathLike[str] | bytes]) -> Iterator[tuple[bytes, str]]:
+    """Give path and reason of each file below the roots that looked like DICOM and was no instance when it was read."""
+    for scope in map(scope_of, _outermost(roots)):
+        query = sa.select(objects.c.path, objects.c.problem).where(_below(scope), objects.c.problem.not_in(HARMLESS))
+        with database.transaction() as connection:
+            rows = connection.execute(query.order_by(objects.c.path), execution_options={"yield_per": _PAGE})
+            yield from ((row.path, row.problem) for row in rows)
 
 
 def _outermost(roots: Iterable[str | os.PathLike[str] | bytes]) -> list[bytes]:

@@ -413,6 +413,7 @@ def test_wado_uri_ranges(server: Server, kept: dict[str, Kept]) -> None:
         (lambda q: q + "&contentType=application/dicom&transferSyntax=1.2.840.10008.1.2", 406),
         (lambda q: q + "&frame=3&unheard=of&annotation=patient", 200), (lambda q: q + "&anonymize=no", 200),
         (lambda q: q + "&layout=other", 400), (lambda q: q + "&contentType=text/html", 406),
+        (lambda q: q + "&presentationUID=1.2", 400), (lambda q: q + "&presentationSeriesUID=1.2", 400),
     ],
 )  # fmt: skip
 def test_wado_uri_parameters(server: Server, kept: dict[str, Kept], change, status: int) -> None:
@@ -420,6 +421,34 @@ def test_wado_uri_parameters(server: Server, kept: dict[str, Kept], change, stat
     assert answer.status_code == status
     if status != 200:
         assert set(answer.json()) == {"error", "message", "request"}
+
+
+def test_who_is_refused_is_told_what_can_be_had(server: Server, kept: dict[str, Kept]) -> None:
+    file, given = kept["basic"], set()
+    said = server.get(file.url, accept=f"{PARTS}; transfer-syntax=1.2.840.10008.1.2").json()["message"]
+    assert said.endswith("not what Accept names")
+    for syntax in re.findall(r"application/dicom; transfer-syntax=([0-9.]+)", said):
+        answer = server.get(file.url, accept=f"{PARTS}; transfer-syntax={syntax}")
+        assert answer.status_code == 200, syntax
+        given.add(syntax)
+    assert {JPEG, EXPLICIT, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5"} <= given
+    for query, name in (
+        ("&transferSyntax=1.2.840.10008.1.2", "transferSyntax"),
+        ("&contentType=text/html", "contentType"),
+    ):
+        said = server.get(f"wado?{file.wado}{query}").json()["message"]
+        assert said.endswith(f"not what {name} names")
+
+
+def test_a_cut_file_that_is_wanted_decoded_is_said_to_be_cut(kept: dict[str, Kept], tmp_path: Path) -> None:
+    whole = kept["rle"]
+    (tmp_path / "cut").write_bytes(whole.data[: len(whole.data) * 2 // 3])
+    with serving([tmp_path / "cut"], cache=tmp_path) as server:
+        refused = server.get(whole.url, accept=f"{PARTS}; transfer-syntax={EXPLICIT}")
+        assert refused.status_code == 406
+        assert re.search(r"damaged: .* \(at byte \d+\); ask for transfer-syntax=\*", refused.json()["message"])
+        other = server.get(whole.url, accept=f"{PARTS}; transfer-syntax=1.2.840.10008.1.2").json()["message"]
+        assert re.findall(r"transfer-syntax=([0-9.]+)", other) == [whole.instance.syntax.uid]
 
 
 def test_wado_uri_gives_pictures_to_who_asks_for_one(server: Server, kept: dict[str, Kept]) -> None:

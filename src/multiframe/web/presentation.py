@@ -246,7 +246,7 @@ class Form(NamedTuple):
     media_type: MediaType
 
 
-def choose_rendered(accept: Sequence[MediaRange], *, several: bool) -> Form:
+def choose_rendered(accept: Sequence[MediaRange], *, several: bool, asked: str = "Accept") -> Form:
     """Choose how rendered pictures are sent.
 
     One picture goes alone, unless ``multipart/related`` is asked for; several go in parts or not at all.
@@ -257,6 +257,8 @@ def choose_rendered(accept: Sequence[MediaRange], *, several: bool) -> Form:
         What the client takes; empty: anything.
     several : bool
         Whether the resource has more than one picture.
+    asked : str
+        What the client says that by.
 
     Raises
     ------
@@ -280,7 +282,7 @@ def choose_rendered(accept: Sequence[MediaRange], *, several: bool) -> Form:
     entries = [(_named(entry), entry) for entry in accept or (MediaRange("*/*"),)]
     rendered = any(name in MEDIA_TYPES or name == "image/*" for names, _ in entries for name in names)
     if rendered and any(name in _DICOM for names, _ in entries for name in names):
-        raise ValueError("Accept mixes DICOM media types with rendered ones: one kind or the other")
+        raise ValueError(f"{asked} mixes DICOM media types with rendered ones: one kind or the other")
     if rendered and any(entry.values("transfer-syntax") for _, entry in entries):
         raise ValueError("a rendered media type has no transfer-syntax")
     refused = {name for names, entry in entries if entry.q == 0 and not _in_parts(entry) for name in names}
@@ -293,7 +295,7 @@ def choose_rendered(accept: Sequence[MediaRange], *, several: bool) -> Form:
                 if name in (media_type, "image/*", "*/*") and media_type not in refused - {name}:
                     return Form(in_parts, media_type)
     form = " in multipart/related, for they are several" if several else ""
-    raise NotAcceptable(f"pictures are given as {', '.join(MEDIA_TYPES)}{form}: not what Accept names")
+    raise NotAcceptable(f"pictures are given as {', '.join(MEDIA_TYPES)}{form}: not what {asked} names")
 
 
 def _in_parts(entry: MediaRange) -> bool:

@@ -146,7 +146,7 @@ async def wado_uri_picture(
             wanted = of_wado_uri(query.multi_items(), columns=spec.columns, rows=spec.rows)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        form = pictures_of(content_type, several=False)
+        form = pictures_of(content_type, several=False, asked="contentType" if "contentType" in query else "Accept")
         if form.multipart:
             raise NotAcceptable("WADO-URI gives one picture: contentType is image/jpeg, image/png or image/gif")
         return await _one(request, instance, index, wanted, form)
@@ -176,7 +176,7 @@ def wanted_of(request: Request) -> Wanted:
         raise BadRequest(str(error)) from None
 
 
-def pictures_of(accept: str, *, several: bool) -> Form:
+def pictures_of(accept: str, *, several: bool, asked: str = "Accept") -> Form:
     """Choose how pictures are sent, by what the client takes.
 
     Raises
@@ -185,7 +185,7 @@ def pictures_of(accept: str, *, several: bool) -> Form:
         That is malformed, or nothing that can be given.
     """
     try:
-        return choose_rendered(parse_accept(accept), several=several)
+        return choose_rendered(parse_accept(accept), several=several, asked=asked)
     except ValueError as error:
         raise BadRequest(str(error)) from None
 

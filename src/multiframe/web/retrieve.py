@@ -8,7 +8,7 @@ body leaves.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from functools import partial
 from typing import Final, NamedTuple, cast
 
@@ -149,17 +149,20 @@ class Files:
         What the client takes, as of `media.Taken`.
     alone : bool
         Whether there is one instance: then there is nothing to be gained by laying its file out anew.
+    asked : str
+        What the client says that by.
     """
 
     def __init__(
         self, request: Request, study: str | None, series: str | None, *, layout: str, syntaxes: Sequence[str],
-        alone: bool,
+        alone: bool, asked: str = "Accept",
     ) -> None:  # fmt: skip
         self._request = request
         self._study, self._series = study, series
         self._layout = layout
         self._syntaxes = syntaxes
         self._alone = alone
+        self._asked = asked
         self._left = cast(Settings, request.app.state.settings).max_decode
         self._singles: tuple[str, Singles] | None = None
 
@@ -293,43 +296,62 @@ class Files:
         """Choose among as stored (None), decoded, encoded anew: the first that the client takes and that can be had."""
         header = instance.header
         given = syntax_given(header)
-        why = f"can be given as {PART10}; transfer-syntax={given.uid}: not what Accept names"
+        why = ""
         for wanted in self._syntaxes:
             if wanted in ("*", given.uid) or (header.pixel_data is None and (not wanted or wanted in SYNTAXES)):
                 return None
             target = syntax_of(wanted or EXPLICIT_LE) if not wanted or wanted in SYNTAXES else None
             if target is not None:
-                size = self._decoded_size(instance, frames, target)
-                if size and size <= self._left and (wanted or not given.lossy):
+                found = self._decoded_size(instance, frames, target)
+                size, hindered = found or (0, "")
+                if found and not hindered and (wanted or not given.lossy):
                     self._left -= size
                     return target
                 if not wanted:
                     return None
-                if size > self._left:
-                    why = f"would have {size} bytes when it is decoded, more than is allowed: ask for transfer-syntax=*"
-        raise NotAcceptable(f"instance {header.sop_instance_uid} is stored as {instance.syntax} and {why}")
+                why = hindered or why
+        refused = f"instance {header.sop_instance_uid} is stored as {instance.syntax}"
+        raise NotAcceptable(f"{refused} and {why or self._could_be(instance, frames, given)}")
 
-    def _decoded_size(self, instance: Instance, frames: int | None, target: TransferSyntax) -> int:
-        """Say how many bytes its frames have when they are decoded; 0: they cannot be had in that syntax."""
+    def _could_be(self, instance: Instance, frames: int | None, given: TransferSyntax) -> str:
+        """Say in what it could be had, for who asks for something else."""
+        syntaxes = [given]
+        with suppress(FormatError):  # nobody knows what its pixels are
+            for target in targets(instance.spec, given):
+                _, hindered = self._decoded_size(instance, frames, target) or (0, "as stored")
+                syntaxes += [] if hindered else [target]
+        also = "; also as ".join(f"{PART10}; transfer-syntax={t.uid}" for t in syntaxes)
+        return f"can be given as {also}: not what {self._asked} names"
+
+    def _decoded_size(self, instance: Instance, frames: int | None, target: TransferSyntax) -> tuple[int, str] | None:
+        """Say how many bytes its frames have when they are decoded, and why they cannot be given so; empty: they can.
+
+        None: not to be had in that syntax, or as stored.
+        """
         given = syntax_given(instance.header)
+        none, as_stored = f"cannot be given as {target}", "ask for transfer-syntax=*, as stored"
         try:
             spec = instance.spec
-        except FormatError:
-            return 0  # nobody knows what its pixels are
+        except FormatError as error:
+            return 0, f"{none}, for nobody knows what its pixels are: {error}; {as_stored}"
         if target == given or given.family == "video" or target not in targets(spec, given):
-            return 0
+            return None
         after = decoded_spec(spec, given)
-        count = instance.header.declared_frames or 1
-        if after.frame_bits // 8 * min(count, frames or count) > self._left:
-            return after.frame_bits // 8 * count  # without looking for any
+        each, count = after.frame_bits // 8, instance.header.declared_frames or 1
+        long = f"would have {{}} bytes when it is decoded, more than is allowed: {as_stored}"
+        if each * min(count, frames or count) > self._left:
+            return each * count, long.format(each * count)  # without looking for any
         index = instance.complete()
-        if index.damage is not None or not (target.encapsulated or can_hold(after, frames or len(index))):
-            return 0
+        size = each * (frames or len(index))
+        if index.damage is not None:
+            return 0, f"{none}, for it is damaged: {index.damage.error()}; {as_stored}"
+        if not (target.encapsulated or can_hold(after, frames or len(index))):
+            return 0, f"{none}, which holds no {size} bytes: {as_stored}"
         budget: MemoryBudget = self._request.app.state.budget
         largest = max((sum(part.size for part in index.parts(i)) for i in range(len(index))), default=0)
-        if largest + after.frame_bits // 8 > budget.limit // 2:
-            return 0
-        return after.frame_bits // 8 * (frames or len(index))
+        if largest + each > budget.limit // 2:
+            return 0, f"{none}, for a frame takes {largest + each} bytes, more than there is memory for: {as_stored}"
+        return size, long.format(size) if size > self._left else ""
 
 
 def _count(instance: Instance) -> int:
@@ -388,7 +410,8 @@ async def frame_file(request: Request) -> Response:
         raise BadRequest("a frame is a number from 1 on")
     named = [syntax for e in parse_accept(accept_of(request)) for syntax in e.values("transfer-syntax")]
     syntaxes = named or [request.query_params.get("transferSyntax", "*")]
-    given = Files(request, p["study"], p["series"], layout="single", syntaxes=syntaxes, alone=True)
+    asked = "Accept" if named else "transferSyntax"
+    given = Files(request, p["study"], p["series"], layout="single", syntaxes=syntaxes, alone=True, asked=asked)
     files = await given.of(p["instance"], number=int(text))
     return await file_answer(request, files, PART10)
 

@@ -31,12 +31,14 @@ async def wado(request: Request) -> Response:
         raise Forbidden("this token is not for that study", "read")
     if _one(request, "anonymize") not in ("", "no"):
         raise BadRequest("anonymize cannot be done here: leave it out to be given the object as it is")
+    if request.query_params.keys() & {"presentationUID", "presentationSeriesUID"}:
+        raise BadRequest("presentation states are not applied: leave presentationUID and presentationSeriesUID out")
     wanted = _one(request, "contentType") or _preferred(request, settings.wado_uri_default)
     if not any(entry.type in (PART10, "application/*", "*/*") for entry in parse_accept(wanted)):
         return await wado_uri_picture(request, study, series, uid, wanted)
     layout = layout_of(request, settings.layout_uri)
     syntaxes = [_one(request, "transferSyntax")]
-    settled = Files(request, study, series, layout=layout, syntaxes=syntaxes, alone=True)
+    settled = Files(request, study, series, layout=layout, syntaxes=syntaxes, alone=True, asked="transferSyntax")
     number = _one(request, "frameNumber") if layout == "single" else ""
     if number and not (number.isascii() and number.isdecimal() and len(number) < 9):
         raise BadRequest("frameNumber is a number from 1 on")

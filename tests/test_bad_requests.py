@@ -114,6 +114,7 @@ def test_uids(server: Server, url: str, uid: str) -> None:
         ("Accept: " + "a/b;q=0.1," * 2000 + "*/*", {200, 400, 406, 431}),
         ("Accept: " + ";" * 5000, {200, 400, 406}),
         ('Accept: multipart/related; type="', {200, 400, 406}),
+        ("Accept: garbage", {200}),
         ("Accept: ;;;,,,;q=x", {200, 400, 406}),
         ("Accept: image/jpeg;q=nan", {200, 400, 406}),
         ("Accept-Encoding: gzip;q=x, \\", {200}),
@@ -152,6 +153,13 @@ def test_what_is_no_request(server: Server, url: str, junk: bytes) -> None:
     assert status_of(received) == 0 or 400 <= status_of(received) < 506
     assert status_of(received) != 500
     alive(server, url)
+
+
+def test_a_method_that_is_none(server: Server, url: str) -> None:
+    for method in ("FOO", "get", "BREW"):
+        answer = exchange(server, request(f"{url}/frames/1", method=method))
+        assert status_of(answer) == 501
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"] == "HTTPError"
 
 
 def test_other_methods(server: Server, url: str) -> None:

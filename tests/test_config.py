@@ -174,6 +174,7 @@ def test_what_is_wrong_in_a_file_is_named(start: Start, tmp_path: Path, text: st
     ("variable", "value", "says"),
     [
         ("MULTIFRAME_PRT", "1", "'MULTIFRAME_PORT'"),
+        ("MULTIFRAME_PRT", "1", "value for MULTIFRAME_PRT: there"),
         ("MULTIFRAME_PORT", "many", "MULTIFRAME_PORT"),
         ("MULTIFRAME_PATHS", "'unclosed", "MULTIFRAME_PATHS"),
         ("MULTIFRAME_NOTHING_LIKE_IT", "1", "no such setting"),

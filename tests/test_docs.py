@@ -158,7 +158,7 @@ def test_every_error_of_the_server_alone() -> None:
     there = {kind.__name__: str(status) for kind, status in STATUS.items() if kind.__module__ != errors.__name__}
     for path in Path(inspect.getfile(app)).parent.glob("*.py"):  # what is said where no exception is
         there |= {name: code for code, name in re.findall(r'_refuse\((\d+), "(\w+)"', path.read_text())}
-    there |= {"HTTPError": "404, 405", "MisdirectedRequest": "421"}
+    there |= {"HTTPError": "404, 405, 501", "MisdirectedRequest": "421"}
     assert {name: code for name, code in told.items() if name not in ("error", "---")} == there
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -47,6 +48,23 @@ def catalogs(url: str) -> Iterator[Callable[[], Catalog]]:
 
     yield another
     for catalog in opened:
+        catalog.close()
+
+
+def test_a_user_who_may_no_more_than_is_said(postgresql: PostgreSQL, url: str, files: Path) -> None:
+    """What docs/how-to/many-servers.md has the administrator give."""
+    (files / "one").write_bytes(dicom("1.2.3.4"))
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            f"CREATE ROLE plain LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{PASSWORD}'",
+            "CREATE SCHEMA AUTHORIZATION plain",
+        ):
+            connection.execute(statement.encode())
+    catalog = Catalog(postgresql.url("plain").replace("//multiframe:", "//plain:"))
+    try:
+        catalog.scan([files])
+        assert [found.instance for found in catalog.search(Search("instance"))] == ["1.2.3.4"]
+    finally:
         catalog.close()
 
 

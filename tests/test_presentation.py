@@ -17,9 +17,9 @@ from multiframe.web.presentation import choose_rendered, of_rendered, of_wado_ur
         ("256,256", Viewport(256, 256)),
         ("256, 128", Viewport(256, 128)),
         ("512,512,,,512,-512", Viewport(512, 512, columns=512.0, rows=512.0, flipped=True)),
-        ("10,10,-3.5,4", Viewport(10, 10, 3.5, 4.0)),
-        ("10,10,1", Viewport(10, 10, 1.0)),
-        ("10,10,,,-7", Viewport(10, 10, columns=7.0, mirrored=True)),
+        ("10,10,-3.5,4,,", Viewport(10, 10, 3.5, 4.0)),
+        ("10,10,1,,,", Viewport(10, 10, 1.0)),
+        ("10,10,,,-7,", Viewport(10, 10, columns=7.0, mirrored=True)),
         ("1,2,3,4,5,6", Viewport(1, 2, 3.0, 4.0, 5.0, 6.0)),
         ("1,2,,,1e2,.5", Viewport(1, 2, columns=100.0, rows=0.5)),
     ],
@@ -31,7 +31,7 @@ def test_viewports(text, viewport):
 @pytest.mark.parametrize(
     "text",
     ["", "256", ",", "256,", "0,5", "-5,5", "1.5,5", "a,b", "5,5,5,5,0,5", "5,5,5,5,5,0", "1,2,3,4,5,6,7", "9999999,5",
-     "5,5,x", "5,5,nan", "5,5,inf,1", "5,5,1e999", "٣,٣"],
+     "9,9,9", "9,9,9,9", "9,9,,,9", "5,5,x,,,", "5,5,nan,,,", "5,5,inf,1,,", "5,5,1e999,,,", "٣,٣"],
 )  # fmt: skip
 def test_what_is_no_viewport(text):
     with pytest.raises(ValueError, match="viewport"):

@@ -199,7 +199,7 @@ def test_nothing_found_is_no_content(client: Client) -> None:
         ("limit=-1", "limit"),
         ("limit=ten", "limit"),
         ("limit=1&limit=2", "limit"),
-        ("offset=99999999999999999999", "offset"),
+        ("offset=99999999999999999999", "offset is one number from 0 to 999999999"),
         ("StudyDate=Doe", "StudyDate"),
         ("StudyTime=25-Doe", "StudyTime"),
         ("PatientID=Doe&00100020=Doe", "PatientID"),
@@ -212,6 +212,20 @@ def test_a_malformed_question_is_refused(client: Client, query: str, message: st
     assert message in told["message"]
     assert "Doe" not in answer.text  # a value may be a patient's
     assert told.keys() == {"error", "message", "request"}
+
+
+def test_no_match_is_wanted_and_it_is_told_that_there_are_some(client: Client) -> None:
+    for path, told in (
+        ("instances?limit=0", " 6 "), ("instances?limit=0&offset=2", " 4 "), ("studies?limit=0", " 2 "),
+        ("instances?limit=0&offset=9", None), ("instances?limit=0&PatientID=nobody", None),
+        ("instances?limit=0&PatientID=P1", " 3 "), ("studies?limit=0&StudyDescription=Echo", " 2 "),
+        ("instances?limit=0&PatientSize=1.8", None),
+    ):  # fmt: skip
+        answer = client.get(f"/{path}")
+        assert answer.status_code == 204
+        assert answer.headers.get("warning") == (
+            told and f'299 multiframe "There are{told}additional results that can be requested"'
+        ), path
 
 
 @pytest.mark.parametrize(

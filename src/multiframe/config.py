@@ -86,7 +86,7 @@ def from_environment(environment: Mapping[str, str], known: Mapping[str, Kind]) 
         if not variable.startswith(PREFIX) or variable in BESIDE or not value:
             continue
         if variable not in variables:
-            raise ValueError(f"{variable} in the environment: there is no such setting{_nearest(variable, variables)}")
+            raise ValueError(f"{variable}: there is no such setting{_nearest(variable, variables)}")
         name = variables[variable]
         found[name] = Said(_split(value, variable) if known[name] == "list" else value, variable)
     return found
@@ -101,7 +101,7 @@ def _split(value: str, variable: str) -> list[str]:
     try:
         return shlex.split(value)
     except ValueError as error:
-        raise ValueError(f"{variable} in the environment: {error}") from None
+        raise ValueError(f"{variable}: {error}") from None
 
 
 def _typed(value: object, kind: Kind, where: str) -> str | bool | list[str]:

@@ -422,8 +422,10 @@ def find_page(connection: sa.Connection, query: Search, most: int) -> tuple[list
     ValueError, TooBroad
         As `find`.
     """
-    if not query.limit:
+    if query.limit is None:
         return find(connection, query), 0
+    if query.limit == 0:
+        return [], remaining(connection, query, most) if find(connection, replace(query, limit=1)) else 0
     asked = _Asked(connection, query)
     begin = _begin(connection, query, asked)
     rows = _found(connection, replace(query, limit=query.limit + 1), asked, begin)

@@ -47,9 +47,14 @@ def configure(ctx: typer.Context, file: Path | None) -> Path | None:
     command: Any = ctx.command
     known = command.names()
     try:
-        said = {**(from_file(file, known) if file else {}), **from_environment(os.environ, known)}
+        written = from_file(file, known) if file else {}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    try:
+        said = {**written, **from_environment(os.environ, known)}
+    except ValueError as error:
+        variable, _, wrong = str(error).partition(": ")
+        raise typer.BadParameter(wrong, param_hint=variable) from None
     ctx.meta["said"] = said
     ctx.default_map = {name: one.value for name, one in said.items()}
     return file

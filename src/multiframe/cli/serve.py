@@ -60,10 +60,10 @@ def serve(
     anonymous: options.Anonymous = False,
     ohif: options.Ohif = False,
     ohif_dir: options.OhifDir = None,
-    oidc_leeway: options.OidcLeeway = 30.0,
     access_log: options.AccessLog = "-",
     log_format: options.LogFormat = options.Lines.auto,
     traces: options.Traces = False,
+    oidc_leeway: options.OidcLeeway = 30.0,
     cache_share: options.CacheShare = 0.5,
     piece: options.Piece = "256KiB",  # type: ignore[assignment]
     first_read: options.FirstRead = "64KiB",  # type: ignore[assignment]

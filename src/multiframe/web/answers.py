@@ -28,7 +28,7 @@ from multiframe.rope import Made, Rope, digest
 from multiframe.settings import Settings
 from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
-from multiframe.web.media import RangeNotSatisfiable, content_range, etag_matches, parse_range
+from multiframe.web.media import content_range, etag_matches, parse_range
 from multiframe.web.once import ClientGone, Gone, Once, Shared
 from multiframe.web.tracing import span
 from multiframe.web.witness import failed
@@ -394,11 +394,7 @@ async def _body_answer(
             await current(instance)  # nothing is read that would show it
     part, status = ByteRange(0, body.size), whole
     if request.headers.get("if-range", etag) == etag:
-        try:
-            asked = parse_range(request.headers.get("range"), body.size)
-        except RangeNotSatisfiable:
-            headers["content-range"] = content_range(None, body.size)
-            return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+        asked = parse_range(request.headers.get("range"), body.size)
         if asked is not None:
             part, status = asked, HTTPStatus.PARTIAL_CONTENT
             headers["content-range"] = content_range(part, body.size)

@@ -10,6 +10,7 @@ import contextvars
 import errno
 import ipaddress
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,8 +57,10 @@ from multiframe.web.forwarded import networks, split_host
 from multiframe.web.gauges import Gauges
 from multiframe.web.journal import REQUEST, Format, Journal
 from multiframe.web.lookup import COUNTED, DICOMWEB
+from multiframe.web.media import RangeNotSatisfiable
 from multiframe.web.once import ClientGone
 from multiframe.web.origins import Origins
+from multiframe.web.sockets import NO_METHOD
 from multiframe.web.witness import AtOnce, Witness, failed
 from multiframe.web.workers import Workers
 
@@ -77,6 +80,7 @@ STATUS: dict[type[Exception], int] = {
     Forbidden: 403,
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
+    RangeNotSatisfiable: 416,
     arriving.NotYet: 503,
     stow.Stalled: 408,
     stow.LengthRequired: 411,
@@ -150,7 +154,7 @@ def _told(error: Exception | str, message: str) -> dict[str, str]:
 async def _refused(request: Request, error: Exception) -> Response:
     nearest = next(c for c in type(error).__mro__ if c in STATUS)
     status = STATUS[nearest]
-    message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), str(error))
+    message = next((_UNSAID[c] for c in type(error).__mro__ if c in _UNSAID), _numbered(str(error)))
     failed(request.scope, error)
     if status == 502 and (spent := _spent(error)):
         status, message = 503, f"{spent}: ask again in a moment"
@@ -161,6 +165,17 @@ async def _refused(request: Request, error: Exception) -> Response:
         log.warning("%s", error)
     headers = {"retry-after": "2"} if status == 503 else getattr(error, "headers", None)
     return JSONResponse(_told(error, message), status, headers)
+
+
+def _numbered(message: str) -> str:
+    """Give the number of a frame, from 1, in place of its index: addresses have numbers alone.
+
+    Examples
+    --------
+    >>> _numbered("frame with index 9: the codestream ends too soon")
+    'frame 10: the codestream ends too soon'
+    """
+    return re.sub(r"\bframe with index (\d+)", lambda found: f"frame {int(found[1]) + 1}", message)
 
 
 def _spent(error: BaseException | None) -> str:
@@ -181,6 +196,9 @@ async def _surroundings(request: Request, error: Exception) -> Response:
     return JSONResponse(told, 503, {"retry-after": "2"})
 
 
+_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"))
+"""Those of HTTP (RFC 9110 9.3, RFC 5789)."""
+
 _SAID = {
     404: "there is nothing at this address: /openapi.json tells all addresses",
     405: "not by this method: Allow tells which ones this address takes",
@@ -189,9 +207,11 @@ _SAID = {
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = _SAID.get(error.status_code, error.detail)
+    status, message, headers = error.status_code, _SAID.get(error.status_code, error.detail), error.headers
+    if status == 405 and request.method not in _METHODS:
+        status, message, headers = 501, NO_METHOD, None  # RFC 9110 9.1
     failed(request.scope, "HTTPError")
-    return JSONResponse(_told("HTTPError", message), error.status_code, error.headers)
+    return JSONResponse(_told("HTTPError", message), status, headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -218,7 +238,7 @@ class _HostCheck:
         # Two that differ name nobody (RFC 9112 3.2): who reads the other one would be deceived.
         if scope["type"] == "http" and not all(map(self._known, Headers(scope=scope).getlist("host") or [""])):
             failed(scope, "MisdirectedRequest")
-            message = "this server is not known by that name: start it with --public-url to make it so"
+            message = "this server is not known by that name: start it with --allow-host NAME or --public-url URL"
             answer = JSONResponse(_told("MisdirectedRequest", message), 421)
             await answer(scope, receive, send)
             return
@@ -414,6 +434,7 @@ def create_app(
             lookup.BadRequest: _refused,
             lookup.NotThere: _refused,
             lookup.TooMuch: _refused,
+            RangeNotSatisfiable: _refused,
             Unauthenticated: _refused,
             Forbidden: _refused,
             Unverifiable: _refused,

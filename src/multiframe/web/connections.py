@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from httptools.parser.errors import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from multiframe.web.heads import Heads
 from multiframe.web.journal import audit
 from multiframe.web.long_bodies import LONG, LongBody, length_of
-from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD
+from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD, NO_METHOD
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -72,6 +75,7 @@ class _Turn:
 
 _TOO_LONG = "multiframe.too_long"
 _WITH_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} /\S* HTTP/1\.[01]\r\n")  # RFC 9112 3, of any method
 _LOOKS = 8  # how often a connection is looked at in the time it is given
 
 
@@ -146,7 +150,9 @@ class Patient(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         between, before = self._between, self._head
         self._between, self._begun, self._found = False, 0, None
+        self._data = data
         super().data_received(data)
+        self._data = b""
         self._parsed(data, between, before)
 
     def _parsed(self, data: bytes, between: bool, before: int) -> None:
@@ -312,6 +318,9 @@ class Patient(HttpToolsProtocol):
         """Refuse what is no HTTP, as any other request is refused: it takes an address of 64 KiB for that, too."""
         if self._head > LONGEST_HEAD:
             self._refuse(431, "HeadTooLong", HEAD_TOO_LONG)
+            return
+        if isinstance(sys.exception(), HttpParserInvalidMethodError) and _REQUEST.match(self._data):
+            self._refuse(501, "HTTPError", NO_METHOD)
             return
         self._refuse(400, "NotHttp", "what came is not HTTP/1.1 (RFC 9112): send a request line and headers")
 

@@ -32,7 +32,7 @@ STATUSES: Final = (
 
 ERRORS: Final = (
     *errors.__all__, "BadRequest", "NotThere", "TooMuch", "MisdirectedRequest", "HTTPError", "Unauthenticated",
-    "Forbidden", "Unverifiable", "LengthRequired", "UnsupportedMedia", "NotYet", "Stalled",
+    "Forbidden", "Unverifiable", "LengthRequired", "UnsupportedMedia", "RangeNotSatisfiable", "NotYet", "Stalled",
     "other",
 )  # fmt: skip
 """Kinds of error that are told by name; ``other`` is one nobody foresaw."""

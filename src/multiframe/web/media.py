@@ -549,7 +549,11 @@ def multipart(
 
 
 class RangeNotSatisfiable(Exception):
-    """The range asked for lies beyond the end (RFC 9110 15.5.17)."""
+    """The range asked for lies beyond the end of so many bytes (RFC 9110 15.5.17)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the range begins behind the end: there are {size} bytes, counted from 0")
+        self.headers = {"content-range": content_range(None, size), "accept-ranges": "bytes"}
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | None:
@@ -584,13 +588,13 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
         if not last:
             return None
         if last == "0" or not size:
-            raise RangeNotSatisfiable
+            raise RangeNotSatisfiable(size)
         return ByteRange(max(0, size - int(last)), size)
     start = int(first)
     if last and int(last) < start:
         return None
     if start >= size:
-        raise RangeNotSatisfiable
+        raise RangeNotSatisfiable(size)
     return ByteRange(start, min(int(last) + 1, size) if last else size)
 
 

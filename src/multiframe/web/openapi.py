@@ -343,7 +343,7 @@ def _answer(status: int, told: _Told) -> Json:
     answer: Json = {"description": HTTPStatus(status).phrase}
     if status in (200, 206):
         answer["content"] = {kind: {} for kind in told.types}
-    elif status >= 400 and status != 416:
+    elif status >= 400:
         answer["content"] = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     return answer
 

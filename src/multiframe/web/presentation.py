@@ -185,7 +185,7 @@ def _viewport(text: str, *, thumbnail: bool) -> Viewport:
         raise ValueError("viewport of a thumbnail is vw,vh: it shows the whole picture")
     numbers = [_number(part) if part else 0.0 for part in parts[2:]]
     sizes = [_number(part) if part else None for part in parts[4:]]
-    if len(parts) > 6 or None in numbers or 0.0 in sizes:
+    if len(parts) != 6 or None in numbers or 0.0 in sizes:
         raise ValueError(form)
     x, y = (abs(number or 0.0) for number in (*numbers, 0.0)[:2])
     columns, rows = (*sizes, None, None)[:2]

@@ -141,7 +141,7 @@ def _number(others: Mapping[str, Sequence[str]], name: str) -> int | None:
     if not values:
         return None
     if len(values) > 1 or not re.fullmatch(r"[0-9]{1,9}", values[0]):
-        raise BadRequest(f"{name} is one number, 0 or more")
+        raise BadRequest(f"{name} is one number from 0 to 999999999")
     return int(values[0])
 
 

@@ -507,6 +507,19 @@ def test_importing_a_codec_imports_no_library():
 # --- fuzz: in a process of its own, for what crashes is native code
 
 
+def test_damage_within_a_jpeg_is_not_told_of() -> None:
+    """As docs/reference/syntaxes.md has it: if the library comes to tell, that page is wrong."""
+    spec = PixelSpec(rows=64, columns=64)
+    frame = bytearray(ic.jpeg8_encode(np.random.default_rng(1).integers(0, 256, (64, 64), dtype="u1")))
+    good, begin = decode(bytes(frame), spec, JPEG), frame.index(b"\xff\xda") + 10
+    for at in range(begin + 50, begin + 100):
+        if 0xFF in frame[at - 1 : at + 2]:
+            continue  # what would become, or be, a marker
+        damaged = frame.copy()
+        damaged[at] ^= 1
+        assert (decode(bytes(damaged), spec, JPEG) != good).any()
+
+
 def test_damage_never_crashes():
     run = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-m", "tests.test_codecs", "200", "1"],

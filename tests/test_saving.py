@@ -308,7 +308,8 @@ def test_the_query_of_a_url_is_shown_to_nobody(monkeypatch):
     assert "secret" not in done.output
 
 
-def test_names_that_are_no_text(folder):
+def test_names_that_are_no_text(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # a name that is long is folded anywhere
     strange = folder / os.fsdecode(b"Stra\xdfe.dcm")
     (folder / "a.dcm").rename(strange)
     for arguments in ([], ["--json"], ["--beside"]):

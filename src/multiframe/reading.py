@@ -77,15 +77,17 @@ class Reader:
         # The first ones at once: somebody may be looking.
         here = len(near) if self._processes == 1 else max(0, _ENOUGH - self._near)
         self._near += len(near)
+        if len(near) > here and self._pool is None:  # they start while the first ones are read
+            self._start()
         for one in near[:here]:
             yield _read(one, self._settings, self._budget, self._gleaner)
         for chunk in batched(near[here:], _CHUNK):
-            pool = self._pool or self._start()
+            assert self._pool is not None
             while self._under_way and self._under_way[0][0].done():
                 yield from self._under_way.popleft()[0].result()
             # Those that are still starting, or have enough to do, are not waited for.
             if all(child.done() for child in self._starting) and len(self._under_way) < _AHEAD * len(self._starting):
-                self._under_way.append((pool.submit(self._read_there, chunk), chunk))
+                self._under_way.append((self._pool.submit(self._read_there, chunk), chunk))
             else:
                 for one in chunk:
                     yield _read(one, self._settings, self._budget, self._gleaner)
@@ -119,12 +121,11 @@ class Reader:
         while self._children:
             self._children.popitem()[1].close()
 
-    def _start(self) -> ThreadPoolExecutor:
+    def _start(self) -> None:
         """Start the other processes, each with a thread that talks to it."""
         others = self._processes - 1
         self._pool = ThreadPoolExecutor(others, thread_name_prefix="reading")
         self._starting = [self._pool.submit(self._start_one) for _ in range(others)]
-        return self._pool
 
     def _start_one(self) -> None:
         with suppress(OSError, EOFError, pickle.UnpicklingError):  # it is started anew, or does without

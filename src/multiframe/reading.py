@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import batched
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from multiframe.errors import MultiframeError, SourceError
 from multiframe.gleaning import Gleaner
@@ -32,6 +32,8 @@ _CHUNK = 100  # files a process is given at a time
 _ENOUGH = 400  # files that may be the beginning of many: to start a process takes as long as some thousand headers
 _THREADS = 32
 _AHEAD = 8  # pieces of work under way, for each process: this one may be busy with something else for a while
+_PIPE = 1 << 20  # bytes of an answer that another process need not wait with until it is taken
+_SIZE = 8  # bytes that say how long an answer is
 _FAR_AHEAD = 4 * _THREADS
 
 
@@ -149,13 +151,14 @@ class _Process:
 
     def __init__(self, settings: Settings) -> None:
         command = [sys.executable, "-m", "multiframe.reading"]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pipesize=_PIPE
+        )
         self._say(settings)
 
     def wait(self) -> None:
         """Wait until it is there."""
-        assert self._child.stdout is not None
-        pickle.load(self._child.stdout)  # noqa: S301  # a child of ours
+        self._answer()
 
     def kill(self) -> None:
         """End it at once."""
@@ -163,9 +166,16 @@ class _Process:
 
     def read(self, chunk: Sequence[Asked]) -> list[Answer]:
         self._say(chunk)
-        assert self._child.stdout is not None
-        answers: list[Answer] = pickle.load(self._child.stdout)  # noqa: S301  # a child of ours
+        answers: list[Answer] = self._answer()
         return answers
+
+    def _answer(self) -> Any:
+        """Take an answer in one piece: each read waits for the interpreter, which has other things to do."""
+        assert self._child.stdout is not None
+        size = self._child.stdout.read(_SIZE)
+        if len(size) < _SIZE:
+            raise EOFError
+        return pickle.loads(self._child.stdout.read(int.from_bytes(size)))  # noqa: S301  # a child of ours
 
     def _say(self, what: object) -> None:
         assert self._child.stdin is not None
@@ -212,7 +222,8 @@ def main() -> None:
 
 
 def _say(what: object) -> None:
-    pickle.dump(what, sys.stdout.buffer)
+    said = pickle.dumps(what)
+    sys.stdout.buffer.write(len(said).to_bytes(_SIZE) + said)
     sys.stdout.buffer.flush()
 
 

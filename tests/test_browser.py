@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 import multiframe
 from multiframe.demo import real_files
@@ -117,6 +117,19 @@ def test_it_plays_jumps_and_stays_small(page: Page, server: Server, folder: Path
     assert len(set(seen)) > 100
     assert seen == sorted(seen), "never back while it plays forward"
     assert 0 < peak < CAP
+
+
+def test_who_cannot_wait_sees_it_play_once_it_is_open(page: Page, server: Server, folder: Path) -> None:
+    held: list[Route] = []
+    page.route("**/metadata", lambda route: held.append(route))  # which it marks
+    page.goto(address(server, folder / "cine"))
+    page.wait_for_selector(".spinner:visible")
+    for key in ("Space", "Space", "Space", "End"):  # to play, not to play, to play; and nowhere is there to go yet
+        page.keyboard.press(key)
+    held[0].continue_()
+    page.wait_for_function("() => window.multiframe.painted() > 5")
+    page.evaluate("() => window.multiframe.pause()")
+    assert (painted(page) or FRAMES) < FRAMES
 
 
 def test_play_goes_on_over_a_damaged_frame(page: Page, tmp_path: Path) -> None:

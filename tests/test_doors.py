@@ -455,6 +455,7 @@ def test_the_command_makes_a_token(file: Path, catalog: Catalog) -> None:
         "ward-8", frozenset({"search", "read", "render"}), frozenset({"1.2.3", "1.2.4"})
     )
     assert file.stat().st_mode & 0o077 == 0
+    assert "space" in run.invoke(cli.app, ["token", str(file), "two words"]).output
     for wrong in (["two words"], ["a", "--allow", "write"], ["a", "--study", "*/1"]):
         assert run.invoke(cli.app, ["token", str(file), *wrong]).exit_code == 2
     assert len(file.read_text().splitlines()) == 3

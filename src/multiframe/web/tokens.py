@@ -72,7 +72,10 @@ def line_of(token: str, who: str, actions: Iterable[str], studies: Iterable[str]
     ' ward-7  read,search  *  2027-01-31\n'
     """
     ends = until.isoformat() if until else "-"
-    line = "  ".join([sha256(token.encode()).hexdigest(), who, ",".join(actions), ",".join(studies), ends])
+    words = [sha256(token.encode()).hexdigest(), who, ",".join(actions), ",".join(studies), ends]
+    if any(len(word.split()) != 1 for word in words):
+        raise ValueError("of who, actions and studies none is empty, and none has a space in it")
+    line = "  ".join(words)
     read_line(line)
     return f"{line}\n"
 

@@ -65,6 +65,8 @@ export class Stage {
   /** The frame asked for, when it has no picture to show. */
   private failed: number | null = null;
   private begun = false;
+  /** Whether somebody wants it to play who could not wait until it is open. */
+  private eager = false;
   private settled = true;
   private settling: ReturnType<typeof setTimeout> | undefined;
   private lingering: ReturnType<typeof setTimeout> | undefined;
@@ -86,6 +88,7 @@ export class Stage {
   /** Call once the element is in the page: the renderer measures it. */
   async start(): Promise<void> {
     this.spinner();
+    this.cleanups.push(attachKeys(this.actions(), () => this.count));
     try {
       await this.open(await this.options.metadata);
     } catch (error) {
@@ -110,11 +113,13 @@ export class Stage {
   }
 
   goto(frame: number): void {
+    if (!this.player) return;
     this.pause();
     this.ask(frame);
   }
 
   play(): void {
+    if (!this.player) this.eager = !this.eager;
     if (!this.player || this.count < 2) return;
     if (!this.player.loop && this.asked_ === this.count) this.ask(1);
     this.player.play(performance.now());
@@ -173,6 +178,7 @@ export class Stage {
     feed.steer(this.head(), false, false, [this.asked_]);
     this.refresh();
     this.show(this.asked_);
+    if (this.eager) this.play();
   }
 
   private openFailed(error: Error): void {
@@ -203,10 +209,7 @@ export class Stage {
       (frame) => this.goto(frame),
     );
     this.foot.replaceChildren(this.count > 1 ? this.scrubber.element : '', this.transport.element);
-    this.cleanups.push(
-      attachKeys(actions, () => this.count),
-      this.animate(),
-    );
+    this.cleanups.push(this.animate());
   }
 
   private actions() {

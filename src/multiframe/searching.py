@@ -424,15 +424,14 @@ def find_page(connection: sa.Connection, query: Search, most: int) -> tuple[list
     """
     if query.limit is None:
         return find(connection, query), 0
-    if query.limit == 0:
-        return [], remaining(connection, query, most) if find(connection, replace(query, limit=1)) else 0
     asked = _Asked(connection, query)
     begin = _begin(connection, query, asked)
     rows = _found(connection, replace(query, limit=query.limit + 1), asked, begin)
     found = _told(connection, rows[: query.limit], query)
     if len(rows) <= query.limit:
         return found, 0
-    return found, _behind(connection, query, asked, begin, rows[query.limit - 1], most)
+    last = rows[query.limit - 1] if query.limit else None
+    return found, _behind(connection, query, asked, begin, last, most)
 
 
 def remaining(connection: sa.Connection, query: Search, most: int) -> int | None:

@@ -342,6 +342,29 @@ def test_workers_that_are_started_again_while_the_database_is_away_wait_for_it(
         assert server.process.returncode == 0
 
 
+def test_a_renewal_waits_for_workers_that_wait_for_the_database(
+    postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
+) -> None:
+    (files / "a").write_bytes(dicom())
+    with serving([files], "--workers", "2", "--database", url, cache=tmp_path / "cache") as server:
+        before = pids(server)
+        postgresql.stop()
+        try:
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            soon(lambda: len(pids(server) - before) == 2)
+            instead = pids(server) - before
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(1)
+            assert pids(server) == instead
+        finally:
+            postgresql.start()
+        soon(lambda: len(pids(server)) == 2 and instead.isdisjoint(pids(server)))
+        assert server.get("dicom-web/studies").status_code == 200
+        assert "not reloaded" not in server.end()
+        assert server.process.returncode == 0
+
+
 @pytest.mark.long
 def test_many_workers_wait_for_the_database_and_their_server_ends_once(
     postgresql: PostgreSQL, url: str, files: Path, tmp_path: Path
@@ -373,6 +396,9 @@ def test_a_renewal_while_the_database_is_away_leaves_those_that_know_something(
     (files / "a").write_bytes(dicom())
     options = ("--workers", "2", "--database", url, "--database-wait", "1")
     with serving([files], *options, cache=tmp_path / "cache") as server:
+        first = pids(server)
+        server.process.send_signal(signal.SIGHUP)  # those that take over can answer, both of them
+        soon(lambda: len(pids(server)) == 2 and first.isdisjoint(pids(server)))
         before = pids(server)
         postgresql.stop()
         try:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from multiframe.catalog import Catalog, ScanStatus
 
-__all__ = ["AFTERWARDS", "UNUSABLE", "Child", "be", "journals", "reap", "start", "terminate"]
+__all__ = ["AFTERWARDS", "PID_SIZE", "UNUSABLE", "Child", "be", "journals", "reap", "start", "terminate"]
 
 log = logging.getLogger("multiframe.serve")
 
@@ -46,6 +47,9 @@ AFTERWARDS = 10.0
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
 """Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
 after: that costs more than reading and sending it (decision 0012)."""
+
+PID_SIZE = array("i").itemsize
+"""Bytes by which a worker tells its parent that it can take requests: its number."""
 
 _LAST_WORD = 0.2
 """Seconds for who was let in last to say what they want: uvicorn hangs up at its end on who has not."""
@@ -163,7 +167,7 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
 
     def tell() -> None:
         _await_database(catalog, None if orders["serving"] else settings.database_wait)
-        os.write(orders["ready"], b".")
+        os.write(orders["ready"], array("i", [os.getpid()]))
 
     try:
         if orders["certificate"]:

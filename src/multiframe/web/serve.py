@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from multiframe.errors import MultiframeError, SourceError
 from multiframe.settings import Settings
 from multiframe.web import tracing
-from multiframe.web.children import AFTERWARDS, UNUSABLE, Child, be, journals, reap, start, terminate
+from multiframe.web.children import AFTERWARDS, PID_SIZE, UNUSABLE, Child, be, journals, reap, start, terminate
 from multiframe.web.gauges import shared
 from multiframe.web.sockets import cut_off
 
@@ -201,16 +202,17 @@ class _Parent:
             if self._orders["settings"]["watch"] or self._orders["settings"]["rescan"]:
                 watcher = self._start("watch")
             watching = time.monotonic()
-            waiting, announced = self._wanted, False
-            answering = 0.0
+            able: set[int] = set()  # children that can take requests, by their numbers
+            answering, announced = 0.0, False
             while not self._ended:
                 wait = max(0.0, answering + _SHORT_SCAN - time.monotonic()) if answering and not announced else None
                 readable, _, _ = select.select([self._wake_r, self._ready_r], [], [], wait)
                 if self._wake_r in readable:
                     os.read(self._wake_r, 512)
                 if self._ready_r in readable:
-                    waiting -= len(os.read(self._ready_r, 512))
+                    able.update(array("i", os.read(self._ready_r, 128 * PID_SIZE)))
                     answering = answering or time.monotonic()
+                able &= {child.pid for child in (*workers, *coming)}
                 scanned = scanner.poll() is not None
                 if scanned and scanner.stdin:
                     scanner.stdin.close()
@@ -218,16 +220,16 @@ class _Parent:
                     announced = True
                     ready()
                     _notify("READY=1")
-                if coming and waiting <= 0:
+                if coming and all(c.pid in able for c in coming):
                     terminate(workers)
                     leaving, workers, coming = leaving + workers, coming, []
                 elif coming and not all(c.poll() is None for c in coming):
                     log.warning("not reloaded: workers that could take over do not start")
                     terminate(coming)
-                    leaving, coming, waiting = leaving + coming, [], 0
-                if self._renew and waiting <= 0:
+                    leaving, coming = leaving + coming, []
+                if self._renew and not coming and all(c.pid in able for c in workers):
                     self._renew = False
-                    coming, waiting = [self._start("worker") for _ in range(self._wanted)], self._wanted
+                    coming = [self._start("worker") for _ in range(self._wanted)]
                     scanner = self._start("scan") if scanned else scanner
                 reap(leaving)
                 if watcher and watcher.poll() is not None and not self._ended:

@@ -255,14 +255,13 @@ def test_the_database_goes_and_comes_back(
 
 def test_it_says_what_is_wrong_before_it_serves(tmp_path: Path, files: Path) -> None:
     url = "postgresql://multiframe:secret@/nowhere?host=/nonexistent"
-    began = time.monotonic()
     with (
         pytest.raises(RuntimeError, match="does not answer") as caught,
         command("serve", files, "--port", "0", "--database", url, "--database-wait", "1", cache=tmp_path / "cache"),
     ):
         pass
     assert "secret" not in str(caught.value)
-    assert time.monotonic() - began < 15
+    assert "waiting for the database, 1 s at most" in str(caught.value)
 
 
 def test_a_server_that_starts_before_its_database_waits_for_it(

@@ -7,6 +7,7 @@ one real file under new UIDs, numbers and names; all lie in the page cache.
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.postgres import PostgreSQL
 
 from benchmarks import machine
 from benchmarks.report import rows
+from benchmarks.server import compiled
 from multiframe.catalog import Catalog
 
 type Figures = dict[str, Any]
@@ -61,6 +63,12 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
 
 def run(out: Path, *, quick: bool = False) -> None:
     """Measure, and write register.json and .md into `out`."""
+    with compiled():
+        subprocess.run([sys.executable, "-c", "import multiframe.reading"], check=True)  # the first start compiles
+        _run(out, quick=quick)
+
+
+def _run(out: Path, *, quick: bool) -> None:
     count, repeats = (500, 1) if quick else (10_000, 3)
     cores = len(os.sched_getaffinity(0))
     load, results = [machine.load()], []

@@ -1126,6 +1126,14 @@ def test_alembic_is_not_imported_for_nothing(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "catalog.sqlite")], check=True)
 
 
+def test_a_process_that_reads_near_headers_loads_little() -> None:
+    code = (
+        "import sys, multiframe.reading\n"
+        "assert not {'numpy', 'asyncio', 'ssl', 'pydicom', 'obstore'} & sys.modules.keys(), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_two_processes_may_open_it_at_once(place: Path | str) -> None:
     code = "import sys; from multiframe.catalog import Catalog; Catalog(sys.argv[1]).status()"
     command = [sys.executable, "-c", code, str(place)]

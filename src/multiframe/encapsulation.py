@@ -5,19 +5,22 @@ It knows the eight bytes of an Item header and how a table counts. It must not k
 Items hands in the function that reads.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import repeat
 from struct import Struct
 from struct import error as StructError
-from typing import Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from multiframe.elements import ITEM, SEQUENCE_END, UNDEFINED
 from multiframe.errors import FragmentError
 from multiframe.ranges import Buffer, ItemChain
+
+if TYPE_CHECKING:  # who reads headers alone follows no Items, and has no use for what takes as long to load as all else
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "END_OF_ITEMS",
@@ -159,6 +162,8 @@ def _in_window(window: bytes, at: int, most: int, record: int, out: list[bytes])
         i += 8 + length(window, i + 12)[0]
     if not found:
         return 0, at, True
+    import numpy as np
+
     # An array over the window has a record at each of its bytes: those of the Items are taken out at once, and their
     # tags looked at only then. Behind what is no Item the hops led astray.
     rows = np.ndarray(last + 1, f"V{record}", window, strides=(1,))[found]
@@ -172,6 +177,8 @@ def _in_window(window: bytes, at: int, most: int, record: int, out: list[bytes])
 
 @cache
 def _header_of(record: int) -> np.dtype[np.void]:
+    import numpy as np
+
     return np.dtype({"names": ["tag", "length"], "formats": ["<u4", "<u4"], "offsets": [8, 12], "itemsize": record})
 
 
@@ -213,6 +220,8 @@ def records(answer: Buffer, chain: ItemChain) -> Items:
     >>> items.at.tolist(), items.length.tolist(), items.end
     ([8, 16, 26], [0, 2, 4], 'delimiter')
     """
+    import numpy as np
+
     count, over = divmod(len(answer), chain.record)
     table = np.frombuffer(bytes(answer) + bytes(-over % chain.record), np.uint8).reshape(-1, chain.record)
     headers = np.ascontiguousarray(table[: count + (over >= 16), 8:16]).view("<u4")
@@ -246,6 +255,8 @@ def read_table(data: Buffer, *, width: int) -> NDArray[np.uint64]:
     >>> read_table(b"\x00\x00\x00\x00\x0a\x00\x00\x00", width=4).tolist()
     [0, 10]
     """
+    import numpy as np
+
     return np.frombuffer(data, f"<u{width}").astype(np.uint64)
 
 
@@ -282,6 +293,8 @@ def encapsulate(
     >>> encapsulate([b"ab"]).hex(" ", 4)
     'feff 00e00000 0000feff 00e00200 00006162 feffdde0 00000000'
     """
+    import numpy as np
+
     padded = [f + b"\0" if len(f) % 2 else f for f in fragments]
     if first_of is not None:
         starts = np.concatenate(([0], np.cumsum([len(f) + 8 for f in padded])))

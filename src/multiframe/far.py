@@ -5,13 +5,14 @@ long chain of Items is followed by many walkers (`Crew`), and who needs no more 
 them (`Prefix`). It must not know what the bytes mean, nor how a request is made.
 """
 
-import asyncio
+from __future__ import annotations
+
 import threading
 from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multiframe.elements import UNDEFINED
 from multiframe.encapsulation import ITEM_WORD
@@ -19,6 +20,9 @@ from multiframe.errors import SourceChanged
 from multiframe.ranges import Buffer, ByteRange, ItemChain, Plan, coalesce
 from multiframe.source import FEW_STEPS, ByteSource, Identity, ObjectStat, Reply
 from multiframe.walkers import Walkers
+
+if TYPE_CHECKING:  # who reads near files alone need not load it
+    import asyncio
 
 __all__ = ["Crew", "Nearby", "Prefix", "Waiting", "steps"]
 
@@ -267,6 +271,8 @@ class Crew:
     """The walkers of one plan, and the requests they wait for; `prefix` is told what they have proven."""
 
     def __init__(self, source: ByteSource, identity: Identity | None, prefix: Prefix | None = None) -> None:
+        import asyncio
+
         self._source = source.source if isinstance(source, Nearby) else source
         self._identity = identity
         self._prefix = prefix
@@ -276,13 +282,15 @@ class Crew:
 
     async def follow(self, chain: ItemChain) -> bytes:
         """Answer a chain, as long as it may be; the one that goes on from there is half walked by then."""
+        from asyncio import create_task
+
         walkers = self._walkers
         if walkers is None or walkers.taken_to != chain.start or walkers.record != chain.record:
             await self.close()
             walkers = self._walkers = Walkers(chain, hints=chain.hints)
         while not walkers.ready(chain.limit):
             for wanted in walkers.asks():
-                task = asyncio.create_task(self._read(wanted))
+                task = create_task(self._read(wanted))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             wanted, data = await self._answers.get()
@@ -302,10 +310,12 @@ class Crew:
 
     async def close(self) -> None:
         """Give up what is still asked for."""
+        from asyncio import gather
+
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await gather(*tasks, return_exceptions=True)
         while not self._answers.empty():
             self._answers.get_nowait()
         self._walkers = None
@@ -315,7 +325,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop  # a third less work for each of thousands of requests; not there on Windows
     except ImportError:
-        return asyncio.new_event_loop()
+        from asyncio import new_event_loop
+
+        return new_event_loop()
     return uvloop.new_event_loop()
 
 
@@ -342,7 +354,9 @@ class Waiting:
             self._loop.close()
 
     def _finish[T](self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        from asyncio import run_coroutine_threadsafe
+
+        future = run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:

@@ -5,7 +5,6 @@ once, piece by piece, into a temporary file without a name, and offsets are thos
 deflate, and of DICOM as much as it takes to find where the stream begins. It must not know what is in the data set.
 """
 
-import asyncio
 import os
 import tempfile
 import threading
@@ -141,7 +140,9 @@ class Inflated:
 
     async def read_ranges_async(self, ranges: Sequence[ByteRange], /, *, identity: Identity | None = None) -> Reply:
         """Read the ranges without blocking the event loop."""
-        return await asyncio.to_thread(lambda: self.read_ranges(ranges, identity=identity))
+        from asyncio import to_thread
+
+        return await to_thread(lambda: self.read_ranges(ranges, identity=identity))
 
     def _current(self, identity: Identity | None) -> "_Spool":
         found = self.original.stat()

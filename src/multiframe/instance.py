@@ -23,16 +23,16 @@ from multiframe.dicomjson import Items
 from multiframe.errors import DecodeError, FormatError, OffsetTableError, SourceChanged
 from multiframe.far import Nearby, Prefix
 from multiframe.frameindex import FrameIndex
-from multiframe.header import Deflated, Header, read_header
+from multiframe.header import Header
 from multiframe.indexfile import index_beside, read_index
 from multiframe.indexing import index_frames
-from multiframe.inflate import inflated
 from multiframe.keeping import Kept
 from multiframe.memory import MemoryBudget
+from multiframe.opening import header_of
 from multiframe.ranges import Plan
 from multiframe.remote import source_of
 from multiframe.rope import Rope, read_all
-from multiframe.source import FEW_STEPS, ByteSource, FileSource, Identity, ObjectStat, is_far, run, run_async
+from multiframe.source import FEW_STEPS, ByteSource, FileSource, ObjectStat, is_far, run, run_async
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
 from multiframe.trust import PROOF_REQUESTS, Trust
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-__all__ = ["EncodedFrame", "Instance", "header_of", "open_async", "open_instance", "source_of"]
+__all__ = ["EncodedFrame", "Instance", "open_async", "open_instance", "source_of"]
 
 type Proof = Literal["own", "whole"]
 
@@ -585,29 +585,3 @@ def _opened(
     seen = near.seen if read is near else read.stat()  # a far object has told which it is with its first bytes
     assert seen is not None
     return read, seen, header, None
-
-
-def header_of(
-    source: ByteSource, identity: Identity | None, budget: MemoryBudget | None, **limits: int
-) -> tuple[ByteSource, Header]:
-    """Read the header, and say where offsets in it are of: a deflated data set is inflated first.
-
-    Parameters
-    ----------
-    identity : tuple, optional
-        The object it is to be of.
-    limits : int
-        As of `read_header`.
-
-    Returns
-    -------
-    ByteSource, Header
-        The same source, or its inflated bytes; the header names the Transfer Syntax of the file.
-    """
-    try:
-        return source, run(read_header(**limits), source, identity=identity, budget=budget)
-    except Deflated as error:
-        begun = source if isinstance(source, Nearby | Kept) else None
-        spooled = inflated(begun.source if begun else source, begun=begun)
-        header = run(read_header(**limits), spooled, identity=spooled.stat().identity, budget=budget)
-        return spooled, replace(header, syntax=error.syntax)

@@ -3,7 +3,6 @@
 They know sizes and who waits; they must not know what the bytes are.
 """
 
-import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
@@ -192,6 +191,8 @@ class MemoryBudget:
         who : hashable
             For whom: one who asks for much does not go before all others. A tuple names first who is told apart first.
         """
+        import asyncio  # who has no event loop need not load it
+
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         waiter = self._enqueue(size, lambda: loop.call_soon_threadsafe(woken.set), who)

@@ -15,9 +15,9 @@ from multiframe.errors import FormatError, NotDicom, SourceNotFound, UnknownSynt
 from multiframe.far import Nearby
 from multiframe.gleaning import Gleaned, Gleaner, gleaned
 from multiframe.header import Header
-from multiframe.instance import header_of
 from multiframe.listing import source_at
 from multiframe.memory import MemoryBudget
+from multiframe.opening import header_of
 from multiframe.places import is_local, shown
 from multiframe.settings import MIB, Settings
 from multiframe.source import FileSource, ObjectStat, object_stat

@@ -10,7 +10,6 @@ error of obstore's, which would show it, is chained to ours.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 import random
@@ -143,10 +142,12 @@ class RemoteSource:
 
     async def _fetch(self, wanted: ByteRange, identity: Identity | None) -> _Piece | None:
         """Read one range; None: it begins beyond the end. For the empty range the object is asked for, and not read."""
+        from asyncio import timeout
+
         from obstore.exceptions import BaseError
 
         try:
-            async with asyncio.timeout(3 * self.timeout + wanted.size / _SLOWEST):
+            async with timeout(3 * self.timeout + wanted.size / _SLOWEST):
                 return await self._ask(wanted, identity)
         except TimeoutError:
             failure = SourceError(
@@ -202,7 +203,9 @@ class RemoteSource:
                 pause = next(pauses, None)
                 if pause is None or stat.identity[0] == _STRONG:
                     raise
-                await asyncio.sleep(pause)
+                from asyncio import sleep
+
+                await sleep(pause)
                 continue
             if len(data) != span.size:
                 less = "fewer" if len(data) < span.size else "more"
@@ -479,9 +482,11 @@ async def _body(result: GetResult, size: int) -> bytearray:
 
 async def _at_once(work: Callable[[], Coroutine[None, None, None]], count: int) -> None:
     """Do the work so many times at once; the first failure ends all."""
+    from asyncio import TaskGroup
+
     failure: BaseException | None = None
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for _ in range(count):
                 group.create_task(work())
     except BaseExceptionGroup as failed:
@@ -499,15 +504,17 @@ def _finished[T](work: Coroutine[None, None, T]) -> T:
 
 
 def _looping() -> bool:
+    from asyncio import get_running_loop
+
     try:
-        asyncio.get_running_loop()
+        get_running_loop()
     except RuntimeError:
         return False
     return True
 
 
 def _run[T](work: Coroutine[None, None, T]) -> T:
-    with asyncio.Runner(
-        loop_factory=asyncio.new_event_loop
-    ) as runner:  # given a factory, it leaves the thread's own loop be
+    from asyncio import Runner, new_event_loop
+
+    with Runner(loop_factory=new_event_loop) as runner:  # given a factory, it leaves the thread's own loop be
         return runner.run(work)

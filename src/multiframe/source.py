@@ -6,7 +6,6 @@ The drivers are the only two-coloured code: every parser above is one plan.
 Users' files are never memory-mapped: a file cut while mapped kills the process by SIGBUS.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -270,6 +269,8 @@ def _fill_cached(fd: int, into: memoryview, start: int) -> int:
 
 async def _in_thread(fd: int, start: int, stop: int) -> bytes:
     """Read on a worker thread; a cancelled caller must not close the descriptor under the reader."""
+    import asyncio  # who has no event loop need not load it
+
     reading = asyncio.get_running_loop().run_in_executor(None, _pread, fd, start, stop)
     try:
         return await asyncio.shield(reading)
@@ -393,7 +394,9 @@ async def run_async[T](
                     continue
                 if not is_far(source):
                     source = near = near or _kept(source, budget)
-                    chains.append(await asyncio.to_thread(near.read_items, chain, identity=identity))
+                    from asyncio import to_thread
+
+                    chains.append(await to_thread(near.read_items, chain, identity=identity))
                 elif chain.need <= FEW_STEPS:
                     chains.append(await run_async(_steps(chain, carry), source, identity=identity))
                 else:

@@ -39,8 +39,9 @@ from multiframe.folders import OURS
 from multiframe.frameindex import FrameIndex
 from multiframe.header import Deflated, Header, read_header
 from multiframe.inflate import Inflated
-from multiframe.instance import Instance, header_of
+from multiframe.instance import Instance
 from multiframe.memory import Lease
+from multiframe.opening import header_of
 from multiframe.places import is_url, path_of
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.shelves import Bucket, Folder, Shelf

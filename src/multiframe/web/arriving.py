@@ -29,7 +29,8 @@ from multiframe.errors import (
 )
 from multiframe.following import Follower
 from multiframe.frameindex import FrameIndex
-from multiframe.instance import Instance, header_of
+from multiframe.instance import Instance
+from multiframe.opening import header_of
 from multiframe.ranges import ByteRange
 from multiframe.render import Facts, representative
 from multiframe.rope import Made, Rope

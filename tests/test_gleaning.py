@@ -137,6 +137,35 @@ def renamed(data: bytes, one: Gleaned, end: str) -> bytes:
     return data.replace(uid, uid[: -len(end)] + end.encode())
 
 
+@pytest.mark.parametrize("name", ["CT_small.dcm", "examples_ybr_color.dcm"])
+def test_what_was_not_the_same_in_one_series_is_not_in_the_next(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pydicom.dcmread(io.BytesIO(kind(name)))
+    data.private_block(0x0077, "OURS", create=True).add_new(0x01, "LT", "")
+
+    def file(series: str, number: str) -> bytes:
+        data[0x0077, 0x1001].value = 3000 * series
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.InstanceNumber = (
+            UID("1.2.3"),
+            UID(f"1.2.3.{series}"),
+            number,
+        )
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{series}.{number}")
+        return saved(data)
+
+    gleaner = Gleaner()
+    first = read(file("1", "1"))
+    assert first is not None
+    gleaner.remember(first)
+    assert check(gleaner, file("1", "2"))
+    assert check(gleaner, file("2", "1"))  # as the first of the series before, but for UIDs
+    with monkeypatch.context() as patched:
+        patched.setattr(gleaning, "Walk", None)
+        other = gleaner.glean(file("2", "2"))
+    assert other is not None and other.kept is not None
+    assert len(other.kept) < 300
+    assert check(gleaner, file("2", "3"))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_one_of_a_known_shape_is_not_walked_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = kind(name)

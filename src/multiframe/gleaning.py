@@ -9,7 +9,7 @@ values of the same length is not even walked over. It must not know files, nor w
 import json
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -50,6 +50,7 @@ _AS_KEPT = frozenset((  # JSON writes strings and integers one way
 _MOST = 16  # kinds of header that are remembered
 _MOST_CHANGED = 64  # from here on reading takes no longer
 _MOST_SHAPES = 12  # that are remembered
+_SHORT = 64  # bytes of a value that may as well be kept of each
 _LONGEST_PATTERN = 1 << 20  # bytes
 _MARGIN = 1024  # bytes that a header may be longer than those before it, before it has to be read anew
 
@@ -114,8 +115,9 @@ def _facts(header: Header) -> str:
 class _Known:
     """A header, and where its elements lie, so that others can be compared with it."""
 
-    def __init__(self, one: Gleaned, elements: Sequence[Element]) -> None:
+    def __init__(self, one: Gleaned, elements: Sequence[Element], varied: set[int]) -> None:
         header = one.header
+        self.varied = varied  # tags of the instance that were not the same in all of its kind, and told by their value
         at = header.dataset_at
         self.one, self.elements = one, elements
         self.data = header.raw[at:]
@@ -140,14 +142,13 @@ class _Known:
         """Say up to which element all are the same, from element `k` on, which is compared with what lies at `at`."""
         starts, n = self.starts, len(self.tags)
         by = at - starts[k]
-        step, growing = 8, True
-        while k < n and step:
-            upto = min(k + step, n)
+        step, differs = 8, n + 1  # somewhere before that element
+        while k < min(n, differs - 1):
+            upto = min(k + step, n) if differs > n else (k + differs) // 2
             if data.startswith(self.data[starts[k] : starts[upto]], by + starts[k]):
-                k = upto
-                step = 4 * step if growing else step // 2
+                k, step = upto, 4 * step
             else:
-                growing, step = False, (upto - k) // 2
+                differs = upto
         return k
 
     def moved(self, k: int, by: int) -> Element:
@@ -274,11 +275,15 @@ class Gleaner:
             return
         elements = _elements(header)
         if elements:
-            self._known.pop(meta.kind, None)
-            while len(self._known) >= _MOST:
-                del self._known[next(iter(self._known))]
-            self._known[meta.kind] = _Known(one, elements)
-            self._longest = max(len(known.one.header.raw) for known in self._known.values())
+            before = self._known.get(meta.kind)
+            self._keep(meta, _Known(one, elements, before.varied if before else set()))
+
+    def _keep(self, meta: "_Meta", known: _Known) -> None:
+        self._known.pop(meta.kind, None)
+        while len(self._known) >= _MOST:
+            del self._known[next(iter(self._known))]
+        self._known[meta.kind] = known
+        self._longest = max(len(known.one.header.raw) for known in self._known.values())
 
     def glean(self, data: bytes) -> Gleaned | None:
         """Glean what is kept of the header that a file begins with.
@@ -310,21 +315,24 @@ class Gleaner:
         if found is None or taken is None:
             return None
         one, own = taken
+        same_series = one.study is known.one.study and one.series is known.one.series
+        if own is not None and not same_series:
+            # It differs from another series also in what may be the same in all of its own.
+            own = [(element, spell) for element, spell in own if spell and element.stop - element.start <= _SHORT]
         holes = [meta.instance, *((element.start, element.stop) for element, _ in own or ())]
         holes = [hole for hole in holes if hole[0] < hole[1]]
         beside: _Beside | None = None
         size = len(one.header.raw)
-        if one.study is known.one.study and one.series is known.one.series:
+        if same_series:
             beside = _Beside(known, Difference(size, without(_same(data, meta, known, found), holes)))
             pattern, kept = beside.kept(one.header.raw)
             one = replace(one, pattern=pattern, kept=kept)
         else:
-            self.remember(one)  # the next ones are of that series, too
-            known = self._known[meta.kind]
-            if known.one is one:
-                beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
-                if known.pattern is not None:
-                    one = replace(one, kept=known.pattern["header"])
+            known = _Known(one, _elements_of(known, found), known.varied)
+            self._keep(meta, known)  # the next ones are of that series, too
+            beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
+            if known.pattern is not None:
+                one = replace(one, kept=known.pattern["header"])
         if own is not None:
             self._shapes.insert(0, _Shape(data, holes, one, own, beside))
             del self._shapes[_MOST_SHAPES:]
@@ -388,6 +396,12 @@ def _elements(header: Header) -> list[Element] | None:
         return None
     found = {element.tag: (element.start, element.stop) for element in elements if element.tag in header.values}
     return elements if found == {tag: where for tag, where in header.values.items() if tag != _SYNTAX} else None
+
+
+def _elements_of(known: _Known, found: "_Compared") -> list[Element]:
+    """Give the elements of a header that was compared."""
+    same = [known.moved(k, by) for first, stop, by in found.runs for k in range(first, stop)]
+    return sorted([*same, *(element for _, element in found.changed)])
 
 
 def _compared(data: bytes, at: int, known: _Known) -> _Compared | None:
@@ -456,6 +470,8 @@ def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tu
                 decisive.append(element)
             if element.tag in one.header.values:
                 values[element.tag] = element.start, element.stop
+    # What was not the same before will not be from here on, though it is in this one.
+    again = [known.moved(k, by) for k, by in _varied(known, found)]
     for _, element in found.changed:
         if element.tag in one.header.values:
             values[element.tag] = element.start, element.stop
@@ -464,7 +480,7 @@ def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tu
     teller = Teller(header)
     own: list[tuple[Element, Callable[[bytes], str] | None]] = []
     alike = True
-    for element in sorted((*decisive, *(element for _, element in found.changed))):
+    for element in sorted((*decisive, *again, *(element for _, element in found.changed))):
         line = teller.tell(element)
         if element.tag in _DECISIVE:
             continue
@@ -472,9 +488,19 @@ def _taken_over(data: bytes, meta: _Meta, known: _Known, found: _Compared) -> tu
         if level_of(element.tag) == "instance":
             spell = teller.spelling(element) if line else None
             own.append((element, spell))
+            if spell is not None:
+                known.varied.add(element.tag)
             alike = alike and (spell is not None or not line)
     one = _rows(header, known, told)
     return one, own if alike else None
+
+
+def _varied(known: _Known, found: _Compared) -> Iterator[tuple[int, int]]:
+    """Give the elements that are the same this time, though they were not in others of their kind."""
+    for tag in known.varied:
+        k = bisect_left(known.tags, tag)
+        if known.tags[k : k + 1] == [tag] and known.elements[k].stop >= 0:
+            yield from ((k, by) for first, stop, by in found.runs if first <= k < stop)
 
 
 def _as_kept(text: str, vr: str) -> str:

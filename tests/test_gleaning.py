@@ -161,7 +161,8 @@ def test_what_was_not_the_same_in_one_series_is_not_in_the_next(name: str, monke
     with monkeypatch.context() as patched:
         patched.setattr(gleaning, "Walk", None)
         other = gleaner.glean(file("2", "2"))
-    assert other is not None and other.kept is not None
+    assert other is not None
+    assert other.kept is not None
     assert len(other.kept) < 300
     assert check(gleaner, file("2", "3"))
 

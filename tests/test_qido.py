@@ -438,7 +438,7 @@ def test_what_is_told_of_requests(client: Client) -> None:
     assert found
     for one in found:
         items = one["00400275"]["Value"]
-        assert all(item.keys() == {"00400009", "00401001"} for item in items)
+        assert all(list(item) == ["00400009", "00401001"] for item in items)
         assert any(
             (value(i, "00400009"), value(i, "00401001")) == ("S1", "R1") for i in items if "Value" in i["00400009"]
         )

@@ -152,6 +152,21 @@ def test_head_is_get_without_its_body(server, big):
     assert head.content == b""
 
 
+def test_what_goes_on_goes_on_with_the_same_or_not_at_all(server, big):
+    url = f"{big.url}/frames/9"
+    whole = server.get(url, accept=OCTETS)
+    etag = whole.headers["etag"]
+    for named in (etag, f'"x", {etag}', "*"):
+        rest = server.get(url, accept=OCTETS, range="bytes=9-", if_match=named)
+        assert (rest.status_code, rest.content) == (206, whole.content[9:])
+    for named in ('"x"', f"W/{etag}"):
+        for method in ("GET", "HEAD"):
+            headers = {"accept": OCTETS, "range": "bytes=9-", "if-match": named}
+            refused = server.client.request(method, url, headers=headers)
+            assert (refused.status_code, refused.headers["etag"]) == (412, etag)
+    assert refused.headers["content-type"] == "application/json"
+
+
 @pytest.mark.parametrize("accept", [OCTETS, "image/jpeg"])
 def test_ranges_are_slices_of_the_same_bytes(server, big, accept):
     url = f"{big.url}/frames/9"

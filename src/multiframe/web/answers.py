@@ -28,7 +28,7 @@ from multiframe.rope import Made, Rope, digest
 from multiframe.settings import Settings
 from multiframe.source import is_far, run_async
 from multiframe.web.lookup import current
-from multiframe.web.media import content_range, etag_matches, parse_range
+from multiframe.web.media import PreconditionFailed, content_range, etag_expected, etag_matches, parse_range
 from multiframe.web.once import ClientGone, Gone, Once, Shared
 from multiframe.web.tracing import span
 from multiframe.web.witness import failed
@@ -360,7 +360,7 @@ async def body_answer(
     request: Request, body: Body, headers: dict[str, str], *, lease: Lease | Shared | None = None,
     whole: HTTPStatus = HTTPStatus.OK,
 ) -> Response:  # fmt: skip
-    """Answer with a body: 200, 206, 304 or 416, GET or HEAD (RFC 9110 13, 14).
+    """Answer with a body: 200, 206, 304, 412 or 416, GET or HEAD (RFC 9110 13, 14).
 
     Parameters
     ----------
@@ -384,6 +384,8 @@ async def _body_answer(
     settings: Settings = request.app.state.settings
     budget: MemoryBudget = request.app.state.budget
     etag = body.etag
+    if not etag_expected(request.headers.get("if-match"), etag):
+        raise PreconditionFailed(etag)
     headers |= {"etag": etag, "accept-ranges": "bytes", "vary": "Accept"}
     headers.setdefault("cache-control", lasting(request))
     kept = await not_modified(request, headers, body.instances)

@@ -57,7 +57,7 @@ from multiframe.web.forwarded import networks, split_host
 from multiframe.web.gauges import Gauges
 from multiframe.web.journal import REQUEST, Format, Journal
 from multiframe.web.lookup import COUNTED, DICOMWEB
-from multiframe.web.media import RangeNotSatisfiable
+from multiframe.web.media import PreconditionFailed, RangeNotSatisfiable
 from multiframe.web.once import ClientGone
 from multiframe.web.origins import Origins
 from multiframe.web.sockets import NO_METHOD
@@ -80,6 +80,7 @@ STATUS: dict[type[Exception], int] = {
     Forbidden: 403,
     lookup.NotThere: 404,
     lookup.TooMuch: 413,
+    PreconditionFailed: 412,
     RangeNotSatisfiable: 416,
     arriving.NotYet: 503,
     stow.Stalled: 408,
@@ -434,6 +435,7 @@ def create_app(
             lookup.BadRequest: _refused,
             lookup.NotThere: _refused,
             lookup.TooMuch: _refused,
+            PreconditionFailed: _refused,
             RangeNotSatisfiable: _refused,
             Unauthenticated: _refused,
             Forbidden: _refused,

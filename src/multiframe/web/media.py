@@ -21,6 +21,7 @@ __all__ = [
     "MediaRange",
     "MixedAccept",
     "Octets",
+    "PreconditionFailed",
     "RangeNotSatisfiable",
     "Taken",
     "accepts_json",
@@ -29,6 +30,7 @@ __all__ = [
     "choose_frames",
     "choose_octets",
     "content_range",
+    "etag_expected",
     "etag_matches",
     "multipart",
     "multipart_type",
@@ -556,6 +558,14 @@ class RangeNotSatisfiable(Exception):
         self.headers = {"content-range": content_range(None, size), "accept-ranges": "bytes"}
 
 
+class PreconditionFailed(Exception):
+    """What is there is not what If-Match names (RFC 9110 13.1.1)."""
+
+    def __init__(self, etag: str) -> None:
+        super().__init__(f"If-Match names something else than what is there, {etag}: begin anew")
+        self.headers = {"etag": etag}
+
+
 def parse_range(header: str | None, size: int) -> ByteRange | None:
     """Read a Range header that asks for one stretch of bytes.
 
@@ -607,6 +617,17 @@ def content_range(part: ByteRange | None, size: int) -> str:
     ('bytes 10-19/100', 'bytes */100')
     """
     return f"bytes */{size}" if part is None else f"bytes {part.start}-{part.stop - 1}/{size}"
+
+
+def etag_expected(header: str | None, etag: str) -> bool:
+    """Whether If-Match lets the answer with this entity tag out (strong comparison, RFC 9110 13.1.1).
+
+    Examples
+    --------
+    >>> etag_expected('"a", "b"', '"b"'), etag_expected('W/"b"', '"b"'), etag_expected("*", '"b"')
+    (True, False, True)
+    """
+    return header is None or not {"*", etag}.isdisjoint(tag.strip() for tag in header.split(","))
 
 
 def etag_matches(header: str | None, etag: str) -> bool:

@@ -288,7 +288,7 @@ def _path(root: str, path: str) -> Json:
         ]  # fmt: skip
     if told.ranges:
         parameters.append({"name": "Range", "in": "header", "required": False, "schema": {"type": "string"}})
-    statuses = {200, *_ERRORS, *told.statuses, *((206, 304, 416) if told.ranges else ())}
+    statuses = {200, *_ERRORS, *told.statuses, *((206, 304, 412, 416) if told.ranges else ())}
     name = re.sub(r"\W+", "_", f"{root}{path}".replace("/dicom-web", "")).lstrip("_")
     operation = {
         "summary": told.summary,

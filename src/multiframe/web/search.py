@@ -284,7 +284,7 @@ def _told(lines: Lines, fields: Fields, parted: Iterable[str]) -> Lines:
 
 def _inside(attributes: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for tag in attributes.keys() & fields.keys():
+    for tag in sorted(attributes.keys() & fields.keys()):  # F.2.2; and the same in every process
         element, inside = attributes[tag], fields[tag]
         if inside is not None and "Value" in element:
             items = [_inside(item, inside) for item in element["Value"] if isinstance(item, dict)]

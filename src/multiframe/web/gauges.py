@@ -26,14 +26,14 @@ __all__ = ["METRICS", "Gauges", "Metric", "shared"]
 type Kind = Literal["counter", "gauge", "histogram"]
 
 STATUSES: Final = (
-    200, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 405, 406, 408, 409, 411, 413, 415, 416, 421, 422, 429,
-    431, 499, 500, 501, 502, 503, 504, 507,
+    200, 202, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 405, 406, 408, 409, 411, 412, 413, 415, 416, 421, 422,
+    429, 431, 499, 500, 501, 502, 503, 504, 507,
 )  # fmt: skip
 
 ERRORS: Final = (
     *errors.__all__, "BadRequest", "NotThere", "TooMuch", "MisdirectedRequest", "HTTPError", "Unauthenticated",
-    "Forbidden", "Unverifiable", "LengthRequired", "UnsupportedMedia", "RangeNotSatisfiable", "NotYet", "Stalled",
-    "other",
+    "Forbidden", "Unverifiable", "LengthRequired", "UnsupportedMedia", "RangeNotSatisfiable", "PreconditionFailed",
+    "NotYet", "Stalled", "other",
 )  # fmt: skip
 """Kinds of error that are told by name; ``other`` is one nobody foresaw."""
 

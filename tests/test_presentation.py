@@ -8,7 +8,7 @@ from multiframe.errors import NotAcceptable
 from multiframe.picture import MEDIA_TYPES, Viewport
 from multiframe.render import Presentation, Window
 from multiframe.web.media import parse_accept
-from multiframe.web.presentation import choose_rendered, of_rendered, of_wado_uri
+from multiframe.web.presentation import choose_rendered, choose_uri, of_rendered, of_wado_uri
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_any_text(query, thumbnail):
 
 
 def chosen(accept: str, *, several: bool = False) -> tuple[bool, str]:
-    form = choose_rendered(parse_accept(accept), several=several)
+    form = choose_rendered(parse_accept(accept), MEDIA_TYPES, several=several)
     return form.multipart, form.media_type
 
 
@@ -128,6 +128,10 @@ def test_accept_for_one_picture():
     assert chosen('multipart/related; type="image/png"') == (True, "image/png")
     assert chosen("multipart/related") == (True, "image/jpeg")
     assert chosen("multipart/related; type=image/jp2; type=image/gif") == (True, "image/gif")
+    # What an entry says of one type counts more than what another says of all.
+    assert chosen("image/jpeg;q=0.1, image/*") == (False, "image/png")
+    assert chosen("image/*;q=0, */*, image/gif;q=0.1") == (False, "image/gif")
+    assert chosen("multipart/related, image/gif;q=0.5") == (True, "image/jpeg")
 
 
 def test_accept_for_several():
@@ -152,6 +156,56 @@ def test_accept_of_another_kind():
         chosen("image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.50")
 
 
+def test_a_video_is_given_as_its_own_type():
+    for accept, multipart in (
+        ("", False), ("video/*", False), ("video/mp4", False), ("VIDEO/MP4", False), ("multipart/related", True),
+        ('multipart/related; type="video/mp4"', True), ("multipart/related; type=video/*, */*;q=0.1", True),
+        ("video/mp4, multipart/related; type=video/mp4", False),
+    ):  # fmt: skip
+        form = choose_rendered(parse_accept(accept), ["video/mp4"], several=False)
+        assert (form.multipart, form.media_type) == (multipart, "video/mp4"), accept
+    for accept in ("image/jpeg", "video/webm", "video/mp4;q=0", "multipart/related; type=image/jpeg"):
+        with pytest.raises(NotAcceptable, match="video/mp4"):
+            choose_rendered(parse_accept(accept), ["video/mp4"], several=False)
+
+
+FILE = "application/dicom"
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        ("", FILE), ("*/*", FILE), ("application/*", FILE), ("application/json, text/plain, */*", FILE),
+        ("application/dicom, image/jpeg;q=0.9", FILE), ("image/jls, application/dicom;q=0.1", FILE),
+        ("image/png", "image/png"), ("image/*", "image/jpeg"), ("image/gif, image/png", "image/gif"),
+        ("image/gif;q=0.5, image/png;q=0.6", "image/png"), ("image/webp, image/png;q=0.1", "image/png"),
+        ("application/dicom;q=0.5, image/png", "image/png"),
+        # Image elements and windows of browsers, newer and older ones.
+        ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", "image/jpeg"),
+        ("image/avif,image/webp,*/*", "image/jpeg"), ("image/png,image/*;q=0.8,*/*;q=0.5", "image/png"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", "image/jpeg"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "image/jpeg"),
+        ("text/html", None), ("image/webp", None), ("application/json", None), ("image/png;q=0", None),
+        ("multipart/related; type=image/png", None), ("application/dicom+json", None), ("text/plain;q=0, x/y", None),
+    ],
+)  # fmt: skip
+def test_what_wado_uri_gives(accept, given):
+    if given is None:
+        with pytest.raises(NotAcceptable, match=r"given here are image/jpeg.*application/dicom: not what Accept names"):
+            choose_uri(parse_accept(accept), MEDIA_TYPES, default=FILE)
+    else:
+        assert choose_uri(parse_accept(accept), MEDIA_TYPES, default=FILE) == given
+
+
+def test_what_wado_uri_gives_by_the_standard():
+    for accept, expected in (
+        ("", "image/jpeg"), ("*/*", "image/jpeg"), ("application/dicom", FILE), ("image/jls, image/png", "image/png"),
+        ("image/jls,application/dicom,image/png", FILE),
+    ):  # fmt: skip
+        assert choose_uri(parse_accept(accept), MEDIA_TYPES) == expected
+    assert choose_uri((), ()) == FILE
+
+
 PIECES = [*MEDIA_TYPES, "*/*", "image/*", "multipart/related", ";q=0", ";", ",", "type=", "application/dicom"]
 
 
@@ -162,7 +216,7 @@ PIECES = [*MEDIA_TYPES, "*/*", "image/*", "multipart/related", ";q=0", ";", ",",
 @settings(max_examples=300)
 def test_any_accept(accept, several):
     try:
-        form = choose_rendered(parse_accept(accept), several=several)
+        form = choose_rendered(parse_accept(accept), MEDIA_TYPES, several=several)
     except NotAcceptable:
         return
     except ValueError as error:

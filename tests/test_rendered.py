@@ -280,6 +280,32 @@ def test_wado_uri(server, folder, film):
         assert answer.status_code == status, bad
         assert answer.json()["message"]
     assert wado(film, annotation="patient").headers["warning"]
+    for content_type, expected in {"image/jls, image/png;q=0.5": "image/png", "image/gif,image/png": "image/gif",
+                                "text/html, application/dicom": "application/dicom"}.items():  # fmt: skip
+        assert wado(film, contentType=content_type).headers["content-type"] == expected
+    assert wado(film, contentType="nonsense").status_code == 400
+    said = wado(film, contentType="text/html").json()["message"]
+    assert said == "given here are image/jpeg, image/png, image/gif, application/dicom: not what contentType names"
+
+
+def test_wado_uri_goes_by_accept(server, folder, film):
+    def asked(served: Served, accept: str) -> httpx.Response:
+        names = dict(zip(("studyUID", "seriesUID", "objectUID"), served.uids, strict=True))
+        url = str(httpx.URL("wado", params={"requestType": "WADO", **names}))
+        return server.get(url, accept=accept)
+
+    for accept in ("image/png", "image/webp, image/png;q=0.5, image/gif;q=0.4", "image/png, application/dicom;q=0.9"):
+        assert number(picture(asked(film, accept), "image/png")) == FRAMES // 2 + 1
+    assert number(picture(asked(film, "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"))) == 5
+    for accept in ("text/html", "image/webp", "application/json"):
+        assert asked(film, accept).status_code == 406
+        assert "application/dicom" in asked(film, accept).json()["message"]
+    report = Served(folder / "report")
+    assert asked(report, "image/png, application/dicom;q=0.1").headers["content-type"] == "application/dicom"
+    assert asked(report, "image/png").status_code == 406
+    video = Served(folder / "video")
+    assert asked(video, "*/*").headers["content-type"] == "application/dicom"
+    assert asked(video, "video/webm,video/ogg,video/*;q=0.9,application/ogg;q=0.7,*/*;q=0.5").content == FILM
 
 
 # --- series and studies
@@ -339,6 +365,13 @@ def test_video_is_given_as_it_is_stored(server, folder):
         answer = server.get(f"{served.url}/rendered", accept=accept)
         assert answer.headers["content-type"] == "video/mp4"
         assert answer.content == FILM
+    for accept in ('multipart/related; type="video/mp4"', "multipart/related", "multipart/related; type=video/*"):
+        answer = server.get(f"{served.url}/rendered", accept=accept)
+        found = re.fullmatch(r'multipart/related; type="video/mp4"; boundary=(\S+)', answer.headers["content-type"])
+        assert found
+        head = f"--{found[1]}\r\nContent-Type: video/mp4\r\n\r\n".encode()
+        assert answer.content == head + FILM + f"\r\n--{found[1]}--\r\n".encode()
+        assert answer.headers["content-length"] == str(len(answer.content))
     part = server.get(f"{served.url}/rendered", range="bytes=4-11")
     assert (part.status_code, part.content) == (206, b"ftypmp42")
     assert part.headers["content-range"] == f"bytes 4-11/{len(FILM)}"

@@ -31,6 +31,7 @@ from multiframe.following import Follower
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.opening import header_of
+from multiframe.picture import MediaType
 from multiframe.ranges import ByteRange
 from multiframe.render import Facts, representative
 from multiframe.rope import Made, Rope
@@ -298,7 +299,9 @@ def _pictured(instance: Instance) -> int:
     return instance.header.declared_frames or 1
 
 
-async def _pictures(request: Request, growing: Growing, indices: Sequence[int], wanted: Wanted, form: Form) -> Response:
+async def _pictures(
+    request: Request, growing: Growing, indices: Sequence[int], wanted: Wanted, form: Form[MediaType]
+) -> Response:
     instance, state = growing.instance, request.app.state
     drawing = Drawing.of(instance, wanted, form, state.settings)
     index = await _reached(request, growing, max(indices))

@@ -17,6 +17,8 @@ from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 
 __all__ = [
     "CODINGS",
+    "MOST_ENTRIES",
+    "PART10",
     "Choice",
     "MediaRange",
     "MixedAccept",
@@ -68,7 +70,7 @@ _DEFAULTS = {
 _PICTURES = ("image/png", "image/gif", "image/webp", "image/avif", "image/apng", "text/html", "text/plain")
 """Rendered media types: none of them is DICOM's (PS3.18 8.7.4)."""
 
-_MOST_ENTRIES = 64
+MOST_ENTRIES = 64
 """Of an Accept header: more are nobody's wish."""
 
 
@@ -217,7 +219,7 @@ def choose_frames(
     >>> choose_frames(parse_accept("image/jpeg"), jpeg, count=1).multipart
     False
     """
-    entries = tuple(accept)[:_MOST_ENTRIES] or (MediaRange("*/*"),)
+    entries = tuple(accept)[:MOST_ENTRIES] or (MediaRange("*/*"),)
     _of_one_kind(entries)
     best: tuple[float, Choice] | None = None
     for entry in entries:

@@ -72,7 +72,7 @@ _TABLE: Final = (
         r"/wado/?",
         "An object, or a picture of a frame, by WADO-URI (PS3.18 9)",
         "WADO-URI",
-        (_PART10, *_PICTURES),
+        (_PART10, *_PICTURES, "video/*"),
         _WADO_URI,
         ranges=True,
     ),

@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 from multiframe.errors import NotAcceptable
 from multiframe.picture import LARGEST, MEDIA_TYPES, MediaType, Viewport
 from multiframe.render import Function, Presentation, Window
-from multiframe.web.media import MediaRange
+from multiframe.web.media import MOST_ENTRIES, PART10, MediaRange
 
-__all__ = ["THUMBNAIL", "Form", "Wanted", "choose_rendered", "of_rendered", "of_wado_uri"]
+__all__ = ["THUMBNAIL", "Form", "Wanted", "choose_rendered", "choose_uri", "of_rendered", "of_wado_uri"]
 
 THUMBNAIL = 256
 """Pixels a side of a thumbnail, where nobody says."""
@@ -25,7 +25,8 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(?:[eE][+-]?\d{1,
 _FUNCTIONS: dict[str, Function] = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 _ANNOTATION = "annotations are not burned in: left out"
 _ALIASES: dict[str, MediaType] = {"image/jpg": "image/jpeg"}
-_DICOM = ("application/dicom", "application/dicom+json", "application/dicom+xml", "application/octet-stream")
+_DICOM = (PART10, "application/dicom+json", "application/dicom+xml", "application/octet-stream")
+_SHOWN = ("text/html", "application/pdf")  # plain text is named by libraries that want anything
 
 type Query = Iterable[tuple[str, str]]
 
@@ -231,30 +232,35 @@ def _annotation(values: dict[str, str]) -> tuple[str, ...]:
 # --- Accept
 
 
-class Form(NamedTuple):
-    """How pictures are sent.
+class Form[T: str](NamedTuple):
+    """How what is rendered is sent.
 
     Attributes
     ----------
     multipart : bool
-        In parts, or one picture as the whole body.
+        In parts, or one as the whole body.
     media_type : str
         Of each.
     """
 
     multipart: bool
-    media_type: MediaType
+    media_type: T
 
 
-def choose_rendered(accept: Sequence[MediaRange], *, several: bool, asked: str = "Accept") -> Form:
-    """Choose how rendered pictures are sent.
+def choose_rendered[T: str](
+    accept: Sequence[MediaRange], offers: Sequence[T], *, several: bool, asked: str = "Accept"
+) -> Form[T]:
+    """Choose how what is rendered is sent.
 
-    One picture goes alone, unless ``multipart/related`` is asked for; several go in parts or not at all.
+    One picture goes alone, unless ``multipart/related`` is asked for; several go in parts or not at all. Each form has
+    the weight of the most specific entry that takes it (RFC 9110 12.5.1); of equals what the client names first.
 
     Parameters
     ----------
     accept : sequence of MediaRange
         What the client takes; empty: anything.
+    offers : sequence of str
+        Media types that can be had, the best first.
     several : bool
         Whether the resource has more than one picture.
     asked : str
@@ -269,33 +275,87 @@ def choose_rendered(accept: Sequence[MediaRange], *, several: bool, asked: str =
 
     Examples
     --------
+    >>> from multiframe.picture import MEDIA_TYPES
     >>> from multiframe.web.media import parse_accept
-    >>> choose_rendered(parse_accept("image/webp, image/png;q=0.8, */*;q=0.5"), several=False)
+    >>> choose_rendered(parse_accept("image/webp, image/png;q=0.8, */*;q=0.5"), MEDIA_TYPES, several=False)
     Form(multipart=False, media_type='image/png')
-    >>> choose_rendered(parse_accept("*/*"), several=True)
+    >>> choose_rendered(parse_accept("*/*"), MEDIA_TYPES, several=True)
     Form(multipart=True, media_type='image/jpeg')
+    >>> choose_rendered(parse_accept('multipart/related; type="video/mp4"'), ["video/mp4"], several=False)
+    Form(multipart=True, media_type='video/mp4')
 
     References
     ----------
     PS3.18 8.7.4 (rendered media types), 8.7.5 (what is acceptable).
     """
-    entries = [(_named(entry), entry) for entry in accept or (MediaRange("*/*"),)]
-    rendered = any(name in MEDIA_TYPES or name == "image/*" for names, _ in entries for name in names)
-    if rendered and any(name in _DICOM for names, _ in entries for name in names):
+    entries = tuple(accept)[:MOST_ENTRIES] or (MediaRange("*/*"),)
+    names = {name for entry in entries for name in _named(entry)}
+    rendered = not names.isdisjoint({"image/*", *MEDIA_TYPES, *offers})
+    if rendered and not names.isdisjoint(_DICOM):
         raise ValueError(f"{asked} mixes DICOM media types with rendered ones: one kind or the other")
-    if rendered and any(entry.values("transfer-syntax") for _, entry in entries):
+    if rendered and any(entry.values("transfer-syntax") for entry in entries):
         raise ValueError("a rendered media type has no transfer-syntax")
-    refused = {name for names, entry in entries if entry.q == 0 and not _in_parts(entry) for name in names}
-    for names, entry in sorted(entries, key=lambda e: -e[1].q):
+    ways = [Form(multipart, offer) for multipart in ([True] if several else [False, True]) for offer in offers]
+    best = max(ways, key=lambda way: _weight(way, entries, several=several), default=None)
+    if best is None or not _weight(best, entries, several=several)[0]:
+        form = " in multipart/related, for they are several" if several else ""
+        raise NotAcceptable(f"given here are {', '.join(offers)}{form}: not what {asked} names")
+    return best
+
+
+def choose_uri(accept: Sequence[MediaRange], offers: Sequence[str], *, default: str = "", asked: str = "Accept") -> str:
+    """Choose what WADO-URI gives of an instance: its file, or what it is rendered as.
+
+    Parameters
+    ----------
+    accept : sequence of MediaRange
+        What the client takes; empty: anything.
+    offers : sequence of str
+        Rendered media types that can be had, the best first.
+    default : str
+        One that is given where others weigh as much, and no rendered one is named that a browser shows.
+    asked : str
+        What the client says that by.
+
+    Raises
+    ------
+    NotAcceptable
+        Nothing the client takes can be given.
+
+    Examples
+    --------
+    >>> from multiframe.picture import MEDIA_TYPES
+    >>> from multiframe.web.media import parse_accept
+    >>> def chosen(accept: str) -> str:
+    ...     return choose_uri(parse_accept(accept), MEDIA_TYPES, default="application/dicom")
+    >>> chosen("*/*"), chosen("image/avif,image/webp,*/*;q=0.8"), chosen("image/png")
+    ('application/dicom', 'image/jpeg', 'image/png')
+
+    References
+    ----------
+    PS3.18 9.4.1, 9.5.
+    """
+    entries = tuple(accept)[:MOST_ENTRIES] or (MediaRange("*/*"),)
+    weights = {offer: _weight(Form(False, offer), entries, several=False) for offer in (*offers, PART10)}
+    best = max(weights, key=lambda offer: weights[offer])
+    if not weights[best][0]:
+        raise NotAcceptable(f"given here are {', '.join(weights)}: not what {asked} names")
+    shown = any(e.q and (e.type in _SHOWN or e.type.startswith(("image/", "video/"))) for e in entries)
+    if default in weights and not shown and weights[default][0] == weights[best][0]:
+        return default
+    return best
+
+
+def _weight[T: str](way: Form[T], entries: Sequence[MediaRange], *, several: bool) -> tuple[float, int]:
+    """Give the weight of the most specific entry that takes a form, and how far in front it stands; 0: none does."""
+    best = (-1, 0.0, 0)
+    for i, entry in enumerate(entries):
         in_parts = _in_parts(entry) or (several and entry.type == "*/*")
-        if entry.q == 0 or (several and not in_parts):
-            continue
-        for name in names:
-            for media_type in MEDIA_TYPES:
-                if name in (media_type, "image/*", "*/*") and media_type not in refused - {name}:
-                    return Form(in_parts, media_type)
-    form = " in multipart/related, for they are several" if several else ""
-    raise NotAcceptable(f"pictures are given as {', '.join(MEDIA_TYPES)}{form}: not what {asked} names")
+        for name in _named(entry) if in_parts == way.multipart else ():
+            taken = ("*/*", f"{way.media_type.partition('/')[0]}/*", way.media_type.lower())
+            if name in taken:
+                best = max(best, (taken.index(name), entry.q, -i))
+    return best[1:]
 
 
 def _in_parts(entry: MediaRange) -> bool:
@@ -303,6 +363,6 @@ def _in_parts(entry: MediaRange) -> bool:
 
 
 def _named(entry: MediaRange) -> list[str]:
-    """Give the media types an entry of Accept names for a picture."""
+    """Give the media types an entry of Accept names for what is rendered."""
     names = [name.lower() for name in entry.values("type")] or ["*/*"] if _in_parts(entry) else [entry.type]
     return [_ALIASES.get(name, name) for name in names]

@@ -20,7 +20,7 @@ from multiframe.catalog import Catalog
 from multiframe.errors import NoPixelData, NotAcceptable, NotFramewise
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
-from multiframe.picture import revision
+from multiframe.picture import MEDIA_TYPES, MediaType, revision
 from multiframe.ranges import Buffer
 from multiframe.render import Facts, Presentation, draw, representative
 from multiframe.rope import Rope, digest
@@ -30,7 +30,7 @@ from multiframe.web.answers import ASK, Body, Section, Works, body_answer, lasti
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
-from multiframe.web.media import boundary_of, multipart_type, parse_accept
+from multiframe.web.media import boundary_of, multipart, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
 from multiframe.web.once import Gone, Shared
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
@@ -43,9 +43,10 @@ __all__ = [
     "frames_rendered",
     "instance_rendered",
     "is_thumbnail",
+    "offers_of",
     "picture_headers",
     "pictures_of",
-    "wado_uri_picture",
+    "wado_uri_rendered",
     "wanted_of",
 ]
 
@@ -81,7 +82,8 @@ async def instance_rendered(request: Request) -> Response:
 
     async def use(instance: Instance) -> Response:
         if instance.syntax.family == "video" and not is_thumbnail(request):
-            return await _film(request, instance)
+            film = rendered_as(accept_of(request), offers_of(instance), several=False)
+            return await _film(request, instance, film)
         count = await _count(instance)
         form = pictures_of(accept_of(request), several=False)
         if form.multipart and count > 1 and not is_thumbnail(request):
@@ -117,15 +119,13 @@ async def series_thumbnail(request: Request) -> Response:
     raise NoPixelData("none of these instances has a picture")
 
 
-async def wado_uri_picture(
-    request: Request, study: str | None, series: str | None, uid: str, content_type: str
-) -> Response:
-    """Answer WADO-URI that asks for a picture.
+async def wado_uri_rendered(request: Request, study: str, series: str, uid: str, media_type: str) -> Response:
+    """Answer WADO-URI that asks for something rendered.
 
     Parameters
     ----------
-    content_type : str
-        What `contentType` names, or the standard's default; several may be separated by commas.
+    media_type : str
+        One of those that `offers_of` gives of the instance.
 
     References
     ----------
@@ -134,6 +134,8 @@ async def wado_uri_picture(
     query = request.query_params
 
     async def use(instance: Instance) -> Response:
+        if media_type not in MEDIA_TYPES:
+            return await _film(request, instance, Form(False, media_type))
         count = await _count(instance)
         if "frameNumber" in query:
             (index, *more) = indices_of(query["frameNumber"].strip(), count)
@@ -146,12 +148,16 @@ async def wado_uri_picture(
             wanted = of_wado_uri(query.multi_items(), columns=spec.columns, rows=spec.rows)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        form = pictures_of(content_type, several=False, asked="contentType" if "contentType" in query else "Accept")
-        if form.multipart:
-            raise NotAcceptable("WADO-URI gives one picture: contentType is image/jpeg, image/png or image/gif")
-        return await _one(request, instance, index, wanted, form)
+        return await _one(request, instance, index, wanted, Form(False, media_type))
 
     return await with_fresh(request, study, series, uid, use)
+
+
+def offers_of(instance: Instance) -> Sequence[str]:
+    """Give the media types that an instance can be rendered as, the best first (PS3.18 8.7.4)."""
+    if instance.syntax.family == "video":
+        return [instance.syntax.media_type]
+    return MEDIA_TYPES if instance.header.pixel_data is not None else ()
 
 
 def is_thumbnail(request: Request) -> bool:
@@ -176,7 +182,7 @@ def wanted_of(request: Request) -> Wanted:
         raise BadRequest(str(error)) from None
 
 
-def pictures_of(accept: str, *, several: bool, asked: str = "Accept") -> Form:
+def pictures_of(accept: str, *, several: bool) -> Form[MediaType]:
     """Choose how pictures are sent, by what the client takes.
 
     Raises
@@ -184,8 +190,13 @@ def pictures_of(accept: str, *, several: bool, asked: str = "Accept") -> Form:
     BadRequest, NotAcceptable
         That is malformed, or nothing that can be given.
     """
+    return rendered_as(accept, MEDIA_TYPES, several=several)
+
+
+def rendered_as[T: str](accept: str, offers: Sequence[T], *, several: bool) -> Form[T]:
+    """Choose how what can be rendered as `offers` is sent; raises as `pictures_of` does."""
     try:
-        return choose_rendered(parse_accept(accept), several=several, asked=asked)
+        return choose_rendered(parse_accept(accept), offers, several=several)
     except ValueError as error:
         raise BadRequest(str(error)) from None
 
@@ -214,7 +225,7 @@ async def _representative(instance: Instance, count: int) -> int:
     return await asyncio.to_thread(representative, instance.header, count)
 
 
-def _standing(request: Request, wanted: Wanted, form: Form) -> Callable[[Instance], Awaitable[Response]]:
+def _standing(request: Request, wanted: Wanted, form: Form[MediaType]) -> Callable[[Instance], Awaitable[Response]]:
     """Let one instance stand for its series or study: which one it is can be another tomorrow."""
 
     async def use(instance: Instance) -> Response:
@@ -227,7 +238,7 @@ def _standing(request: Request, wanted: Wanted, form: Form) -> Callable[[Instanc
 # --- how it is answered
 
 
-def picture_headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
+def picture_headers(wanted: Wanted, form: Form[MediaType], boundary: str) -> dict[str, str]:
     """Give the headers that tell what pictures these are."""
     headers = {"vary": "Accept", "content-type": form.media_type}
     if form.multipart:
@@ -237,12 +248,12 @@ def picture_headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]
     return headers
 
 
-def _key(what: str, wanted: Wanted, form: Form) -> str:
+def _key(what: str, wanted: Wanted, form: Form[MediaType]) -> str:
     """Name pictures that are not made yet: the same wishes, files and libraries make the same ones."""
     return digest(what, wanted.presentation, form, revision())
 
 
-def _part(data: bytes, boundary: str, form: Form, location: str = "") -> bytes:
+def _part(data: bytes, boundary: str, form: Form[MediaType], location: str = "") -> bytes:
     where = f"Content-Location: {location}\r\n" if location else ""
     return f"--{boundary}\r\nContent-Type: {form.media_type}\r\n{where}\r\n".encode() + data + b"\r\n"
 
@@ -252,7 +263,7 @@ def _end(boundary: str) -> bytes:
 
 
 async def _one(
-    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, ask: bool = False
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form[MediaType], *, ask: bool = False
 ) -> Response:
     """Answer with one picture: made before anything is sent, it has a length and ranges."""
     key = _key(f"{instance.stat.identity!r} {index}", wanted, form)
@@ -272,19 +283,19 @@ async def _one(
     return await body_answer(request, body, headers, lease=shared)
 
 
-async def _film(request: Request, instance: Instance) -> Response:
+async def _film(request: Request, instance: Instance, form: Form[str]) -> Response:
     """Answer with a video as it is stored: what plays it asks for ranges."""
-    media_type = instance.syntax.media_type
-    named = {entry.type for entry in parse_accept(accept_of(request) or "*/*") if entry.q > 0}
-    if named.isdisjoint({media_type.lower(), "video/*", "*/*"}):
-        raise NotAcceptable(f"this video is given as it is stored, as {media_type}: not what Accept names")
     index = await instance.grow_async(None)
-    rope = Rope(index.stream, identity=f"{instance.stat.identity!r} {media_type}")
-    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": media_type})
+    identity, content_type = f"{instance.stat.identity!r} {form}", form.media_type
+    rope = Rope(index.stream, identity=identity)
+    if form.multipart:
+        rope, boundary = multipart([(form.media_type, index.stream)], identity=identity)
+        content_type = multipart_type(form.media_type, boundary)
+    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
 
 
 async def _several(
-    request: Request, instance: Instance, indices: Sequence[int], wanted: Wanted, form: Form
+    request: Request, instance: Instance, indices: Sequence[int], wanted: Wanted, form: Form[MediaType]
 ) -> Response:
     """Answer with frames of an instance in parts, each made when the one before has left."""
     key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
@@ -305,7 +316,13 @@ async def _several(
 
 
 async def _of_each(
-    request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, form: Form, gone: int
+    request: Request,
+    study: str,
+    series: str | None,
+    listed: Sequence[str],
+    wanted: Wanted,
+    form: Form[MediaType],
+    gone: int,
 ) -> Response:
     """Answer with one picture an instance, in parts; those that have none are left out."""
     boundary = boundary_of(_key(f"{study} {series} {listed!r}", wanted, form))
@@ -359,7 +376,7 @@ class Drawing(NamedTuple):
     need: int
 
     @classmethod
-    def of(cls, instance: Instance, wanted: Wanted, form: Form, settings: Settings) -> Self:
+    def of(cls, instance: Instance, wanted: Wanted, form: Form[MediaType], settings: Settings) -> Self:
         """Look at what is wanted.
 
         Raises
@@ -396,7 +413,14 @@ class Drawing(NamedTuple):
 
 
 async def _drawn(
-    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, each: int = 0, begun: bool = False
+    request: Request,
+    instance: Instance,
+    index: int,
+    wanted: Wanted,
+    form: Form[MediaType],
+    *,
+    each: int = 0,
+    begun: bool = False,
 ) -> Shared:
     """Make a picture of one frame on a worker, once for all that want the same.
 

@@ -1,17 +1,19 @@
-"""WADO-URI: one object by query parameters, as a Part 10 file or as a picture (PS3.18 9).
+"""WADO-URI: one object by query parameters, as a Part 10 file or rendered (PS3.18 9).
 
-It reads the query and says which of the two is meant. It must not know how a file is wrapped, nor how a picture is
-made.
+It reads the query and says which of the two is meant. It must not know how a file is wrapped, nor how anything is
+rendered.
 """
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.web.doors import Forbidden, Row, access_of
-from multiframe.web.lookup import BadRequest, accept_of
+from multiframe.web.lookup import BadRequest, accept_of, with_fresh
 from multiframe.web.media import PART10, parse_accept
-from multiframe.web.rendered import wado_uri_picture
+from multiframe.web.presentation import choose_uri
+from multiframe.web.rendered import offers_of, wado_uri_rendered
 from multiframe.web.retrieve import Files, file_answer, layout_of
 
 __all__ = ["ROUTES", "wado"]
@@ -33,9 +35,19 @@ async def wado(request: Request) -> Response:
         raise BadRequest("anonymize cannot be done here: leave it out to be given the object as it is")
     if request.query_params.keys() & {"presentationUID", "presentationSeriesUID"}:
         raise BadRequest("presentation states are not applied: leave presentationUID and presentationSeriesUID out")
-    wanted = _one(request, "contentType") or _preferred(request, settings.wado_uri_default)
-    if not any(entry.type in (PART10, "application/*", "*/*") for entry in parse_accept(wanted)):
-        return await wado_uri_picture(request, study, series, uid, wanted)
+    named = _one(request, "contentType")
+    entries = parse_accept(named or accept_of(request))
+    if named and not entries:
+        raise BadRequest("contentType is a list of media types, such as image/jpeg")
+    # The standard's default is a picture; but clients that name none, ePAD among them, expect a DICOM object.
+    default = PART10 if settings.wado_uri_default == "dicom" and not named else ""
+
+    async def chosen(instance: Instance) -> str:
+        return choose_uri(entries, offers_of(instance), default=default, asked="contentType" if named else "Accept")
+
+    media_type = await with_fresh(request, study, series, uid, chosen)
+    if media_type != PART10:
+        return await wado_uri_rendered(request, study, series, uid, media_type)
     layout = layout_of(request, settings.layout_uri)
     syntaxes = [_one(request, "transferSyntax")]
     settled = Files(request, study, series, layout=layout, syntaxes=syntaxes, alone=True, asked="transferSyntax")
@@ -53,17 +65,6 @@ def _one(request: Request, name: str) -> str:
     if len(values) > 1:
         raise BadRequest(f"{name} is given twice")
     return values[0].strip() if values else ""
-
-
-def _preferred(request: Request, default: str) -> str:
-    """Say what a client wants that names no content type: a picture, if it is one that an image element asks for.
-
-    The standard's default is a JPEG; but clients that leave it out, ePAD among them, expect a DICOM object.
-    """
-    for entry in sorted(parse_accept(accept_of(request)), key=lambda e: -e.q):
-        if entry.type == PART10 or (entry.type.startswith("image/") and entry.q > 0):
-            return PART10 if entry.type == PART10 else "image/jpeg"
-    return PART10 if default == "dicom" else "image/jpeg"
 
 
 ROUTES = [Row("/wado", wado, "read", minds=True), Row("/wado/", wado, "read", minds=True)]

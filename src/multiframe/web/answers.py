@@ -42,6 +42,7 @@ __all__ = [
     "Section",
     "Works",
     "body_answer",
+    "in_pieces",
     "lasting",
     "leased",
     "made_kept",
@@ -500,6 +501,22 @@ async def leased(request: Request, size: int, *, begun: bool = True) -> Lease:
     timeout = None if begun else state.settings.memory_wait
     lease: Lease = await state.budget.acquire_async(min(size, state.budget.limit), timeout=timeout, who=who(request))
     return lease
+
+
+async def in_pieces(request: Request, body: Body, *, begun: bool) -> AsyncGenerator[Buffer]:
+    """Give a body of known size as a part of a stream, each piece inside a lease of its own.
+
+    Parameters
+    ----------
+    begun : bool
+        As of `leased`.
+    """
+    piece: int = request.app.state.settings.piece
+    for at in range(0, body.size, piece):
+        wanted = ByteRange(at, min(at + piece, body.size))
+        with await leased(request, wanted.size + body.heavy, begun=begun or at > 0):
+            for buffer in await body.read(request, wanted):
+                yield buffer
 
 
 class _StreamResponse(Response):

@@ -31,7 +31,6 @@ from multiframe.following import Follower
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.opening import header_of
-from multiframe.picture import MediaType
 from multiframe.ranges import ByteRange
 from multiframe.render import Facts, representative
 from multiframe.rope import Made, Rope
@@ -48,11 +47,11 @@ from multiframe.web.metadata import addresses, metadata_of
 from multiframe.web.presentation import Form, Wanted
 from multiframe.web.rendered import (
     Drawing,
+    form_of,
     frames_rendered,
     instance_rendered,
     is_thumbnail,
     picture_headers,
-    pictures_of,
     wanted_of,
 )
 from multiframe.web.retrieve import frame_file, retrieve
@@ -267,17 +266,18 @@ async def _frames_rendered(request: Request, growing: Growing) -> Response:
     """Give pictures of frames, once the last of them is there."""
     wanted = wanted_of(request)
     indices = indices_of(request.path_params["frames"], _pictured(growing.instance))
-    form = pictures_of(accept_of(request), several=len(indices) > 1)
+    form = form_of(accept_of(request), several=len(indices) > 1)
     return await _pictures(request, growing, indices, wanted, form)
 
 
 async def _instance_rendered(request: Request, growing: Growing) -> Response:
     """Give the picture that stands for the instance: of its first frame, until the one is there that will."""
     instance, wanted = growing.instance, wanted_of(request)
-    if instance.syntax.family == "video" and not is_thumbnail(request):
+    drawn = instance.header.pixel_data is not None and instance.syntax.family != "video"
+    if not (drawn or is_thumbnail(request)):
         return await _whole(request, growing)
     count = _pictured(instance)
-    form = pictures_of(accept_of(request), several=False)
+    form = form_of(accept_of(request), several=False)
     if form.multipart and not is_thumbnail(request):
         return await _pictures(request, growing, range(count), wanted, form)
     index = await asyncio.to_thread(representative, instance.header, count)
@@ -299,9 +299,7 @@ def _pictured(instance: Instance) -> int:
     return instance.header.declared_frames or 1
 
 
-async def _pictures(
-    request: Request, growing: Growing, indices: Sequence[int], wanted: Wanted, form: Form[MediaType]
-) -> Response:
+async def _pictures(request: Request, growing: Growing, indices: Sequence[int], wanted: Wanted, form: Form) -> Response:
     instance, state = growing.instance, request.app.state
     drawing = Drawing.of(instance, wanted, form, state.settings)
     index = await _reached(request, growing, max(indices))

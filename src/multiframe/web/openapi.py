@@ -27,6 +27,7 @@ _JSON, _DICOM_JSON, _MULTIPART, _PART10 = (
     "application/json", "application/dicom+json", "multipart/related", "application/dicom"
 )  # fmt: skip
 _PICTURES = ("image/jpeg", "image/png", "image/gif")
+_AS_IT_LIES = ("video/*", "application/pdf", "text/xml", "application/xml", "model/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ _TABLE: Final = (
         r"/wado/?",
         "An object, or a picture of a frame, by WADO-URI (PS3.18 9)",
         "WADO-URI",
-        (_PART10, *_PICTURES, "video/*"),
+        (_PART10, *_PICTURES, *_AS_IT_LIES),
         _WADO_URI,
         ranges=True,
     ),
@@ -94,9 +95,9 @@ _TABLE: Final = (
     ),
     _Told(
         r".*/rendered",
-        "Pictures of 8 bits (PS3.18 10.4.1.1.3)",
+        "Pictures of 8 bits, videos and documents (PS3.18 10.4.1.1.3)",
         "WADO-RS",
-        (*_PICTURES, _MULTIPART, "video/*"),
+        (*_PICTURES, _MULTIPART, *_AS_IT_LIES),
         _RENDERED,
         (413,),
         ranges=True,

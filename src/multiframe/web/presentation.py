@@ -26,7 +26,7 @@ _FUNCTIONS: dict[str, Function] = {"linear": "LINEAR", "linear-exact": "LINEAR_E
 _ANNOTATION = "annotations are not burned in: left out"
 _ALIASES: dict[str, MediaType] = {"image/jpg": "image/jpeg"}
 _DICOM = (PART10, "application/dicom+json", "application/dicom+xml", "application/octet-stream")
-_SHOWN = ("text/html", "application/pdf")  # plain text is named by libraries that want anything
+_SHOWN = ("text/html", "text/xml", "application/pdf")  # plain text is named by libraries that want anything
 
 type Query = Iterable[tuple[str, str]]
 
@@ -232,7 +232,7 @@ def _annotation(values: dict[str, str]) -> tuple[str, ...]:
 # --- Accept
 
 
-class Form[T: str](NamedTuple):
+class Form(NamedTuple):
     """How what is rendered is sent.
 
     Attributes
@@ -244,12 +244,12 @@ class Form[T: str](NamedTuple):
     """
 
     multipart: bool
-    media_type: T
+    media_type: str
 
 
-def choose_rendered[T: str](
-    accept: Sequence[MediaRange], offers: Sequence[T], *, several: bool, asked: str = "Accept"
-) -> Form[T]:
+def choose_rendered(
+    accept: Sequence[MediaRange], offers: Sequence[str], *, several: bool, asked: str = "Accept"
+) -> Form:
     """Choose how what is rendered is sent.
 
     One picture goes alone, unless ``multipart/related`` is asked for; several go in parts or not at all. Each form has
@@ -290,7 +290,7 @@ def choose_rendered[T: str](
     """
     entries = tuple(accept)[:MOST_ENTRIES] or (MediaRange("*/*"),)
     names = {name for entry in entries for name in _named(entry)}
-    rendered = not names.isdisjoint({"image/*", *MEDIA_TYPES, *offers})
+    rendered = any(name in (*MEDIA_TYPES, "image/*", *_SHOWN) or name.startswith("video/") for name in names)
     if rendered and not names.isdisjoint(_DICOM):
         raise ValueError(f"{asked} mixes DICOM media types with rendered ones: one kind or the other")
     if rendered and any(entry.values("transfer-syntax") for entry in entries):
@@ -299,6 +299,8 @@ def choose_rendered[T: str](
     best = max(ways, key=lambda way: _weight(way, entries, several=several), default=None)
     if best is None or not _weight(best, entries, several=several)[0]:
         form = " in multipart/related, for they are several" if several else ""
+        if not offers:
+            raise NotAcceptable(f"this instance holds nothing to be shown: it can be given as {PART10} alone")
         raise NotAcceptable(f"given here are {', '.join(offers)}{form}: not what {asked} names")
     return best
 
@@ -346,7 +348,7 @@ def choose_uri(accept: Sequence[MediaRange], offers: Sequence[str], *, default: 
     return best
 
 
-def _weight[T: str](way: Form[T], entries: Sequence[MediaRange], *, several: bool) -> tuple[float, int]:
+def _weight(way: Form, entries: Sequence[MediaRange], *, several: bool) -> tuple[float, int]:
     """Give the weight of the most specific entry that takes a form, and how far in front it stands; 0: none does."""
     best = (-1, 0.0, 0)
     for i, entry in enumerate(entries):

@@ -1,32 +1,44 @@
-"""Rendered resources and thumbnails: frames as JPEG, PNG or GIF (PS3.18 10.4.1.1.3, 10.4.1.1.4, 9.4).
+"""Rendered resources and thumbnails: what a browser shows of an instance (PS3.18 10.4.1.1.3, 10.4.1.1.4, 9.4).
 
-It knows which frames an address stands for, and that one picture has a length and an ETag while several are made as
-they are sent. It must not know how a picture is made (``render``), nor how parameters are read (``presentation``).
+Frames are pictures, JPEG, PNG or GIF; a video and an encapsulated document are given as they lie. It knows which frames
+an address stands for, and that one picture has a length and an ETag while several are made as they are sent. It must
+not know how a picture is made (``render``), where a document lies (``document``), nor how parameters are read
+(``presentation``).
 
 An ETag is of what the picture is made of, not of its bytes: who has it already is told so before anything is decoded.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.catalog import Catalog
-from multiframe.errors import NoPixelData, NotAcceptable, NotFramewise
+from multiframe.document import document_of
+from multiframe.errors import NoPixelData, NotAcceptable, NotFramewise, SourceChanged
 from multiframe.instance import Instance
 from multiframe.memory import MemoryBudget
 from multiframe.picture import MEDIA_TYPES, MediaType, revision
 from multiframe.ranges import Buffer
 from multiframe.render import Facts, Presentation, draw, representative
-from multiframe.rope import Rope, digest
+from multiframe.rope import Rope, Stored, digest
 from multiframe.settings import Settings
 from multiframe.transcode import takes
-from multiframe.web.answers import ASK, Body, Section, Works, body_answer, lasting, not_modified, stream_answer
+from multiframe.web.answers import (
+    ASK,
+    Body,
+    Section,
+    Works,
+    body_answer,
+    in_pieces,
+    lasting,
+    not_modified,
+    stream_answer,
+)
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
@@ -40,12 +52,12 @@ from multiframe.web.workers import gone as client_gone
 __all__ = [
     "ROUTES",
     "Drawing",
+    "form_of",
     "frames_rendered",
     "instance_rendered",
     "is_thumbnail",
     "offers_of",
     "picture_headers",
-    "pictures_of",
     "wado_uri_rendered",
     "wanted_of",
 ]
@@ -67,7 +79,7 @@ async def frames_rendered(request: Request) -> Response:
 
     async def use(instance: Instance) -> Response:
         indices = indices_of(request.path_params["frames"], await _count(instance))
-        form = pictures_of(accept_of(request), several=len(indices) > 1)
+        form = form_of(accept_of(request), several=len(indices) > 1)
         if len(indices) > 1:
             return await _several(request, instance, indices, wanted, form)
         return await _one(request, instance, indices[0], wanted, form)
@@ -81,41 +93,32 @@ async def instance_rendered(request: Request) -> Response:
     wanted = wanted_of(request)
 
     async def use(instance: Instance) -> Response:
-        if instance.syntax.family == "video" and not is_thumbnail(request):
-            film = rendered_as(accept_of(request), offers_of(instance), several=False)
-            return await _film(request, instance, film)
-        count = await _count(instance)
-        form = pictures_of(accept_of(request), several=False)
-        if form.multipart and count > 1 and not is_thumbnail(request):
-            return await _several(request, instance, range(count), wanted, form)
-        return await _one(request, instance, await _representative(instance, count), wanted, form)
+        return await _of_instance(request, instance, wanted)
 
     return await with_fresh(request, study, series, uid, use)
 
 
 async def series_rendered(request: Request) -> Response:
-    """``…/series/{series}/rendered`` and ``…/studies/{study}/rendered``: one picture an instance, if it has any."""
+    """``…/series/{series}/rendered`` and ``…/studies/{study}/rendered``: a part an instance that can be rendered."""
     wanted = wanted_of(request)
     study, series, listed, gone = await _listed(request)
     if len(listed) > _MOST_INSTANCES:
         raise BadRequest(f"there are {len(listed)} instances, {_MOST_INSTANCES} are the most: ask for single series")
-    form = pictures_of(accept_of(request), several=len(listed) > 1)
     if len(listed) == 1:
-        return await with_fresh(request, study, series, listed[0], _standing(request, wanted, form))
-    return await _of_each(request, study, series, listed, wanted, form, gone)
+        return await with_fresh(request, study, series, listed[0], _standing(request, wanted))
+    return await _of_each(request, study, series, listed, wanted, gone)
 
 
 async def series_thumbnail(request: Request) -> Response:
     """``…/series/{series}/thumbnail`` and ``…/studies/{study}/thumbnail``: that of an instance in the middle."""
     wanted = wanted_of(request)
     study, series, listed, _ = await _listed(request)
-    form = pictures_of(accept_of(request), several=False)
     catalog: Catalog = request.app.state.catalog
     from_the_middle = sorted(range(len(listed)), key=lambda i: abs(2 * i - len(listed)))
     for i in from_the_middle[:_TRIES]:
         header = (await find(catalog, study, series, listed[i])).header
         if header.pixel_data is not None and header.syntax.family != "video":
-            return await with_fresh(request, study, series, listed[i], _standing(request, wanted, form))
+            return await with_fresh(request, study, series, listed[i], _standing(request, wanted))
     raise NoPixelData("none of these instances has a picture")
 
 
@@ -135,7 +138,7 @@ async def wado_uri_rendered(request: Request, study: str, series: str, uid: str,
 
     async def use(instance: Instance) -> Response:
         if media_type not in MEDIA_TYPES:
-            return await _film(request, instance, Form(False, media_type))
+            return await _as_it_lies(request, instance, Form(False, media_type))
         count = await _count(instance)
         if "frameNumber" in query:
             (index, *more) = indices_of(query["frameNumber"].strip(), count)
@@ -153,11 +156,14 @@ async def wado_uri_rendered(request: Request, study: str, series: str, uid: str,
     return await with_fresh(request, study, series, uid, use)
 
 
-def offers_of(instance: Instance) -> Sequence[str]:
+async def offers_of(instance: Instance) -> Sequence[str]:
     """Give the media types that an instance can be rendered as, the best first (PS3.18 8.7.4)."""
     if instance.syntax.family == "video":
         return [instance.syntax.media_type]
-    return MEDIA_TYPES if instance.header.pixel_data is not None else ()
+    if instance.header.pixel_data is not None:
+        return MEDIA_TYPES
+    document = await asyncio.to_thread(document_of, instance.header)
+    return document.media_types if document is not None else ()
 
 
 def is_thumbnail(request: Request) -> bool:
@@ -182,19 +188,14 @@ def wanted_of(request: Request) -> Wanted:
         raise BadRequest(str(error)) from None
 
 
-def pictures_of(accept: str, *, several: bool) -> Form[MediaType]:
-    """Choose how pictures are sent, by what the client takes.
+def form_of(accept: str, offers: Sequence[str] = MEDIA_TYPES, *, several: bool) -> Form:
+    """Choose how what is rendered is sent, by what the client takes.
 
     Raises
     ------
     BadRequest, NotAcceptable
         That is malformed, or nothing that can be given.
     """
-    return rendered_as(accept, MEDIA_TYPES, several=several)
-
-
-def rendered_as[T: str](accept: str, offers: Sequence[T], *, several: bool) -> Form[T]:
-    """Choose how what can be rendered as `offers` is sent; raises as `pictures_of` does."""
     try:
         return choose_rendered(parse_accept(accept), offers, several=several)
     except ValueError as error:
@@ -225,20 +226,32 @@ async def _representative(instance: Instance, count: int) -> int:
     return await asyncio.to_thread(representative, instance.header, count)
 
 
-def _standing(request: Request, wanted: Wanted, form: Form[MediaType]) -> Callable[[Instance], Awaitable[Response]]:
+def _standing(request: Request, wanted: Wanted) -> Callable[[Instance], Awaitable[Response]]:
     """Let one instance stand for its series or study: which one it is can be another tomorrow."""
 
     async def use(instance: Instance) -> Response:
-        index = await _representative(instance, await _count(instance))
-        return await _one(request, instance, index, wanted, form, ask=True)
+        return await _of_instance(request, instance, wanted, stands=True)
 
     return use
+
+
+async def _of_instance(request: Request, instance: Instance, wanted: Wanted, *, stands: bool = False) -> Response:
+    """Answer with what shows an instance; where it `stands` for a series or a study, with one frame of it."""
+    accept = accept_of(request)
+    if not is_thumbnail(request) and (instance.header.pixel_data is None or instance.syntax.family == "video"):
+        whole = form_of(accept, await offers_of(instance), several=False)
+        return await _as_it_lies(request, instance, whole, ask=stands)
+    count = await _count(instance)
+    form = form_of(accept, several=False)
+    if form.multipart and count > 1 and not (stands or is_thumbnail(request)):
+        return await _several(request, instance, range(count), wanted, form)
+    return await _one(request, instance, await _representative(instance, count), wanted, form, ask=stands)
 
 
 # --- how it is answered
 
 
-def picture_headers(wanted: Wanted, form: Form[MediaType], boundary: str) -> dict[str, str]:
+def picture_headers(wanted: Wanted, form: Form, boundary: str) -> dict[str, str]:
     """Give the headers that tell what pictures these are."""
     headers = {"vary": "Accept", "content-type": form.media_type}
     if form.multipart:
@@ -248,14 +261,18 @@ def picture_headers(wanted: Wanted, form: Form[MediaType], boundary: str) -> dic
     return headers
 
 
-def _key(what: str, wanted: Wanted, form: Form[MediaType]) -> str:
+def _key(what: str, wanted: Wanted, form: Form) -> str:
     """Name pictures that are not made yet: the same wishes, files and libraries make the same ones."""
     return digest(what, wanted.presentation, form, revision())
 
 
-def _part(data: bytes, boundary: str, form: Form[MediaType], location: str = "") -> bytes:
+def _head(boundary: str, form: Form, location: str = "") -> bytes:
     where = f"Content-Location: {location}\r\n" if location else ""
-    return f"--{boundary}\r\nContent-Type: {form.media_type}\r\n{where}\r\n".encode() + data + b"\r\n"
+    return f"--{boundary}\r\nContent-Type: {form.media_type}\r\n{where}\r\n".encode()
+
+
+def _part(data: bytes, boundary: str, form: Form, location: str = "") -> bytes:
+    return _head(boundary, form, location) + data + b"\r\n"
 
 
 def _end(boundary: str) -> bytes:
@@ -263,7 +280,7 @@ def _end(boundary: str) -> bytes:
 
 
 async def _one(
-    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form[MediaType], *, ask: bool = False
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, ask: bool = False
 ) -> Response:
     """Answer with one picture: made before anything is sent, it has a length and ranges."""
     key = _key(f"{instance.stat.identity!r} {index}", wanted, form)
@@ -283,19 +300,46 @@ async def _one(
     return await body_answer(request, body, headers, lease=shared)
 
 
-async def _film(request: Request, instance: Instance, form: Form[str]) -> Response:
-    """Answer with a video as it is stored: what plays it asks for ranges."""
-    index = await instance.grow_async(None)
+async def _payload(instance: Instance) -> Sequence[Stored]:
+    """Give the bytes of what is not drawn: of a video, of a document.
+
+    Raises
+    ------
+    SourceChanged
+        There are none any more.
+    """
+    if instance.syntax.family == "video":
+        return (await instance.grow_async(None)).stream
+    document = await asyncio.to_thread(document_of, instance.header)
+    if document is None:
+        raise SourceChanged("the file is not the one this answer began with")
+    return [document.value]
+
+
+def _harmless(media_type: str) -> dict[str, str]:
+    """Give the headers that keep what a file holds from acting in our name; viewers of PDF do not work in a sandbox."""
+    headers = {"x-content-type-options": "nosniff"}
+    if media_type.startswith(("text/", "application/xml", "model/")):
+        headers["content-security-policy"] = "sandbox; default-src 'none'"
+    return headers
+
+
+async def _as_it_lies(request: Request, instance: Instance, form: Form, *, ask: bool = False) -> Response:
+    """Answer with a video or a document as it is stored: what shows it asks for ranges."""
+    payload = await _payload(instance)
     identity, content_type = f"{instance.stat.identity!r} {form}", form.media_type
-    rope = Rope(index.stream, identity=identity)
+    rope = Rope(payload, identity=identity)
     if form.multipart:
-        rope, boundary = multipart([(form.media_type, index.stream)], identity=identity)
+        rope, boundary = multipart([(form.media_type, payload)], identity=identity)
         content_type = multipart_type(form.media_type, boundary)
-    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+    headers = {"content-type": content_type, **_harmless(form.media_type)}
+    if ask:
+        headers["cache-control"] = ASK
+    return await body_answer(request, Body([Section(rope, instance)]), headers)
 
 
 async def _several(
-    request: Request, instance: Instance, indices: Sequence[int], wanted: Wanted, form: Form[MediaType]
+    request: Request, instance: Instance, indices: Sequence[int], wanted: Wanted, form: Form
 ) -> Response:
     """Answer with frames of an instance in parts, each made when the one before has left."""
     key = _key(f"{instance.stat.identity!r} {indices!r}", wanted, form)
@@ -316,41 +360,53 @@ async def _several(
 
 
 async def _of_each(
-    request: Request,
-    study: str,
-    series: str | None,
-    listed: Sequence[str],
-    wanted: Wanted,
-    form: Form[MediaType],
-    gone: int,
+    request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, gone: int
 ) -> Response:
-    """Answer with one picture an instance, in parts; those that have none are left out."""
-    boundary = boundary_of(_key(f"{study} {series} {listed!r}", wanted, form))
+    """Answer with a part an instance, a picture of it or it as it lies; where Accept takes neither it is left out."""
+    accept = accept_of(request)
+    boundary = boundary_of(digest(study, series, listed, accept, wanted.presentation, revision()))
     base = f"{base_url(request)}{DICOMWEB}/studies/{study}/series"
+    kinds: list[str] = []
 
-    begun = False
-
-    async def part(instance: Instance) -> tuple[str, Shared]:
-        index = await _representative(instance, await _count(instance))
-        header = instance.header
+    async def part(instance: Instance) -> tuple[Form, str, Shared | Body] | None:
+        offers, header = await offers_of(instance), instance.header
+        try:
+            form = form_of(accept, offers, several=True)
+        except NotAcceptable:
+            return None
         location = f"{base}/{header.series_instance_uid}/instances/{header.sop_instance_uid}/rendered"
-        return location, await _drawn(request, instance, index, wanted, form, begun=begun)
+        if form.media_type not in MEDIA_TYPES:
+            rope = Rope(await _payload(instance), identity=repr(instance.stat.identity))
+            return form, location, Body([Section(rope, instance)])
+        index = await _representative(instance, await _count(instance))
+        return form, location, await _drawn(request, instance, index, wanted, form, begun=bool(kinds))
 
-    async def pieces() -> AsyncGenerator[bytes]:
-        nonlocal begun
+    async def pieces() -> AsyncGenerator[Buffer]:
         for uid in listed:
-            with suppress(NoPixelData, NotFramewise):
-                location, shared = await with_fresh(request, study, series, uid, part)
-                begun = True
-                with shared as picture:
+            found = await with_fresh(request, study, series, uid, part)
+            if found is None:
+                continue
+            form, location, given = found
+            if isinstance(given, Shared):
+                kinds.append(form.media_type)
+                with given as picture:
                     yield _part(picture, boundary, form, location)
+                continue
+            head = _head(boundary, form, location)
+            async for piece in in_pieces(request, given, begun=bool(kinds)):
+                if head:  # behind the first piece, which may say that it cannot be had
+                    kinds.append(form.media_type)
+                    yield head
+                    head = b""
+                yield piece
+            yield b"\r\n"
         yield _end(boundary)
 
     given = pieces()
     first = await anext(given)
-    if not begun:
-        raise NoPixelData("none of these instances has a picture")
-    headers = picture_headers(wanted, form, boundary) | {"cache-control": ASK}
+    if not kinds:
+        raise NotAcceptable("none of these instances can be given as what Accept names: pictures are image/jpeg")
+    headers = picture_headers(wanted, Form(True, kinds[0]), boundary) | {"cache-control": ASK}
     status = partly(headers, gone)
     return stream_answer(request, given, headers, first=first, held=None, status=status)
 
@@ -376,7 +432,7 @@ class Drawing(NamedTuple):
     need: int
 
     @classmethod
-    def of(cls, instance: Instance, wanted: Wanted, form: Form[MediaType], settings: Settings) -> Self:
+    def of(cls, instance: Instance, wanted: Wanted, form: Form, settings: Settings) -> Self:
         """Look at what is wanted.
 
         Raises
@@ -393,7 +449,7 @@ class Drawing(NamedTuple):
         if decoded > (most := settings.max_decode):
             raise NotAcceptable(f"a frame has {decoded} bytes when it is decoded, {most} are the most here")
         need = takes(spec, instance.frame_syntax) + 2 * decoded + 6 * columns * rows
-        presentation = replace(wanted.presentation, media_type=form.media_type)
+        presentation = replace(wanted.presentation, media_type=cast(MediaType, form.media_type))
         return cls(instance, presentation, 3 * columns * rows, need)
 
     def cost(self, stored: int, facts: Facts) -> int:
@@ -417,7 +473,7 @@ async def _drawn(
     instance: Instance,
     index: int,
     wanted: Wanted,
-    form: Form[MediaType],
+    form: Form,
     *,
     each: int = 0,
     begun: bool = False,

@@ -45,6 +45,7 @@ from multiframe.web.answers import (
     Later,
     Section,
     body_answer,
+    in_pieces,
     lasting,
     leased,
     made_kept,
@@ -487,8 +488,8 @@ async def _pieces(request: Request, files: Sequence[File], boundary: str | None)
     for file in files:
         head = f"{line}--{boundary}\r\nContent-Type: {_type(file)}\r\n\r\n".encode() if boundary else b""
         line = "\r\n"
-        given = _anew(request, file.section, begun) if isinstance(file.section, Encoded) else _known(
-            request, Body([file.section], held=file.held), begun
+        given = _anew(request, file.section, begun) if isinstance(file.section, Encoded) else in_pieces(
+            request, Body([file.section], held=file.held), begun=begun
         )  # fmt: skip
         async with aclosing(given):
             async for piece in given:
@@ -499,16 +500,6 @@ async def _pieces(request: Request, files: Sequence[File], boundary: str | None)
                 begun = True
     if boundary:
         yield f"\r\n--{boundary}--\r\n".encode()
-
-
-async def _known(request: Request, body: Body, begun: bool) -> AsyncGenerator[Buffer]:
-    """Give a file of known size, or a part of one."""
-    piece = cast(Settings, request.app.state.settings).piece
-    for at in range(0, body.size, piece):
-        wanted = ByteRange(at, min(at + piece, body.size))
-        with await leased(request, wanted.size + body.heavy, begun=begun or at > 0):
-            for buffer in await body.read(request, wanted):
-                yield buffer
 
 
 async def _anew(request: Request, section: Encoded, begun: bool) -> AsyncGenerator[Buffer]:
@@ -524,7 +515,7 @@ async def _anew(request: Request, section: Encoded, begun: bool) -> AsyncGenerat
                     yield buffer
             for buffer in item(frame):
                 yield buffer
-    async for buffer in _known(request, Body([Section(behind, instance)]), True):
+    async for buffer in in_pieces(request, Body([Section(behind, instance)]), begun=True):
         yield buffer
 
 

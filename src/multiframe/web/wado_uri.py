@@ -43,7 +43,8 @@ async def wado(request: Request) -> Response:
     default = PART10 if settings.wado_uri_default == "dicom" and not named else ""
 
     async def chosen(instance: Instance) -> str:
-        return choose_uri(entries, offers_of(instance), default=default, asked="contentType" if named else "Accept")
+        offers = await offers_of(instance)
+        return choose_uri(entries, offers, default=default, asked="contentType" if named else "Accept")
 
     media_type = await with_fresh(request, study, series, uid, chosen)
     if media_type != PART10:

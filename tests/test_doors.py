@@ -137,7 +137,7 @@ def locked(catalog: Catalog, file: Path, **knobs: Any) -> Asked:
 def address(path: str, place: Place, study: str | None = None) -> str:
     """Fill in the path of a row."""
     values = {"study": study or place.study, "series": place.series, "instance": place.instance, "frames": "1",
-              "number": "1", "path": "00280010"}  # fmt: skip
+              "number": "1", "path": "00280010", "page": "viewer"}  # fmt: skip
     return re.sub(r"{(\w+)(:path)?}", lambda found: values[found[1]], path)
 
 

@@ -60,7 +60,6 @@ from multiframe.web.lookup import COUNTED, DICOMWEB
 from multiframe.web.media import PreconditionFailed, RangeNotSatisfiable
 from multiframe.web.once import ClientGone
 from multiframe.web.origins import Origins
-from multiframe.web.sockets import NO_METHOD
 from multiframe.web.witness import AtOnce, Witness, failed
 from multiframe.web.workers import Workers
 
@@ -197,9 +196,6 @@ async def _surroundings(request: Request, error: Exception) -> Response:
     return JSONResponse(told, 503, {"retry-after": "2"})
 
 
-_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"))
-"""Those of HTTP (RFC 9110 9.3, RFC 5789)."""
-
 _SAID = {
     404: "there is nothing at this address: /openapi.json tells all addresses",
     405: "not by this method: Allow tells which ones this address takes",
@@ -208,11 +204,9 @@ _SAID = {
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    status, message, headers = error.status_code, _SAID.get(error.status_code, error.detail), error.headers
-    if status == 405 and request.method not in _METHODS:
-        status, message, headers = 501, NO_METHOD, None  # RFC 9110 9.1
     failed(request.scope, "HTTPError")
-    return JSONResponse(_told("HTTPError", message), status, headers)
+    told = _told("HTTPError", _SAID.get(error.status_code, error.detail))
+    return JSONResponse(told, error.status_code, error.headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -394,8 +388,8 @@ def create_app(
     ways = Ways(catalog, budget, most=settings.piece)
     changing = [row for row in CHANGING if settings.store and (settings.allow_delete or row.action != "delete")]
     rows = arriving.watched(ROUTES) if settings.store else ROUTES
-    web = [route for root in (DICOMWEB, COUNTED) for route in guarded(rows, root=root, locked=keys.locked)]
-    web += guarded(changing, root=DICOMWEB, locked=keys.locked)
+    web = guarded([*rows, *changing], root=DICOMWEB, locked=keys.locked)
+    web += guarded(rows, root=COUNTED, locked=keys.locked)
     beside = [*own.ROUTES, *wado_uri.ROUTES, *health.ROUTES]
     told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
     ours = [*guarded(beside, locked=keys.locked), told]

@@ -37,9 +37,10 @@ from multiframe.rope import Made, Rope
 from multiframe.source import FileSource, run
 from multiframe.storing import Store
 from multiframe.transcode import making
+from multiframe.web.addresses import Endpoint
 from multiframe.web.answers import stream_answer
 from multiframe.web.bulkdata import all_bulkdata, bulkdata, pixeldata, shaped, steps_of, value_of
-from multiframe.web.doors import Endpoint, Row
+from multiframe.web.doors import Row
 from multiframe.web.frames import choice_of, frames, indices_of
 from multiframe.web.lookup import accept_of, uids
 from multiframe.web.media import accepts_json, multipart_type, parse_accept

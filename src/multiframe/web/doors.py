@@ -1,7 +1,7 @@
 """The doors: who asks, which address needs which leave, and what is answered who has none (RFC 6750).
 
 `Doors` stands before everything and finds out who asks: it refuses nobody. Each address is a `Row` of its module's
-ROUTES, and `guarded` makes a route of a row with a guard before its endpoint: no address can be added that nobody
+ROUTES, and `guarded` makes addresses of rows with a guard before each endpoint: no address can be added that nobody
 guards. It must not know how an address is answered, nor what a token is made of.
 
 A token for some studies is refused any other by 403 before anything is looked up, so that the answer is the same
@@ -9,17 +9,17 @@ whether there is such a study or not. Where an address names none, whoever answe
 they were not there.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe.settings import Settings
 from multiframe.web.access import ACTIONS, EVERYTHING, READING, Access, Action, BadToken, NoKeys
+from multiframe.web.addresses import Address, Endpoint
 from multiframe.web.tokens import PREFIX, TokenFile
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ __all__ = [
     "ACTIONS",
     "Action",
     "Doors",
-    "Endpoint",
     "Forbidden",
     "Keys",
     "Row",
@@ -40,8 +39,6 @@ __all__ = [
     "access_of",
     "guarded",
 ]
-
-type Endpoint = Callable[[Request], Awaitable[Response]]
 
 ACTION: Final = "multiframe.action"
 """Where in the scope of a request its action is, once an address is found for it."""
@@ -205,8 +202,8 @@ def access_of(request: Request) -> Access:
     raise asker
 
 
-def guarded(rows: Iterable[Row], *, root: str = "", locked: bool = False) -> list[Route]:
-    """Give the routes of rows, each with a guard.
+def guarded(rows: Iterable[Row], *, root: str = "", locked: bool = False) -> list[Address]:
+    """Give the addresses of rows, with a guard before each endpoint.
 
     Parameters
     ----------
@@ -215,7 +212,10 @@ def guarded(rows: Iterable[Row], *, root: str = "", locked: bool = False) -> lis
     locked : bool
         Whether answers depend on who asks.
     """
-    return [Route(root + row.path, _guard(row, locked), methods=list(row.methods)) for row in rows]
+    addresses: dict[str, dict[str, Endpoint]] = {}
+    for row in rows:
+        addresses.setdefault(root + row.path, {}).update(dict.fromkeys(row.methods, _guard(row, locked)))
+    return [Address(path, endpoints) for path, endpoints in addresses.items()]
 
 
 def _guard(row: Row, locked: bool) -> Endpoint:

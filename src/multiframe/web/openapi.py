@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from multiframe.levels import KEYS, Level
+from multiframe.web.addresses import Address
 from multiframe.web.doors import Row
 
 __all__ = ["description", "route"]
@@ -349,7 +349,7 @@ def _answer(status: int, told: _Told) -> Json:
     return answer
 
 
-def route(roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], changing: Sequence[Row] = ()) -> Route:
+def route(roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], changing: Sequence[Row] = ()) -> Address:
     """Give the route ``/openapi.json``."""
     changes = [(row.path, method) for row in changing for method in row.methods]
 
@@ -361,4 +361,4 @@ def route(roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], cha
     async def openapi(request: Request) -> Response:
         return Response(body(), media_type=_JSON, headers={"cache-control": "no-cache"})
 
-    return Route("/openapi.json", openapi, methods=["GET"])
+    return Address("/openapi.json", {"GET": openapi})

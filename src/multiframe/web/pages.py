@@ -21,11 +21,12 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from multiframe.settings import MIB
+from multiframe.web.addresses import Address, any_other
 from multiframe.web.lookup import COUNTED, base_url
 from multiframe.web.media import choose_coding
 
@@ -34,6 +35,7 @@ __all__ = ["OHIF_CACHE", "ohif_config", "routes", "viewer_folder"]
 OHIF_CACHE = 1024 * MIB
 """Bytes OHIF may count in its cache of pictures: a third of its default, so that the tab stays far below 4 GB."""
 
+_TAKEN = ("GET", "HEAD")
 _FOREVER = "public, max-age=31536000, immutable"
 _NAMED_AFTER_CONTENT = re.compile(r"(?:/assets/.*-[\w-]{8}|[./][0-9a-f]{16})\.\w+$")
 """As Vite and Rspack name files: another content has another name."""
@@ -84,7 +86,7 @@ def routes(ohif: str | None = None) -> list[BaseRoute]:
     viewer = viewer_folder()
     folders = [str(folder) for folder in (viewer, ohif) if folder]
     if not viewer:
-        rest: list[BaseRoute] = [Route("/", _no_viewer)]
+        rest: list[BaseRoute] = [Address("/", {"GET": _no_viewer})]
     else:
         rest = []
     if folders:
@@ -93,9 +95,9 @@ def routes(ohif: str | None = None) -> list[BaseRoute]:
         return rest
     page = _OhifPage(ohif)
     return [
-        Route("/ohif", page.answer),
-        Route("/ohif/{page:path}", page.answer),
-        Route("/app-config.js", _config),
+        Address("/ohif", {"GET": page.answer}),
+        Address("/ohif/{page:path}", {"GET": page.answer}),
+        Address("/app-config.js", {"GET": _config}),
         *rest,
     ]
 
@@ -187,6 +189,10 @@ class _Files(StaticFiles):
         super().__init__(directory=folders[0], html=True)
         self.all_directories = list(folders)
         self._ohif = os.path.realpath(ohif) + os.sep if ohif else None
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        answer = await super().get_response(path, {**scope, "method": "GET"})  # 404 first, by any method of HTTP
+        return answer if scope["method"] in _TAKEN else any_other(scope["method"], _TAKEN)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from multiframe.schema import TABLES
 from multiframe.settings import MIB, Settings
 from multiframe.web.app import create_app
 from tests.test_catalog import CLASS, dicom
+from tests.test_nativexml import alike, model, read
+from tests.test_retrieve import parts_of
 
 ROOT = "/dicom-web"
 
@@ -283,7 +286,22 @@ def test_what_clients_accept(client: Client, accept: str) -> None:
     assert client.get("/studies", accept=accept).status_code == 200
 
 
-@pytest.mark.parametrize("accept", ["application/dicom+xml", 'multipart/related; type="application/dicom+xml"'])
+def test_results_in_xml_are_parts_of_the_same(client: Client) -> None:
+    found = client.found("/instances?includefield=all")
+    accept = 'multipart/related; type="application/dicom+xml"'
+    answer = client.get("/instances?includefield=all", accept=accept, accept_encoding="identity")
+    parts = parts_of(answer)
+    assert {content_type for content_type, _ in parts} == {"application/dicom+xml"}
+    assert alike([read(ET.fromstring(text)) for _, text in parts], [model(one) for one in found])
+    same = client.get(
+        "/instances?includefield=all", accept=accept, accept_encoding="identity", if_none_match=answer.headers["etag"]
+    )
+    assert same.status_code == 304
+    assert client.get("/instances?includefield=all", if_none_match=answer.headers["etag"]).status_code == 200
+    assert client.get("/studies?PatientID=nobody", accept=accept).status_code == 204
+
+
+@pytest.mark.parametrize("accept", ["application/dicom+xml", "text/xml", 'multipart/related; type="application/dicom"'])
 def test_what_we_do_not_have(client: Client, accept: str) -> None:
     assert client.get("/studies", accept=accept).status_code == 406
 

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ import multiframe
 from multiframe.demo import real_files
 from multiframe.testing import Layout, cine
 from tests.serving import OCTETS, Server, command, serving, wait_kept
+from tests.test_nativexml import alike, model, read
 
 FRAMES = 60
 
@@ -211,7 +213,7 @@ def test_ranges_are_slices_of_the_same_bytes(server, big, accept):
         ("frames/1", "multipart/related; type=image/jls; transfer-syntax=1.2.840.10008.1.2.4.81", 406),
         ("frames/1", "application/dicom+json", 406),
         ("frames/1,2", "image/jpeg", 406),
-        ("metadata", "application/dicom+xml", 406),
+        ("metadata", "text/xml", 406),
         ("nothing", OCTETS, 404),
     ],
 )
@@ -240,6 +242,21 @@ def test_metadata_is_what_pydicom_says(server, folder):
             assert got["7FE00010"]["BulkDataURI"] == f"{server.url}{served.url}/bulkdata/7FE00010"
             for tag in ("00100010", "00280008", "00280010", "00280004", "0020000D"):
                 assert got[tag] == expected[tag]
+
+
+def test_metadata_in_xml_says_what_json_says(server, big):
+    told = [model(one) for one in server.get(f"{big.url}/metadata").json()]
+    alone = server.get(f"{big.url}/metadata", accept="application/dicom+xml")
+    assert alone.headers["content-type"] == "application/dicom+xml"
+    assert alike([read(ET.fromstring(alone.content))], told)
+    series = big.url.rsplit("/instances", 1)[0]
+    for url in (big.url, series):
+        answer = server.get(f"{url}/metadata", accept='multipart/related; type="application/dicom+xml"')
+        assert answer.headers["content-type"].startswith('multipart/related; type="application/dicom+xml"; boundary=')
+        ((content_type, text),) = parts_of(answer)
+        assert content_type == "application/dicom+xml"
+        assert alike([read(ET.fromstring(text))], told)
+    assert server.get(f"{series}/metadata", accept="application/dicom+xml").status_code == 406
 
 
 def test_metadata_is_compressed_when_asked(server, big):

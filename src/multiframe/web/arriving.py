@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from starlette.requests import Request
@@ -22,7 +23,6 @@ from multiframe.dicomjson import metadata
 from multiframe.errors import (
     InstanceNotFound,
     MultiframeError,
-    NotAcceptable,
     NotFramewise,
     SourceChanged,
     SourceNotFound,
@@ -33,7 +33,7 @@ from multiframe.instance import Instance
 from multiframe.opening import header_of
 from multiframe.ranges import ByteRange
 from multiframe.render import Facts, representative
-from multiframe.rope import Made, Rope
+from multiframe.rope import Made, Rope, digest
 from multiframe.source import FileSource, run
 from multiframe.storing import Store
 from multiframe.transcode import making
@@ -43,8 +43,9 @@ from multiframe.web.bulkdata import all_bulkdata, bulkdata, pixeldata, shaped, s
 from multiframe.web.doors import Row
 from multiframe.web.frames import choice_of, frames, indices_of
 from multiframe.web.lookup import accept_of, uids
-from multiframe.web.media import accepts_json, multipart_type, parse_accept
+from multiframe.web.media import multipart_type, parse_accept
 from multiframe.web.metadata import addresses, metadata_of
+from multiframe.web.models import choose_model
 from multiframe.web.presentation import Form, Wanted
 from multiframe.web.rendered import (
     Drawing,
@@ -182,18 +183,16 @@ async def _perhaps(stored: Endpoint, arriving: _Answer, request: Request) -> Res
 
 
 async def _metadata(request: Request, growing: Growing) -> Response:
-    if not accepts_json(parse_accept(accept_of(request))):
-        raise NotAcceptable("metadata is given as application/dicom+json")
-    header = growing.instance.header
-    pieces = metadata(header, bulk=addresses(request, header))
+    model = choose_model(parse_accept(accept_of(request)), alone=True)
+    header, named = growing.instance.header, digest(growing.instance.stat.identity)
+    pieces = model.written(chain([b"["], metadata(header, bulk=addresses(request, header)), [b"]"]), named)
 
     async def sent() -> AsyncGenerator[bytes]:
-        yield b"["
         while some := await asyncio.to_thread(_together, pieces):
             yield some
-        yield b"]"
 
-    return stream_answer(request, sent(), {"cache-control": "no-store", "content-type": "application/dicom+json"})
+    headers = {"cache-control": "no-store", "content-type": model.content_type(named), "vary": "Accept"}
+    return stream_answer(request, sent(), headers)
 
 
 def _together(pieces: Iterable[bytes]) -> bytes:

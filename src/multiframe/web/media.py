@@ -26,7 +26,6 @@ __all__ = [
     "PreconditionFailed",
     "RangeNotSatisfiable",
     "Taken",
-    "accepts_json",
     "choose_coding",
     "choose_files",
     "choose_frames",
@@ -390,21 +389,6 @@ def choose_files(accept: Sequence[MediaRange], *, alone: bool) -> Taken:
     first = ways[0][0]
     named = [syntax for in_parts, syntaxes in ways if in_parts == first for syntax in syntaxes]
     return Taken(first, tuple(dict.fromkeys(named)))
-
-
-def accepts_json(accept: Sequence[MediaRange]) -> bool:
-    """Whether DICOM JSON may be sent: most clients say so, ePAD's asks for plain JSON, browsers for anything.
-
-    Examples
-    --------
-    >>> (
-    ...     accepts_json(parse_accept("application/json, text/plain, */*")),
-    ...     accepts_json(parse_accept("application/dicom+xml")),
-    ... )
-    (True, False)
-    """
-    good = ("application/dicom+json", "application/json", "application/*", "*/*")
-    return not accept or any(e.type in good and e.q > 0 for e in accept)
 
 
 CODINGS: Final = ("zstd", "gzip")

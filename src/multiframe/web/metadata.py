@@ -1,7 +1,7 @@
-"""WADO-RS metadata: DICOM JSON of an instance, a series or a study, streamed (PS3.18 10.4.1.1.5).
+"""WADO-RS metadata: the attributes of an instance, a series or a study, streamed (PS3.18 10.4.1.1.5).
 
 It settles which files an answer is of before its head leaves, and gives bulk data their addresses. It must not know
-how JSON is written, nor how a stream leaves.
+how JSON or XML is written, nor how a stream leaves.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from multiframe import __version__
 from multiframe.catalog import Catalog
 from multiframe.dicomjson import Groups, metadata
-from multiframe.errors import FrameNotFound, InstanceNotFound, NotAcceptable, SourceChanged, SourceNotFound
+from multiframe.errors import FrameNotFound, InstanceNotFound, SourceChanged, SourceNotFound
 from multiframe.header import Header
 from multiframe.instance import Instance
 from multiframe.rope import digest
@@ -24,7 +24,8 @@ from multiframe.web.answers import ASK, not_modified, stream_answer
 from multiframe.web.coding import coded
 from multiframe.web.doors import Row
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, with_fresh
-from multiframe.web.media import accepts_json, choose_coding, parse_accept
+from multiframe.web.media import choose_coding, parse_accept
+from multiframe.web.models import choose_model
 
 __all__ = ["ROUTES", "States", "addresses", "metadata_of", "partly", "settled"]
 
@@ -80,31 +81,31 @@ def addresses(request: Request, header: Header) -> Callable[[str], str]:
 
 
 async def metadata_of(request: Request) -> Response:
-    """``…/metadata`` of an instance, a series or a study: DICOM JSON, streamed (PS3.18 10.4.1.1.2).
+    """``…/metadata`` of an instance, a series or a study: DICOM JSON or XML, streamed (PS3.18 10.4.1.1.2).
 
     ``?frames=a-b`` of an instance: of the per-frame functional groups only those of these frames.
     """
-    if not accepts_json(parse_accept(accept_of(request))):
-        raise NotAcceptable("metadata is given as application/dicom+json")
+    model = choose_model(parse_accept(accept_of(request)), alone="instance" in request.path_params)
     window = _window(request)
     states, gone = await settled(request)
     coding = choose_coding(request.headers.get("accept-encoding", ""))
-    facts = (__version__, base_url(request), coding, window, gone, states)
+    facts = (__version__, base_url(request), coding, window, gone, states, model)
+    named = digest(*facts)
     headers = {
         "cache-control": ASK,
         "vary": "Accept, Accept-Encoding",
-        "etag": f'"{digest(*facts)}"',
+        "etag": f'"{named}"',
     }
     kept = await not_modified(request, headers)
     if kept is not None:
         return kept
     status = partly(headers, gone)
-    headers["content-type"] = "application/dicom+json"
+    headers["content-type"] = model.content_type(named)
     if coding:
         headers["content-encoding"] = coding
     first = await _instance(request, states[0])
     groups = await _groups(request, first, window) if window is not None else None
-    pieces = coded(_together(_json(request, states, first, groups)), coding)
+    pieces = coded(model.written(_together(_json(request, states, first, groups)), named), coding)
     return stream_answer(request, _sent(pieces), headers, status=status)
 
 

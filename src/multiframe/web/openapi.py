@@ -23,9 +23,8 @@ __all__ = ["description", "route"]
 
 type Json = dict[str, Any]
 
-_JSON, _DICOM_JSON, _MULTIPART, _PART10 = (
-    "application/json", "application/dicom+json", "multipart/related", "application/dicom"
-)  # fmt: skip
+_JSON, _MULTIPART, _PART10 = "application/json", "multipart/related", "application/dicom"
+_DICOM_JSON, _DICOM_XML = "application/dicom+json", "application/dicom+xml"
 _PICTURES = ("image/jpeg", "image/png", "image/gif")
 _AS_IT_LIES = ("video/*", "application/pdf", "text/xml", "application/xml", "model/*")
 
@@ -67,6 +66,12 @@ _WADO_URI = (
     "anonymize",
 )
 _SEARCH = ("limit", "offset", "includefield", "fuzzymatching", "accept")
+
+_SEARCHED: Final[Sequence[tuple[str, str, Level]]] = (
+    ("/studies", "Studies", "study"),
+    (".*/series", "Series", "series"),
+    (".*/instances", "Instances", "instance"),
+)
 
 _TABLE: Final = (
     _Told(
@@ -112,22 +117,17 @@ _TABLE: Final = (
     ),
     _Told(
         r".*/metadata",
-        "All attributes but Pixel Data, as DICOM JSON (PS3.18 10.4.1.1.2)",
+        "All attributes but Pixel Data, as DICOM JSON or XML (PS3.18 10.4.1.1.2)",
         "WADO-RS",
-        (_DICOM_JSON,),
+        (_DICOM_JSON, _DICOM_XML, _MULTIPART),
         ("accept",),
         (304,),
     ),
-    _Told(r"/studies", "Studies (PS3.18 10.6)", "QIDO-RS", (_DICOM_JSON,), _SEARCH, (204, 304, 413), level="study"),
-    _Told(r".*/series", "Series (PS3.18 10.6)", "QIDO-RS", (_DICOM_JSON,), _SEARCH, (204, 304, 413), level="series"),
-    _Told(
-        r".*/instances",
-        "Instances (PS3.18 10.6)",
-        "QIDO-RS",
-        (_DICOM_JSON,),
-        _SEARCH,
-        (204, 304, 413),
-        level="instance",
+    *(
+        _Told(
+            ends, f"{name} (PS3.18 10.6)", "QIDO-RS", (_DICOM_JSON, _MULTIPART), _SEARCH, (204, 304, 413), level=level
+        )
+        for ends, name, level in _SEARCHED
     ),
     _Told(
         r"/studies/\{study\}(/series/\{series\}(/instances/\{instance\})?)?",
@@ -310,8 +310,6 @@ _CHANGES: Final[Mapping[str, tuple[str, str, Sequence[int]]]] = {
 }
 """What a method does, and how it is answered besides."""
 
-_STORED: Final = "application/dicom+xml"
-
 
 def _change(path: str, method: str) -> Json:
     """Describe how something is changed at an address."""
@@ -323,7 +321,7 @@ def _change(path: str, method: str) -> Json:
         if status == 204:
             continue
         if method == "post" and status in (200, 202, 409):
-            answers[str(status)]["content"] = {_DICOM_JSON: {}, _STORED: {}}
+            answers[str(status)]["content"] = {_DICOM_JSON: {}, _DICOM_XML: {}, _MULTIPART: {}}
         else:
             answers[str(status)]["content"] = {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     names = [("path", name, _IN_PATH[name]) for name in re.findall(r"{(\w+)}", path)]

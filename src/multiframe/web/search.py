@@ -1,7 +1,7 @@
 """QIDO-RS: studies, series and instances by what is known of them (PS3.18 10.6).
 
-It turns a query string into a `Search` and what was found into DICOM JSON. It must not know how matching is done, nor
-where anything is kept.
+It turns a query string into a `Search` and what was found into DICOM JSON, or XML. It must not know how matching is
+done, nor where anything is kept.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
-from multiframe.errors import NotAcceptable
 from multiframe.levels import lines_of, written
 from multiframe.matching import read_zone
 from multiframe.rope import digest, facts_of
@@ -27,7 +26,8 @@ from multiframe.web.attributes import PARAMETERS, path_of
 from multiframe.web.coding import Coder
 from multiframe.web.doors import Row, access_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, for_ohif
-from multiframe.web.media import accepts_json, choose_coding, etag_matches, parse_accept
+from multiframe.web.media import choose_coding, etag_matches, parse_accept
+from multiframe.web.models import Model, choose_model
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
 
@@ -163,8 +163,7 @@ def _listed(value: str) -> list[str]:
 
 
 async def _search(level: Level, request: Request) -> Response:
-    if not accepts_json(parse_accept(accept_of(request))):
-        raise NotAcceptable("search results are given as application/dicom+json")
+    model = choose_model(parse_accept(accept_of(request)), alone=False)
     asked = _asked(level, request.query_params)
     state = request.app.state
     catalog: Catalog = state.catalog
@@ -190,7 +189,7 @@ async def _search(level: Level, request: Request) -> Response:
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        return _answer(request, body, [*asked.warnings, *behind])
+        return _answer(request, model, body, [*asked.warnings, *behind])
 
 
 def _page(
@@ -205,17 +204,19 @@ def _page(
     return write(found, query) if found else b"", said
 
 
-def _answer(request: Request, body: bytes, warnings: Sequence[str]) -> Response:
+def _answer(request: Request, model: Model, body: bytes, warnings: Sequence[str]) -> Response:
     headers = {"cache-control": "private, no-cache", "vary": "Accept, Accept-Encoding"}
     if warnings:
         headers["warning"] = ", ".join(f'299 multiframe "{text}"' for text in warnings[:_MOST_WARNINGS])
     if not body:
         return Response(None, 204, headers)
     coding = choose_coding(request.headers.get("accept-encoding", "")) if len(body) > _CODED_FROM else ""
-    etag = f'"{digest(facts_of(body), coding)}"'
+    named = digest(facts_of(body), coding, model)
+    etag = f'"{named}"'
     if etag_matches(request.headers.get("if-none-match"), etag):
         return Response(None, 304, headers | {"etag": etag})
-    headers |= {"content-type": "application/dicom+json", "etag": etag}
+    headers |= {"content-type": model.content_type(named), "etag": etag}
+    body = b"".join(model.written(iter([body]), named))
     if coding:
         coder = Coder(coding)
         body = coder.code(body) + coder.end()

@@ -5,22 +5,22 @@ instance is told in the words of PS3.18 I.2. It must not know how anything is st
 """
 
 import asyncio
-import json
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from functools import partial
 from http import HTTPStatus
 from typing import Any
-from xml.sax.saxutils import escape
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from multiframe.errors import NotAcceptable, OverBudget
+from multiframe.errors import OverBudget
+from multiframe.levels import written
 from multiframe.memory import MemoryBudget
+from multiframe.rope import digest, facts_of
 from multiframe.settings import Settings
 from multiframe.storing import NOT_UNDERSTOOD, Arriving, Upload
 from multiframe.web.asked import UID
@@ -30,6 +30,7 @@ from multiframe.web.journal import audit
 from multiframe.web.long_bodies import LONG_BODY, LongBody
 from multiframe.web.lookup import DICOMWEB, BadRequest, TooMuch, accept_of, base_url
 from multiframe.web.media import PART10, MediaRange, parse_accept
+from multiframe.web.models import JSON, Model, choose_model
 from multiframe.web.multipart import Begun, Ended, Event, Malformed, MultipartReader
 from multiframe.web.workers import ClientGone, who
 
@@ -52,18 +53,6 @@ _PIECES = 4
 _IDLE = 60.0
 """Seconds for which the next byte of a body is waited for."""
 
-_JSON, _XML = "application/dicom+json", "application/dicom+xml"
-
-_KEYWORDS = {
-    "00081150": "ReferencedSOPClassUID",
-    "00081155": "ReferencedSOPInstanceUID",
-    "00081190": "RetrieveURL",
-    "00081197": "FailureReason",
-    "00081198": "FailedSOPSequence",
-    "00081199": "ReferencedSOPSequence",
-    "0008119A": "OtherFailuresSequence",
-}
-
 _TOLD = 8
 """Failures that are told in words too, in Warning headers."""
 
@@ -82,7 +71,8 @@ class Stalled(Exception):
 
 async def store(request: Request) -> Response:
     """``/studies``, ``/studies/{study}``: store the instances in the body (PS3.18 10.5)."""
-    form = _form(request)  # whoever could not read the answer is told before anything is stored
+    # Whoever could not read the answer is told before anything is stored.
+    model = choose_model(parse_accept(accept_of(request)), alone=True)
     body = _body(request)
     with ExitStack() as held:
         piece = await _enter(request, held)
@@ -103,7 +93,7 @@ async def store(request: Request) -> Response:
     keeping = partial(context.run, _keep, upload, state.gauges, access_of(request).who)
     # By threads of its own: where a store does not answer, all others would wait for it with us.
     await asyncio.shield(asyncio.get_running_loop().run_in_executor(state.storing, keeping))
-    return _answer(request, upload.arriving, form)
+    return _answer(request, upload.arriving, model)
 
 
 async def _enter(request: Request, held: ExitStack) -> int:
@@ -312,31 +302,17 @@ def _complaint(part: Begun) -> str:
 # ---------------------------------------------------------------------------------------------------- the answer
 
 
-def _form(request: Request) -> str:
-    """Choose in which form the answer is."""
-    asked = parse_accept(accept_of(request)) or (MediaRange("*/*"),)
-    for entry in sorted(asked, key=lambda entry: -entry.q):
-        if entry.q and entry.type in (_JSON, "application/json", "application/*", "*/*"):
-            return _JSON
-        if entry.q and entry.type == _XML:
-            return _XML
-    raise NotAcceptable(f"what became of instances is told as {_JSON} or {_XML}: neither is what Accept names")
-
-
-def _answer(request: Request, arrived: Sequence[Arriving], form: str) -> Response:
+def _answer(request: Request, arrived: Sequence[Arriving], model: Model) -> Response:
     """Say what became of each instance (PS3.18 10.5.3, I.2)."""
     refused = sum(a.refusal is not None for a in arrived)
     status = HTTPStatus.CONFLICT if refused == len(arrived) else HTTPStatus.ACCEPTED if refused else HTTPStatus.OK
     told = _module(f"{base_url(request)}{DICOMWEB}", arrived)
-    if form == _XML:
-        body = (
-            '<?xml version="1.0" encoding="utf-8"?>\n'
-            '<NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM" xml:space="preserve">'
-            f"{''.join(_xml(told))}</NativeDicomModel>"
-        )
-    else:
-        body = json.dumps(told)
-    response = Response(body, status, {"cache-control": "no-store", "vary": "Accept"}, form)
+    text = written(told)
+    named = digest(facts_of(text.encode()))
+    if model != JSON:  # of which the answer is no array
+        text = f"[{text}]"
+    body = b"".join(model.written(iter([text.encode()]), named))
+    response = Response(body, status, {"cache-control": "no-store", "vary": "Accept"}, model.content_type(named))
     for n, arriving in enumerate(arrived, 1):
         if arriving.refusal is None or len(response.headers.getlist("warning")) == _TOLD:
             continue
@@ -367,23 +343,11 @@ def _module(root: str, arrived: Sequence[Arriving]) -> dict[str, Any]:
     for tag, items in (("00081199", stored), ("00081198", failed), ("0008119A", others)):
         if items:
             told[tag] = _of("SQ", *items)
-    return told
+    return dict(sorted(told.items()))
 
 
 def _of(vr: str, *values: Any) -> dict[str, Any]:
     return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
-
-
-def _xml(told: dict[str, Any]) -> Iterator[str]:
-    """Write it in the Native DICOM Model (PS3.19 A.1)."""
-    for tag, element in sorted(told.items()):
-        yield f'<DicomAttribute tag="{tag}" vr="{element["vr"]}" keyword="{_KEYWORDS[tag]}">'
-        for n, value in enumerate(element.get("Value", ()), 1):
-            if isinstance(value, dict):
-                yield f'<Item number="{n}">{"".join(_xml(value))}</Item>'
-            else:
-                yield f'<Value number="{n}">{escape(str(value))}</Value>'
-        yield "</DicomAttribute>"
 
 
 ROUTES = [Row("/studies", store, "store", ("POST",), minds=True), Row("/studies/{study}", store, "store", ("POST",))]

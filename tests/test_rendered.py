@@ -63,6 +63,10 @@ def folder(tmp_path_factory):
     report = pydicom.dcmread(real("test-SR.dcm"))
     report.StudyInstanceUID, report.SeriesInstanceUID, report.SOPInstanceUID = "1.2.9", "1.2.9.2", "1.2.9.2.1"
     report.save_as(folder / "report")
+    state = pydicom.dcmread(real("test-SR.dcm"))
+    state.StudyInstanceUID, state.SeriesInstanceUID, state.SOPInstanceUID = "1.2.6", "1.2.6.2", "1.2.6.2.1"
+    state.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.11.1")  # a presentation state: neither a picture nor text
+    state.save_as(folder / "state")
     video = pydicom.dcmread(folder / "cine.dcm")
     video.SOPInstanceUID, video.SeriesInstanceUID = "1.2.8.1", "1.2.8.2"
     video.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102.1")
@@ -319,7 +323,8 @@ def test_a_series_and_a_study(server):
     assert len(shown) == 3
     assert all(np.array_equal(a, b) for a, b in zip(shown, alone, strict=True))
     assert len({picture.mean() for picture in shown}) == 3
-    answer = server.get("dicom-web/studies/1.2.9/rendered")
+    assert b"Content-Type: text/html" in server.get("dicom-web/studies/1.2.9/rendered").content
+    answer = server.get("dicom-web/studies/1.2.9/rendered", accept=PARTS)
     assert len(parts(answer)) == 3  # and a report, which has none
     assert re.findall(rb"Content-Location: (.*)\r\n", answer.content)[1].decode() == (
         f"{server.url}dicom-web/studies/1.2.9/series/1.2.9.1/instances/1.2.9.1.1/rendered"
@@ -342,13 +347,15 @@ def test_a_series_of_one(server, film):
 
 
 def test_without_pixels(server):
-    report = "dicom-web/studies/1.2.9/series/1.2.9.2"
-    for tail in ("/rendered", "/thumbnail", "/instances/1.2.9.2.1/rendered", "/instances/1.2.9.2.1/thumbnail",
-                 "/instances/1.2.9.2.1/frames/1/rendered"):  # fmt: skip
-        answer = server.get(report + tail)
+    state = "dicom-web/studies/1.2.6/series/1.2.6.2"
+    for tail in ("/rendered", "/thumbnail", "/instances/1.2.6.2.1/rendered", "/instances/1.2.6.2.1/thumbnail",
+                 "/instances/1.2.6.2.1/frames/1/rendered"):  # fmt: skip
+        answer = server.get(state + tail)
         shown = tail.endswith("/rendered") and "frames" not in tail  # whatever there is to be shown
         expected = (406, "NotAcceptable") if shown else (404, "NoPixelData")
         assert (answer.status_code, answer.json()["error"]) == expected, tail
+    for tail in ("/thumbnail", "/instances/1.2.9.2.1/thumbnail", "/instances/1.2.9.2.1/frames/1/rendered"):
+        assert server.get(f"dicom-web/studies/1.2.9/series/1.2.9.2{tail}").json()["error"] == "NoPixelData"
 
 
 def test_a_damaged_frame_is_said_and_no_picture(server, folder):

@@ -26,7 +26,7 @@ type Json = dict[str, Any]
 _JSON, _MULTIPART, _PART10 = "application/json", "multipart/related", "application/dicom"
 _DICOM_JSON, _DICOM_XML = "application/dicom+json", "application/dicom+xml"
 _PICTURES = ("image/jpeg", "image/png", "image/gif")
-_AS_IT_LIES = ("video/*", "application/pdf", "text/xml", "application/xml", "model/*")
+_UNDRAWN = ("video/*", "text/html", "text/plain", "application/pdf", "text/xml", "application/xml", "model/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ _TABLE: Final = (
         r"/wado/?",
         "An object, or a picture of a frame, by WADO-URI (PS3.18 9)",
         "WADO-URI",
-        (_PART10, *_PICTURES, *_AS_IT_LIES),
+        (_PART10, *_PICTURES, *_UNDRAWN),
         _WADO_URI,
         ranges=True,
     ),
@@ -100,9 +100,9 @@ _TABLE: Final = (
     ),
     _Told(
         r".*/rendered",
-        "Pictures of 8 bits, videos and documents (PS3.18 10.4.1.1.3)",
+        "Pictures of 8 bits, videos, documents and reports (PS3.18 10.4.1.1.3)",
         "WADO-RS",
-        (*_PICTURES, _MULTIPART, *_AS_IT_LIES),
+        (*_PICTURES, _MULTIPART, *_UNDRAWN),
         _RENDERED,
         (413,),
         ranges=True,

@@ -300,7 +300,7 @@ def choose_rendered(
     if best is None or not _weight(best, entries, several=several)[0]:
         form = " in multipart/related, for they are several" if several else ""
         if not offers:
-            raise NotAcceptable(f"this instance holds nothing to be shown: it can be given as {PART10} alone")
+            raise NotAcceptable(f"nothing of this instance can be shown here: it can be given as {PART10} alone")
         raise NotAcceptable(f"given here are {', '.join(offers)}{form}: not what {asked} names")
     return best
 

@@ -1,9 +1,9 @@
 """Rendered resources and thumbnails: what a browser shows of an instance (PS3.18 10.4.1.1.3, 10.4.1.1.4, 9.4).
 
-Frames are pictures, JPEG, PNG or GIF; a video and an encapsulated document are given as they lie. It knows which frames
-an address stands for, and that one picture has a length and an ETag while several are made as they are sent. It must
-not know how a picture is made (``render``), where a document lies (``document``), nor how parameters are read
-(``presentation``).
+Frames are pictures, JPEG, PNG or GIF; a video and an encapsulated document are given as they lie, a report as text. It
+knows which frames an address stands for, and that one picture has a length and an ETag while several are made as they
+are sent. It must not know how a picture is made (``render``), where a document lies (``document``), what a report says
+(``report``), nor how parameters are read (``presentation``).
 
 An ETag is of what the picture is made of, not of its bytes: who has it already is told so before anything is decoded.
 """
@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +25,8 @@ from multiframe.memory import MemoryBudget
 from multiframe.picture import MEDIA_TYPES, MediaType, revision
 from multiframe.ranges import Buffer
 from multiframe.render import Facts, Presentation, draw, representative
-from multiframe.rope import Rope, Stored, digest
+from multiframe.report import is_report, report_of
+from multiframe.rope import Part, Rope, digest
 from multiframe.settings import Settings
 from multiframe.transcode import takes
 from multiframe.web.answers import (
@@ -36,12 +37,13 @@ from multiframe.web.answers import (
     body_answer,
     in_pieces,
     lasting,
+    leased,
     not_modified,
     stream_answer,
 )
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
-from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, find, uids, with_fresh
+from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
 from multiframe.web.media import boundary_of, multipart, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
 from multiframe.web.once import Gone, Shared
@@ -64,6 +66,12 @@ __all__ = [
 
 _MOST_INSTANCES = 10_000
 """Of one answer."""
+
+_REPORTS: Final = ("text/html", "text/plain")
+"""What a report is given as."""
+
+_OF_A_REPORT = 64
+"""Bytes that reading a report takes, for each of its own."""
 
 _TRIES = 32
 """Instances looked at for one that has a picture, where one stands for a series or a study."""
@@ -138,7 +146,7 @@ async def wado_uri_rendered(request: Request, study: str, series: str, uid: str,
 
     async def use(instance: Instance) -> Response:
         if media_type not in MEDIA_TYPES:
-            return await _as_it_lies(request, instance, Form(False, media_type))
+            return await _undrawn(request, instance, Form(False, media_type))
         count = await _count(instance)
         if "frameNumber" in query:
             (index, *more) = indices_of(query["frameNumber"].strip(), count)
@@ -162,7 +170,13 @@ async def offers_of(instance: Instance) -> Sequence[str]:
         return [instance.syntax.media_type]
     if instance.header.pixel_data is not None:
         return MEDIA_TYPES
-    document = await asyncio.to_thread(document_of, instance.header)
+    return await asyncio.to_thread(_texts_of, instance)
+
+
+def _texts_of(instance: Instance) -> Sequence[str]:
+    if is_report(instance.header):
+        return _REPORTS
+    document = document_of(instance.header)
     return document.media_types if document is not None else ()
 
 
@@ -240,7 +254,7 @@ async def _of_instance(request: Request, instance: Instance, wanted: Wanted, *, 
     accept = accept_of(request)
     if not is_thumbnail(request) and (instance.header.pixel_data is None or instance.syntax.family == "video"):
         whole = form_of(accept, await offers_of(instance), several=False)
-        return await _as_it_lies(request, instance, whole, ask=stands)
+        return await _undrawn(request, instance, whole, ask=stands)
     count = await _count(instance)
     form = form_of(accept, several=False)
     if form.multipart and count > 1 and not (stands or is_thumbnail(request)):
@@ -268,7 +282,7 @@ def _key(what: str, wanted: Wanted, form: Form) -> str:
 
 def _head(boundary: str, form: Form, location: str = "") -> bytes:
     where = f"Content-Location: {location}\r\n" if location else ""
-    return f"--{boundary}\r\nContent-Type: {form.media_type}\r\n{where}\r\n".encode()
+    return f"--{boundary}\r\nContent-Type: {_said(form.media_type)}\r\n{where}\r\n".encode()
 
 
 def _part(data: bytes, boundary: str, form: Form, location: str = "") -> bytes:
@@ -300,20 +314,44 @@ async def _one(
     return await body_answer(request, body, headers, lease=shared)
 
 
-async def _payload(instance: Instance) -> Sequence[Stored]:
-    """Give the bytes of what is not drawn: of a video, of a document.
+async def _payload(request: Request, instance: Instance, media_type: str, *, begun: bool = False) -> Sequence[Part]:
+    """Give what is not drawn: a video or a document as it lies, or a report as text.
 
     Raises
     ------
+    NotAcceptable
+        The report is too long.
     SourceChanged
-        There are none any more.
+        There is nothing of that kind any more.
     """
     if instance.syntax.family == "video":
         return (await instance.grow_async(None)).stream
+    if media_type in _REPORTS:
+        await current(instance)  # nothing is read that would show it
+        with await leased(request, _OF_A_REPORT * instance.header.size, begun=begun):
+            return [await asyncio.to_thread(_told, instance, media_type)]
     document = await asyncio.to_thread(document_of, instance.header)
     if document is None:
         raise SourceChanged("the file is not the one this answer began with")
     return [document.value]
+
+
+def _told(instance: Instance, media_type: str) -> bytes:
+    try:
+        report = report_of(instance.header)
+    except ValueError as error:
+        raise NotAcceptable(f"{error}: it can be given as application/dicom alone") from None
+    return report.html() if media_type == "text/html" else report.text()
+
+
+def _body(instance: Instance, rope: Rope) -> Body:
+    held = sum(len(part) for part in rope.parts if isinstance(part, bytes))
+    return Body([Section(rope, instance)], held=held)
+
+
+def _said(media_type: str) -> str:
+    """Give a media type as Content-Type says it."""
+    return f"{media_type}; charset=utf-8" if media_type in _REPORTS else media_type
 
 
 def _harmless(media_type: str) -> dict[str, str]:
@@ -324,18 +362,18 @@ def _harmless(media_type: str) -> dict[str, str]:
     return headers
 
 
-async def _as_it_lies(request: Request, instance: Instance, form: Form, *, ask: bool = False) -> Response:
-    """Answer with a video or a document as it is stored: what shows it asks for ranges."""
-    payload = await _payload(instance)
-    identity, content_type = f"{instance.stat.identity!r} {form}", form.media_type
+async def _undrawn(request: Request, instance: Instance, form: Form, *, ask: bool = False) -> Response:
+    """Answer with what is not drawn: what shows it asks for ranges."""
+    payload = await _payload(request, instance, form.media_type)
+    identity, content_type = f"{instance.stat.identity!r} {form}", _said(form.media_type)
     rope = Rope(payload, identity=identity)
     if form.multipart:
-        rope, boundary = multipart([(form.media_type, payload)], identity=identity)
+        rope, boundary = multipart([(content_type, payload)], identity=identity)
         content_type = multipart_type(form.media_type, boundary)
     headers = {"content-type": content_type, **_harmless(form.media_type)}
     if ask:
         headers["cache-control"] = ASK
-    return await body_answer(request, Body([Section(rope, instance)]), headers)
+    return await body_answer(request, _body(instance, rope), headers)
 
 
 async def _several(
@@ -362,7 +400,7 @@ async def _several(
 async def _of_each(
     request: Request, study: str, series: str | None, listed: Sequence[str], wanted: Wanted, gone: int
 ) -> Response:
-    """Answer with a part an instance, a picture of it or it as it lies; where Accept takes neither it is left out."""
+    """Answer with a part an instance, a picture of it or its text; where Accept takes neither it is left out."""
     accept = accept_of(request)
     boundary = boundary_of(digest(study, series, listed, accept, wanted.presentation, revision()))
     base = f"{base_url(request)}{DICOMWEB}/studies/{study}/series"
@@ -370,14 +408,14 @@ async def _of_each(
 
     async def part(instance: Instance) -> tuple[Form, str, Shared | Body] | None:
         offers, header = await offers_of(instance), instance.header
+        location = f"{base}/{header.series_instance_uid}/instances/{header.sop_instance_uid}/rendered"
         try:
             form = form_of(accept, offers, several=True)
+            if form.media_type not in MEDIA_TYPES:
+                payload = await _payload(request, instance, form.media_type, begun=bool(kinds))
+                return form, location, _body(instance, Rope(payload, identity=repr(instance.stat.identity)))
         except NotAcceptable:
             return None
-        location = f"{base}/{header.series_instance_uid}/instances/{header.sop_instance_uid}/rendered"
-        if form.media_type not in MEDIA_TYPES:
-            rope = Rope(await _payload(instance), identity=repr(instance.stat.identity))
-            return form, location, Body([Section(rope, instance)])
         index = await _representative(instance, await _count(instance))
         return form, location, await _drawn(request, instance, index, wanted, form, begun=bool(kinds))
 

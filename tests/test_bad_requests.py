@@ -121,7 +121,7 @@ def test_uids(server: Server, url: str, uid: str) -> None:
         ("Content-Length: -1", {400}),
         ("Content-Length: 5\r\nContent-Length: 6", {400}),
         ("Transfer-Encoding: chunked\r\nContent-Length: 5", {400, 200}),
-        ("Host: evil.example", {400, 421}),
+        ("Host: evil.example", {400}),  # the second
         ("Origin: \x00", {400, 200}),
         ("X: " + "y" * 200_000, {400, 431, 200}),
     ],
@@ -153,6 +153,32 @@ def test_what_is_no_request(server: Server, url: str, junk: bytes) -> None:
     assert status_of(received) == 0 or 400 <= status_of(received) < 506
     assert status_of(received) != 500
     alive(server, url)
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        ("1.0", [], 200), ("1.0", ["localhost"], 200), ("1.0", ["localhost"] * 2, 400), ("1.0", ["evil.example"], 421),
+        ("1.1", [], 400), ("1.1", ["localhost"], 200), ("1.1", ["localhost"] * 2, 400), ("1.1", ["evil.example"], 421),
+        ("1.1", ["localhost", "127.0.0.1"], 400), ("1.1", ["a b"], 400), ("1.1", ["a@localhost"], 400),
+    ],
+)  # fmt: skip
+def test_a_request_names_one_host(server: Server, version: str, hosts: list[str], status: int) -> None:
+    """RFC 9112 3.2; HTTP/1.0 knew none: absolute addresses begin with that of the socket."""
+    named = [f"Host: {host}" for host in hosts]
+    lines = [f"GET /dicom-web/studies HTTP/{version}", *named, "Connection: close", "", ""]
+    answer = exchange(server, "\r\n".join(lines).encode())
+    assert int(answer.split(b" ", 2)[1]) == status
+    if status == 200 and not hosts:
+        [study] = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert study["00081190"]["Value"][0].startswith(f"{server.url}dicom-web/studies/")
+
+
+def test_what_is_answered_without_a_host_is_not_answered_to_others(server: Server, url: str) -> None:
+    """The short way of a frame is kept by its headers."""
+    for version, status in (("1.0", 200), ("1.1", 400), ("1.0", 200), ("1.1", 400)):
+        answer = exchange(server, f"GET {url}/frames/1 HTTP/{version}\r\nConnection: close\r\n\r\n".encode())
+        assert int(answer.split(b" ", 2)[1]) == status
 
 
 def test_a_method_that_is_none(server: Server, url: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from dicomweb_client import DICOMwebClient
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -12,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+import multiframe
 from multiframe.settings import Settings
 from multiframe.testing import cine
-from multiframe.web.forwarded import Origin, forwarded, networks, split_host
+from multiframe.web.forwarded import Origin, authority, forwarded, networks, split_host
 from multiframe.web.lookup import base_url
 from tests.serving import serving
 
@@ -155,3 +157,33 @@ def test_a_running_server_believes_nobody_else(trusted: bool, tmp_path: Path) ->
             [study] = server.client.get("dicom-web/studies", headers=headers).json()
             [address] = study["00081190"]["Value"]
             assert address.startswith((origin if trusted else own) + "dicom-web/studies/")
+
+
+def test_a_client_that_leaves_the_port_out_of_host_can_follow_our_addresses(tmp_path: Path) -> None:
+    """As dicomweb-client does."""
+    path = tmp_path / "cine"
+    cine(path, frames=3, rows=96, columns=128)
+    with serving([path], cache=tmp_path) as server:
+        client = DICOMwebClient(f"{server.url}dicom-web")
+        [study] = client.search_for_studies()
+        assert study["00081190"]["Value"][0].startswith(server.url)
+        h = multiframe.open(path).header
+        told = client.retrieve_instance_metadata(h.study_instance_uid, h.series_instance_uid, h.sop_instance_uid)
+        frames = client.retrieve_bulkdata(told["7FE00010"]["BulkDataURI"])
+        assert frames == [frame.data for frame in multiframe.open(path).encoded(range(3))]
+
+
+def test_a_port_that_is_not_said_is_the_usual_one_but_here() -> None:
+    here, there = ("127.0.0.1", 8042), ("192.0.2.1", 8042)
+    assert authority("http", "127.0.0.1", here) == "127.0.0.1:8042"
+    assert authority("http", "LOCALHOST", ("::1", 8042)) == "LOCALHOST:8042"
+    assert authority("http", "localhost:1", here) == "localhost:1"
+    assert authority("http", "localhost", here, proxied=True) == "localhost"
+    assert authority("http", "localhost", there) == "localhost"
+    assert authority("http", "localhost", ("127.0.0.1", 80)) == "localhost"
+    assert authority("http", "images.example", here) == "images.example"
+    assert authority("http", "localhost", ("/run/socket", None)) == "localhost"
+    assert authority("https", "", ("::", 8443)) == "localhost"
+    assert authority("http", "", None) == authority("http", "", ("/run/socket", None)) == "localhost"
+    assert authority("https", "", ("2001:db8::1", 8443)) == "[2001:db8::1]:8443"
+    assert authority("https", "", ("::ffff:192.0.2.1", 443)) == "192.0.2.1"

@@ -27,7 +27,10 @@ from tests.serving import OCTETS, Server, address_of, command, serving
 
 FRAMES = 40
 
-GET = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+GET = {
+    "type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "http_version": "2",
+    "server": ("127.0.0.1", "443"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -231,8 +231,8 @@ class Again:
 
 def _asked(scope: Scope) -> tuple[_Kind, int] | None:
     """Tell what kind of request it is, and for which frame; None: it is not for one whole frame."""
-    if scope["type"] != "http" or scope["method"] != "GET":
-        return None
+    if scope["type"] != "http" or scope["method"] != "GET" or scope["http_version"] == "1.0":
+        return None  # what HTTP/1.0 is answered without a Host is not to be answered to others
     path, frames, number = scope["path"].rpartition("/frames/")
     if not frames or not (number.isascii() and number.isdecimal() and len(number) < 12):
         return None

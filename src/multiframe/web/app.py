@@ -230,19 +230,27 @@ class _HostCheck:
         self._any_address = not self._names.isdisjoint({"0.0.0.0", "::", "[::]"})  # noqa: S104
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Two that differ name nobody (RFC 9112 3.2): who reads the other one would be deceived.
-        if scope["type"] == "http" and not all(map(self._known, Headers(scope=scope).getlist("host") or [""])):
-            failed(scope, "MisdirectedRequest")
-            message = "this server is not known by that name: start it with --allow-host NAME or --public-url URL"
-            answer = JSONResponse(_told("MisdirectedRequest", message), 421)
-            await answer(scope, receive, send)
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        status, error, message = refusal
+        failed(scope, error)
+        await JSONResponse(_told(error, message), status)(scope, receive, send)
 
-    def _known(self, host: str) -> bool:
-        name = split_host(host)
-        if name is None:
-            return False
+    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        hosts = Headers(scope=scope).getlist("host")
+        if not hosts and scope["http_version"] == "1.0":
+            return None  # it knew none; and no browser speaks it, that could be led here by another name
+        # Two name nobody, though they be equal (RFC 9112 3.2): who reads the other one would be deceived.
+        if len(hosts) != 1 or (name := split_host(hosts[0])) is None:
+            return 400, "BadRequest", "a request names its host once, as in Host: NAME:PORT (RFC 9112 3.2)"
+        if self._known(name):
+            return None
+        message = "this server is not known by that name: start it with --allow-host NAME or --public-url URL"
+        return 421, "MisdirectedRequest", message
+
+    def _known(self, name: str) -> bool:
         if name in self._names or name.strip("[]") in self._names:
             return True
         if not self._any_address:

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Origin", "forwarded", "networks", "split_host"]
+__all__ = ["Origin", "authority", "forwarded", "networks", "split_host"]
+
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "[::1]"))
+_PORTS = {"http": 80, "https": 443}
 
 type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -51,6 +54,34 @@ def split_host(host: str) -> str | None:
     """
     found = _HOST.fullmatch(host)
     return found[1].lower() if found else None
+
+
+def authority(scheme: str, host: str, server: tuple[str, int | None] | None, *, proxied: bool = False) -> str:
+    """Give name and port by which this server was asked for.
+
+    That is the Host header. Where there is none, the socket's address; and its port where the name is this machine's,
+    the connection came from it, and the port is not said: dicomweb-client leaves it out, and follows our addresses.
+
+    Parameters
+    ----------
+    server : tuple of str and int, or None
+        Address and port of the socket.
+    proxied : bool
+        Whether a trusted proxy has passed the request on: then the socket's port is nothing to the client.
+
+    Examples
+    --------
+    >>> authority("http", "images.example", ("127.0.0.1", 8042)), authority("http", "localhost", ("127.0.0.1", 8042))
+    ('images.example', 'localhost:8042')
+    >>> authority("http", "", ("::1", 8042)), authority("https", "", ("192.0.2.1", 443))
+    ('[::1]:8042', '192.0.2.1')
+    """
+    if server is None or not (address := _ip(server[0])) or address.is_unspecified:
+        return host or "localhost"
+    if host and (proxied or host.lower() not in _LOOPBACK or not address.is_loopback):
+        return host
+    name = host or (f"[{address}]" if address.version == 6 else str(address))
+    return name if server[1] in (None, _PORTS.get(scheme)) else f"{name}:{server[1]}"
 
 
 @lru_cache(8)
@@ -144,11 +175,13 @@ def _address(node: str) -> str:
 
 
 def _is_trusted(address: str | None, trusted: tuple[str, ...]) -> bool:
-    if not (address and trusted):
-        return False
+    found = _ip(address) if address and trusted else None
+    return found is not None and any(found in network for network in networks(trusted))
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return any((mapped or found) in network for network in networks(trusted))
+        return None
+    return getattr(found, "ipv4_mapped", None) or found

@@ -14,7 +14,7 @@ from multiframe.errors import MultiframeError, SourceChanged, SourceNotFound
 from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.source import is_far
-from multiframe.web.forwarded import forwarded
+from multiframe.web.forwarded import authority, forwarded
 from multiframe.web.tracing import span
 
 __all__ = [
@@ -62,15 +62,17 @@ def base_url(request: Request) -> str:
     """Give what this client's absolute addresses begin with, without a slash at the end.
 
     That is ``public_url`` where it is set; else what a trusted proxy says the client asked for; else the Host header,
-    which was compared with the names of this server before anything else. An entity tag of an answer that holds such
-    addresses must cover it.
+    which was compared with the names of this server before anything else; else, in HTTP/1.0, the address of the socket.
+    An entity tag of an answer that holds such addresses must cover it.
     """
     settings: Settings = request.app.state.settings
     if settings.public_url:
         return settings.public_url.rstrip("/")
-    url, peer = request.url, request.client.host if request.client else None
+    peer = request.client.host if request.client else None
     told = forwarded(request.headers.items(), peer, settings.trusted_proxies)
-    return f"{told.scheme or url.scheme}://{told.host or url.netloc}{told.prefix}"
+    scheme, server = request.scope.get("scheme", "http"), request.scope.get("server")
+    host = told.host or authority(scheme, request.headers.get("host", ""), server, proxied=any(told))
+    return f"{told.scheme or scheme}://{host}{told.prefix}"
 
 
 def uids(request: Request) -> tuple[str, str, str]:

@@ -245,6 +245,11 @@ def _as_granian_needs_it(
     """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["http_version"] == "1":  # as granian calls HTTP/1.0; and it adds the Host that is missing
+            scope["http_version"] = "1.0"
+            scope["headers"] = [header for header in scope["headers"] if header != (b"host", b"")]
+        address, bound = scope["server"]
+        scope["server"] = address, int(bound)  # it has ports as text
         incoming = _Body(receive, patience)
         sends = scope.get("method") not in ("GET", "HEAD") and not _waits_for_leave(scope)
 
@@ -264,7 +269,7 @@ def _as_granian_needs_it(
             if body:
                 await asyncio.sleep(0)
 
-        port = int((scope.get("client") or ("", 0))[1])  # granian has it as text
+        port = int((scope.get("client") or ("", 0))[1])
         asked[port] = asked.get(port, 0) + 1
         task = asyncio.current_task()
         assert task is not None

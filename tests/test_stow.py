@@ -92,7 +92,7 @@ def test_instances_in_parts_are_stored_and_told_of(server):
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/dicom+json"
     assert told(answer, "00081199") == [(f"{SERIES}.11", None), (f"{SERIES}.12", None)]
-    assert answer.json()["00081190"]["Value"] == [f"{server.url}{STUDIES}/{STUDY}.1"]
+    assert answer.json()["00081190"]["Value"] == [f"{server.url}{STUDIES}/{STUDY}.1"] == [answer.headers["location"]]
     found = server.get("dicom-web/instances").json()
     assert {f"{SERIES}.11", f"{SERIES}.12"} <= {one["00080018"]["Value"][0] for one in found}
     url = answer.json()["00081199"]["Value"][1]["00081190"]["Value"][0]
@@ -107,6 +107,7 @@ def test_one_instance_alone_to_its_study(server):
     data = instance(21, study=f"{STUDY}.2")
     answer = post(server, data, path=f"{STUDIES}/{STUDY}.2", content_type="application/dicom")
     assert (answer.status_code, told(answer, "00081199")) == (200, [(f"{SERIES}.21", None)])
+    assert server.client.get(answer.headers["location"], headers={"accept": "application/dicom"}).content == data
     chunked = post(server, iter([data[:999], data[999:]]), content_type="application/dicom; transfer-syntax=*")
     assert chunked.status_code == 200
 

@@ -318,7 +318,19 @@ def _answer(request: Request, arrived: Sequence[Arriving], model: Model) -> Resp
             continue
         said = re.sub(r'[^\x20-\x7e]|["\\]', "?", arriving.refusal.message)[:300]
         response.headers.append("warning", f'299 multiframe "instance {n} of {len(arrived)} is not stored: {said}"')
+    for url in _location(told):
+        response.headers["location"] = url
     return response
+
+
+def _location(told: dict[str, Any]) -> Sequence[str]:
+    """Give the address of what is stored now, if it is one thing: an instance, or a study.
+
+    It is no Content-Location: that would say that the answer itself can be had there (RFC 9110 8.7, 10.2.2).
+    """
+    stored = told.get("00081199", {}).get("Value", ())
+    urls: Sequence[str] = (stored[0] if len(stored) == 1 else told)["00081190"].get("Value", ())
+    return urls
 
 
 def _module(root: str, arrived: Sequence[Arriving]) -> dict[str, Any]:

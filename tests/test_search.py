@@ -12,10 +12,11 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from multiframe.catalog import Catalog
+from multiframe.catalog import LEVELS, Catalog, level_of_path
 from multiframe.schema import TABLES
 from multiframe.settings import MIB, Settings
 from multiframe.web.app import create_app
+from multiframe.web.search import _TOLD_FROM
 from tests.test_catalog import CLASS, dicom
 from tests.test_nativexml import alike, model, read
 from tests.test_retrieve import parts_of
@@ -243,6 +244,14 @@ def test_no_match_is_wanted_and_it_is_told_that_there_are_some(client: Client) -
         ("/studies?x%0D%0AEvil:%20yes=1", "a parameter is not a key"),
         ("/studies?multiplevaluematching=true", "multiplevaluematching parameter is not supported"),
         ("/studies?includefield=Nonsense,PatientID", "Nonsense is not an attribute that can be included"),
+        ("/studies?includefield=00091001", "00091001 is not an attribute that can be included"),
+        ("/studies?includefield=PixelData", "PixelData is not an attribute that can be included"),
+        ("/studies?includefield=PatientID.PatientName", "PatientID.PatientName is not an attribute that can be"),
+        ("/studies?PixelData=", "PixelData is not an attribute that can be included"),
+        ("/studies?includefield=PatientID,Rows", "Rows is not an attribute of a study"),
+        ("/studies?includefield=00201209", "00201209 is not an attribute of a study"),
+        ("/studies?includefield=AvailableTransferSyntaxUID", "AvailableTransferSyntaxUID is not an attribute of a"),
+        ("/studies?q=abc", "q is not a key"),
     ],
 )
 def test_what_is_not_matched_is_said(client: Client, path: str, warning: str) -> None:
@@ -251,6 +260,22 @@ def test_what_is_not_matched_is_said(client: Client, path: str, warning: str) ->
     assert answer.headers["warning"].startswith("299 ")
     assert warning in answer.headers["warning"]
     assert len(answer.json()) == 2
+
+
+def test_what_is_told_is_no_reason_to_warn(client: Client) -> None:
+    """All that an answer can hold may be asked for by name, at its level and below."""
+    for path, depth in (("/studies", 1), ("/series", 2), ("/instances", 3)):
+        everything = {tag for one in client.found(f"{path}?includefield=all") for tag in one}
+        assert len(everything) > 15
+        answer = client.get(f"{path}?includefield={','.join(everything)}")
+        assert "warning" not in answer.headers
+        levels = [_TOLD_FROM.get(tag) or level_of_path(tag) for tag in everything]
+        assert all(level is not None and LEVELS.index(level) < depth for level in levels)
+
+
+def test_how_much_is_behind_a_page_is_said_before_all_else(client: Client) -> None:
+    answer = client.get("/instances?limit=1&" + "&".join(f"Nonsense{i}=1" for i in range(20)))
+    assert answer.headers["warning"].startswith('299 multiframe "There are')
 
 
 def test_a_header_of_warnings_has_an_end(client: Client) -> None:

@@ -44,12 +44,25 @@ from multiframe.schema import objects as _objects
 from multiframe.schema import patterns as _patterns
 from multiframe.schema import scans as _scans
 from multiframe.schema import series as _series
-from multiframe.searching import ORDER, Found, Search, find, find_page, is_one_question, kind_of_path, remaining
+from multiframe.searching import (
+    ORDER,
+    Found,
+    Search,
+    find,
+    find_page,
+    is_one_question,
+    kind_of_path,
+    level_of_path,
+    remaining,
+)
 from multiframe.settings import Settings
 from multiframe.source import FileSource, Identity, ObjectStat, is_far
 from multiframe.syntaxes import syntax_of
 
-__all__ = ["KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "no_such"]
+__all__ = [
+    "KEYS", "LEVELS", "Catalog", "Found", "Key", "Level", "ScanStatus", "Search", "kind_of_path", "level_of_path",
+    "no_such",
+]  # fmt: skip
 
 _AT_ONCE = 32  # far objects that are looked at
 _STALE = 60.0  # seconds after which a scan that says nothing is taken for dead

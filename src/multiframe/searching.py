@@ -37,7 +37,10 @@ from multiframe.matching import (
 )
 from multiframe.schema import TABLES, days, instances, requests, series, studies
 
-__all__ = ["EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "is_one_question", "kind_of_path", "remaining"]
+__all__ = [
+    "EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "is_one_question", "kind_of_path", "level_of_path",
+    "remaining",
+]  # fmt: skip
 
 _LOOKUP = 500  # rows asked for in one query
 _KEY_OF_TAG: Final = {key.tag: key for key in KEYS.values()}
@@ -164,14 +167,27 @@ def kind_of_path(path: str) -> tuple[Level, Kind] | None:
     key = _KEY_OF_TAG.get(path)
     if key is not None:
         return key.level, key.kind
+    level = None if path[:8] in _MADE else level_of_path(path)
+    kind = None if level is None else kind_of(_vr(path[-8:]))
+    return None if level is None or kind is None else (level, kind)
+
+
+@lru_cache(1024)
+def level_of_path(path: str) -> Level | None:
+    """Say at which level an attribute is kept; None: it is not.
+
+    Examples
+    --------
+    >>> level_of_path("00400275.00400009"), level_of_path("00091001"), level_of_path("7FE00010")
+    ('series', None, None)
+    """
     *outer, last = path.split(".")
     top = (*outer, last)[0]
-    if top in _MADE or not "00080000" < top < _BEHIND or any(int(tag[:4], 16) & 1 for tag in (*outer, last)):
+    if not "00080000" < top < _BEHIND or any(int(tag[:4], 16) & 1 for tag in (*outer, last)):
         return None
     if len(outer) > 8 or any(_vr(tag) != "SQ" for tag in outer):
         return None
-    kind = kind_of(_vr(last))
-    return None if kind is None else (level_of(int(top, 16)), kind)
+    return level_of(int(top, 16))
 
 
 def _vr(tag: str) -> str:

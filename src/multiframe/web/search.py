@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path
+from multiframe.catalog import KEYS, LEVELS, Catalog, Found, Level, Search, kind_of_path, level_of_path
 from multiframe.levels import lines_of, written
 from multiframe.matching import read_zone
 from multiframe.rope import digest, facts_of
@@ -48,6 +48,12 @@ _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES = "00201206", "002
 _MADE = (
     _RETRIEVE_URL, _AVAILABILITY, _MODALITIES, _CLASSES, _STUDY_SERIES, _STUDY_INSTANCES, _SERIES_INSTANCES, _SYNTAXES,
 )  # fmt: skip
+
+_TOLD_FROM: Final[Mapping[str, Level]] = {
+    _RETRIEVE_URL: "study", _AVAILABILITY: "study", _MODALITIES: "study", _CLASSES: "study", _STUDY_SERIES: "study",
+    _STUDY_INSTANCES: "study", _SERIES_INSTANCES: "series", _SYNTAXES: "instance", _ZONE: "study",
+}  # fmt: skip
+"""From which level on that is told which no file holds, or every level has."""
 
 _RETURNED: Final[Mapping[Level, Mapping[str, str]]] = {
     "study": {
@@ -87,6 +93,16 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
     fields: list[str] = []
     others: dict[str, list[str]] = {}
     zone: timedelta | None = None
+
+    def include(name: str, path: str | None) -> None:
+        kept = None if path is None else _TOLD_FROM.get(path) or level_of_path(path)
+        if path is None or kept is None:
+            warnings.append(f"{_shown(name)} is not an attribute that can be included: it was ignored")
+        elif _DEPTH[kept] > _DEPTH[level]:
+            warnings.append(f"{_shown(name)} is not an attribute of a {level}: it was ignored")
+        else:
+            fields.append(path)
+
     for name, value in params.multi_items():
         if name.lower() in PARAMETERS:
             others.setdefault(name.lower(), []).append(value)
@@ -105,7 +121,7 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
             warnings.append(f"{_shown(name)} is not a key that can be matched here: it was ignored")
             continue
         if found is None:  # such as a sequence: not matched, but wanted back
-            fields.append(path)
+            include(name, path)
             continue
         if _DEPTH[found[0]] > _DEPTH[level]:
             warnings.append(f"{_shown(name)} is not a key of a {level}: it was ignored")
@@ -120,11 +136,10 @@ def _asked(level: Level, params: QueryParams) -> _Asked:
         raise BadRequest(f"a search matches {_MOST_KEYS} keys at most, not {len(conditions)}")
     for value in others.get("includefield", ()):
         for name in _listed(value):
-            path = _ALL if name.lower() == _ALL else path_of(name)
-            if path is None:
-                warnings.append(f"{_shown(name)} is not an attribute that can be included: it was ignored")
+            if name.lower() == _ALL:
+                fields.append(_ALL)
             else:
-                fields.append(path)
+                include(name, path_of(name))
     if _truth(others, "multiplevaluematching"):
         warnings.append(
             "The multiplevaluematching parameter is not supported. Multiple Value Matching has not been performed."
@@ -189,7 +204,7 @@ async def _search(level: Level, request: Request) -> Response:
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        return _answer(request, model, body, [*asked.warnings, *behind])
+        return _answer(request, model, body, [*behind, *asked.warnings])
 
 
 def _page(

@@ -66,7 +66,7 @@ class Settings:
     wado_uri_default : str
         What WADO-URI gives a client that names no content type: ``dicom`` or, as the standard has it, ``jpeg``.
     strict_accept : bool
-        Whether a request for frames without an Accept header is refused, as PS3.18 8.7.5 has it.
+        Whether a request without an Accept header is refused, as PS3.18 8.7.5 has it.
     virtual_series : bool
         Whether a multi-frame instance is listed as a series of instances of one frame.
     revalidate : bool

@@ -276,9 +276,7 @@ WadoUriDefault = Annotated[
 ]
 StrictAccept = Annotated[
     bool,
-    typer.Option(
-        help="Refuse requests for frames without an Accept header, as PS3.18 8.7.5 has it.", rich_help_panel=WRAPPING
-    ),
+    typer.Option(help="Refuse requests without an Accept header, as PS3.18 8.7.5 has it.", rich_help_panel=WRAPPING),
 ]
 PageLimit = Annotated[
     int, typer.Option(min=1, help="Most results one search answers with.", rich_help_panel=WRAPPING)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from multiframe import __version__
 from multiframe.codec import PixelSpec
-from multiframe.errors import FormatError, FrameNotFound, NoPixelData, NotAcceptable
+from multiframe.errors import FormatError, FrameNotFound, NoPixelData
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
 from multiframe.ranges import Buffer, ByteRange
@@ -195,8 +195,6 @@ def choice_of(request: Request, instance: Instance, count: int) -> Choice:
     settings: Settings = request.app.state.settings
     stored = instance.frame_syntax
     accept = accept_of(request)
-    if not accept and settings.strict_accept:
-        raise NotAcceptable("a request for frames says in Accept which media types it takes (PS3.18 8.7.5)")
     forms: tuple[TransferSyntax, ...]
     try:
         spec = instance.spec

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 
 from multiframe.catalog import Catalog
-from multiframe.errors import MultiframeError, SourceChanged, SourceNotFound
+from multiframe.errors import MultiframeError, NotAcceptable, SourceChanged, SourceNotFound
 from multiframe.instance import Instance
 from multiframe.settings import Settings
 from multiframe.source import is_far
@@ -52,10 +52,20 @@ class TooMuch(Exception):
 
 
 def accept_of(request: Request) -> str:
-    """Give what the client takes; an ``accept`` in the query stands in place of the header (PS3.18 8.3.3.1)."""
+    """Give what the client takes; an ``accept`` in the query stands in place of the header (PS3.18 8.3.3.1).
+
+    Raises
+    ------
+    NotAcceptable
+        It does not say, and that is not let pass (PS3.18 8.7.5).
+    """
+    settings: Settings = request.app.state.settings
     # A plus sign in a query is a space to whoever forgot to encode it.
     asked = [value.replace("dicom ", "dicom+") for value in request.query_params.getlist("accept")]
-    return ",".join((asked or request.headers.getlist("accept"))[:8])
+    accept = ",".join((asked or request.headers.getlist("accept"))[:8])
+    if not accept and settings.strict_accept:
+        raise NotAcceptable("a request says in Accept which media types it takes (PS3.18 8.7.5)")
+    return accept
 
 
 def base_url(request: Request) -> str:

@@ -14,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from multiframe.web.sockets import NO_METHOD
 
-__all__ = ["METHODS", "Address", "Endpoint", "any_other"]
+__all__ = ["METHODS", "Address", "Describe", "Endpoint", "any_other"]
 
 type Endpoint = Callable[[Request], Awaitable[Response]]
+type Describe = Callable[[Request, str], Response | None]
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 """Those of HTTP (RFC 9110 9.3, RFC 5789)."""
@@ -31,13 +32,16 @@ class Address(Route):
         As Starlette writes it.
     endpoints : mapping of str to callable
         What answers each method. HEAD comes with GET.
+    describe : callable, optional
+        Answers OPTIONS at a path to who asks for more than `Allow`; None to all others.
     """
 
-    def __init__(self, path: str, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, path: str, endpoints: Mapping[str, Endpoint], describe: Describe | None = None) -> None:
         async def endpoint(request: Request) -> Response:
             return await endpoints["GET" if request.method == "HEAD" else request.method](request)
 
         super().__init__(path, endpoint, methods=endpoints)
+        self._describe = describe
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether an address is this one, whatever the method: what lies behind it is not asked then."""
@@ -49,8 +53,12 @@ class Address(Route):
         assert self.methods is not None
         if scope["method"] in self.methods:
             await self.app(scope, receive, send)
-        else:
-            await any_other(scope["method"], self.methods)(scope, receive, send)
+            return
+        answer = any_other(scope["method"], self.methods)
+        if self._describe is not None and (more := self._describe(Request(scope), self.path)) is not None:
+            more.headers["allow"] = answer.headers["allow"]
+            answer = more
+        await answer(scope, receive, send)
 
 
 def any_other(method: str, taken: Collection[str]) -> Response:

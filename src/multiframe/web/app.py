@@ -35,6 +35,7 @@ from multiframe.storing import Store
 from multiframe.web import (
     arriving,
     bulkdata,
+    capabilities,
     delete,
     frames,
     health,
@@ -49,6 +50,7 @@ from multiframe.web import (
     stow,
     wado_uri,
 )
+from multiframe.web.addresses import Address
 from multiframe.web.again import Again, Ways
 from multiframe.web.answers import works_of
 from multiframe.web.asked import UID
@@ -396,11 +398,13 @@ def create_app(
     ways = Ways(catalog, budget, most=settings.piece)
     changing = [row for row in CHANGING if settings.store and (settings.allow_delete or row.action != "delete")]
     rows = arriving.watched(ROUTES) if settings.store else ROUTES
-    web = guarded([*rows, *changing], root=DICOMWEB, locked=keys.locked)
-    web += guarded(rows, root=COUNTED, locked=keys.locked)
     beside = [*own.ROUTES, *wado_uri.ROUTES, *health.ROUTES]
-    told = openapi.route([DICOMWEB, COUNTED], ROUTES, beside, changing)
-    ours = [*guarded(beside, locked=keys.locked), told]
+    told = openapi.describing([DICOMWEB, COUNTED], ROUTES, beside, changing)
+    web = []
+    for root, there in ((DICOMWEB, [*rows, *changing]), (COUNTED, rows)):
+        describe = capabilities.describing(told, root)
+        web += [Address(root, {}, describe), *guarded(there, root=root, locked=keys.locked, describe=describe)]
+    ours = [*guarded(beside, locked=keys.locked), openapi.route(told)]
     store = _store_of(settings, catalog) if settings.store else None
 
     @contextlib.asynccontextmanager

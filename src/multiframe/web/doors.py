@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from multiframe.settings import Settings
 from multiframe.web.access import ACTIONS, EVERYTHING, READING, Access, Action, BadToken, NoKeys
-from multiframe.web.addresses import Address, Endpoint
+from multiframe.web.addresses import Address, Describe, Endpoint
 from multiframe.web.tokens import PREFIX, TokenFile
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ def access_of(request: Request) -> Access:
     raise asker
 
 
-def guarded(rows: Iterable[Row], *, root: str = "", locked: bool = False) -> list[Address]:
+def guarded(
+    rows: Iterable[Row], *, root: str = "", locked: bool = False, describe: Describe | None = None
+) -> list[Address]:
     """Give the addresses of rows, with a guard before each endpoint.
 
     Parameters
@@ -211,11 +213,13 @@ def guarded(rows: Iterable[Row], *, root: str = "", locked: bool = False) -> lis
         What their paths are below of.
     locked : bool
         Whether answers depend on who asks.
+    describe : callable, optional
+        As `Address` has it: whoever asks is told what can be asked.
     """
     addresses: dict[str, dict[str, Endpoint]] = {}
     for row in rows:
         addresses.setdefault(root + row.path, {}).update(dict.fromkeys(row.methods, _guard(row, locked)))
-    return [Address(path, endpoints) for path, endpoints in addresses.items()]
+    return [Address(path, endpoints, describe) for path, endpoints in addresses.items()]
 
 
 def _guard(row: Row, locked: bool) -> Endpoint:

@@ -6,7 +6,7 @@ answered.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from multiframe.levels import KEYS, Level
 from multiframe.web.addresses import Address
 from multiframe.web.doors import Row
 
-__all__ = ["description", "route"]
+__all__ = ["describing", "description", "route"]
 
 type Json = dict[str, Any]
 
@@ -347,16 +347,22 @@ def _answer(status: int, told: _Told) -> Json:
     return answer
 
 
-def route(roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], changing: Sequence[Row] = ()) -> Address:
-    """Give the route ``/openapi.json``."""
-    changes = [(row.path, method) for row in changing for method in row.methods]
+def route(told: Callable[[], Json]) -> Address:
+    """Give the address ``/openapi.json`` of a description."""
 
     @cache
     def body() -> bytes:
-        told = description(roots, [row.path for row in below], [row.path for row in beside], changes)
-        return json.dumps(told, indent=1).encode()
+        return json.dumps(told(), indent=1).encode()
 
     async def openapi(request: Request) -> Response:
         return Response(body(), media_type=_JSON, headers={"cache-control": "no-cache"})
 
     return Address("/openapi.json", {"GET": openapi})
+
+
+def describing(
+    roots: Sequence[str], below: Sequence[Row], beside: Sequence[Row], changing: Sequence[Row] = ()
+) -> Callable[[], Json]:
+    """Give what describes all addresses, once: at the first call."""
+    changes = [(row.path, method) for row in changing for method in row.methods]
+    return cache(lambda: description(roots, [row.path for row in below], [row.path for row in beside], changes))

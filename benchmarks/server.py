@@ -82,6 +82,19 @@ class Server:
         """The process that was started."""
         return self._process.pid
 
+    def check(self) -> None:
+        """See that it runs.
+
+        Raises
+        ------
+        RuntimeError
+            It has ended; the message is the last of what it said.
+        """
+        ended = self._process.poll()
+        if ended is not None:
+            self._said.seek(0)
+            raise RuntimeError(f"the server has ended with {ended}: {self._said.read().decode()[-2000:]}")
+
     def memory(self) -> int:
         """Give the resident bytes of all processes now; pages they share count in each."""
         total = 0

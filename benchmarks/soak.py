@@ -243,6 +243,7 @@ def soak(out: Path, minutes: float, folder: Path) -> bool:
         period = min(5.0, minutes * 60 / 60)
         while monotonic() - begun < 60 * minutes:
             load.ended.wait(period)
+            server.check()
             samples.append(look(server.pid, load, begun))
             if sys.stderr.isatty():
                 print(f"\r{samples[-1].minutes:5.1f} min, {samples[-1].asked:,} requests, "

@@ -333,7 +333,7 @@ def test_64_clients_that_vanish_in_the_middle_of_a_frame(
     path: Path, url: str, tmp_path: Path, tls: tuple[str, ...]
 ) -> None:
     """All memory there is was theirs, and it comes back: nobody after them waits."""
-    options = ("--memory", "1MiB", "--memory-wait", "60", *tls)
+    options = ("--memory", "1MiB", "--memory-wait", "600", *tls)  # longer than the client here waits
     with serving([path], *options, cache=tmp_path, verify=False) as server:
         frame(server, url)
         server.get(url, accept=DICOM)
@@ -353,12 +353,11 @@ def test_64_clients_that_vanish_in_the_middle_of_a_frame(
                     client.sendall(request)
                 until(lambda: worker.num_fds() > 64)
                 time.sleep(0.5)
-            begun, spent = time.monotonic(), sum(worker.cpu_times()[:2])
+            spent = sum(worker.cpu_times()[:2])
             assert frame(server, url).status_code == 200
             assert len(server.get(url, accept=DICOM).content) > path.stat().st_size
             # It takes 0.1 s, over TLS 1 s where others keep the machine busy, and 0.06 s of a processor.
             assert sum(worker.cpu_times()[:2]) - spent < 1, "what is for nobody is not read"
-            assert time.monotonic() - begun < 15, "memory would have been waited for 60 s"
 
 
 def _trusting() -> Any:

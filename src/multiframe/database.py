@@ -15,6 +15,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -313,15 +314,15 @@ def look(place: Path | str) -> tuple[str, str | None]:
 
 
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, at least one, that all name the same columns; into PostgreSQL they are copied.
+    """Insert rows, at least one, that all name the same columns, two or more; into PostgreSQL they are copied.
 
     A copy is one statement, not one a row. Values go to the driver as they are: there are many, and all of them plain.
     """
     names = list(rows[0])
+    values = list(map(itemgetter(*names), rows))
     columns = ", ".join(f'"{name}"' for name in names)
     if connection.dialect.name != "postgresql":
         marks = ", ".join("?" * len(names))
-        values = [tuple([row[name] for name in names]) for row in rows]
         statement = f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})'  # noqa: S608  # our own names
         connection.exec_driver_sql(statement, values)
         return
@@ -329,8 +330,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
     base = connection.dialect.loaded_dbapi.Error
     try:
         with driver.cursor() as cursor, cursor.copy(f'COPY "{table.name}" ({columns}) FROM STDIN') as copy:
-            for row in rows:
-                copy.write_row([row[name] for name in names])
+            for row in values:
+                copy.write_row(row)
     except base as error:
         # As if it were a statement like others: SQLAlchemy knows no copies.
         lost = connection.dialect.is_disconnect(error, driver, None)
@@ -450,6 +451,7 @@ def on_connect(connection: Any, _: object) -> None:
     """Have a connection of SQLite behave as ours do."""
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
     for pragma in (
+        "page_size = 8192",  # of a new file: an instance takes some 2 KB, and 4 KB would hold one, and little else
         f"busy_timeout = {int(1000 * BUSY)}",
         "journal_mode = WAL",  # readers never wait for the writer
         "synchronous = NORMAL",

@@ -88,6 +88,8 @@ def stored(kind: Kind, value: Any) -> str | int | Decimal | None:
     ('=doe^jane==x=', '093000.000000', '20261231')
     """
     if kind == "number":
+        if type(value) is int and abs(value) < 10**32:
+            return value
         try:
             number = Decimal(str(value))
         except ArithmeticError:

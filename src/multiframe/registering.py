@@ -27,8 +27,6 @@ LOOKUP = 500
 LONGEST = 2500
 """Bytes of a place that an index of PostgreSQL takes: longer ones are not catalogued."""
 
-_as_json = json.JSONEncoder(separators=(",", ":")).encode
-
 type Holder = tuple[bytes, str]
 """A file and its identity, as the database has them."""
 
@@ -229,7 +227,7 @@ def _drop_patterns(connection: sa.Connection, named: Iterable[str]) -> None:
 
 def as_text(identity: Identity) -> str:
     """Give an identity as the database keeps it."""
-    return _as_json(identity)
+    return f"[{','.join([str(part) if isinstance(part, int) else json.dumps(part) for part in identity])}]"
 
 
 def identity_of(text: str) -> Identity:

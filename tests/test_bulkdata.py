@@ -12,6 +12,7 @@ from pydicom.encaps import generate_frames
 
 from multiframe.catalog import Catalog
 from multiframe.settings import Settings
+from multiframe.syntaxes import EXPLICIT_LE
 from multiframe.testing import Layout, cine, part10
 from multiframe.web.app import create_app
 
@@ -19,6 +20,7 @@ NAMES = [
     "examples_palette.dcm", "examples_overlay.dcm", "waveform_ecg.dcm", "SC_rgb_small_odd_big_endian.dcm",
     "eCT_Supplemental.dcm", "examples_ybr_color.dcm", "MR_small_bigendian.dcm", "liver_1frame.dcm",
 ]  # fmt: skip
+OCTET = "application/octet-stream"
 OCTETS = 'multipart/related; type="application/octet-stream"'
 VIDEO = "1.2.840.10008.1.2.4.102"
 
@@ -131,11 +133,12 @@ def test_every_address_in_metadata_leads_to_the_value(site: Site, folder: Path, 
         if path == "7FE00010" and data.file_meta.TransferSyntaxUID.is_compressed:
             continue
         whole = site.get(url)
-        assert (whole.status_code, whole.headers["content-type"]) == (200, "application/octet-stream")
+        kind = OCTET if path != "7FE00010" else f"{OCTET}; transfer-syntax={EXPLICIT_LE}"
+        assert (whole.status_code, whole.headers["content-type"]) == (200, kind)
         assert whole.content == values[path]
         assert int(whole.headers["content-length"]) == len(whole.content)
         ((head, body),) = parts(site.get(url, accept=OCTETS))
-        assert (head, body) == ({"Content-Type": "application/octet-stream"}, values[path])
+        assert (head, body) == ({"Content-Type": kind}, values[path])
         part = site.get(url, range="bytes=3-11")
         assert (part.status_code, part.content) == (206, values[path][3:12])
         again = site.get(url, if_none_match=whole.headers["etag"])
@@ -199,7 +202,9 @@ def test_all_bulk_data_of_an_instance_a_series_a_study(site: Site, folder: Path)
                 assert len(found) >= len(addresses) - 1 + int(data.get("NumberOfFrames", 1))
             assert site.get(f"{level}/bulkdata", if_none_match=answer.headers["etag"]).status_code == 304
             pixels = parts(site.get(f"{series}/pixeldata")) if "PixelData" in data else []
-            assert {head["Content-Location"].split("/bulkdata/")[1][:8] for head, _ in pixels} <= {"7FE00010"}
+            assert all(
+                re.search(r"/bulkdata/7FE00010$|/frames/[0-9]+$", head["Content-Location"]) for head, _ in pixels
+            )
             assert bool(pixels) == ("PixelData" in data)
     assert site.get(f"{address(data)}/bulkdata", accept="application/octet-stream").status_code == 406
 
@@ -363,3 +368,42 @@ def test_where_there_are_no_pixels_nothing_is_not_given_for_them(tmp_path: Path)
         for what in ("pixeldata", "bulkdata"):
             for method in ("GET", "HEAD"):
                 assert site.get(f"{below}/{what}", method=method, accept=OCTETS).status_code == 404
+
+
+def test_lossless_pixel_data_are_one_value_decoded_unless_as_stored_is_asked_for(tmp_path: Path) -> None:
+    """The choosing of frames (PS3.18 8.7.3.3), and what an answer of a series names can be fetched there."""
+    (tmp_path / "files").mkdir()
+    path = tmp_path / "files" / "rle.dcm"
+    path.write_bytes(Path(str(get_testdata_file("emri_small_RLE.dcm", read=False))).read_bytes())
+    data = pydicom.dcmread(path)
+    stored = list(generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
+    decoded = data.pixel_array.astype("<u2").tobytes()
+    site = Site(tmp_path / "files", tmp_path)
+    series = address(data).partition("/instances")[0]
+
+    async def run() -> None:
+        async with site.app.router.lifespan_context(site.app):
+            for url in (f"{address(data)}/pixeldata", f"{address(data)}/bulkdata/7FE00010"):
+                whole = await site.ask(url)
+                assert whole.content == decoded
+                assert whole.headers["content-type"] == f"{OCTET}; transfer-syntax={EXPLICIT_LE}"
+                part = await site.ask(url, range="bytes=9000-20000")
+                assert part.content == decoded[9000:20001]
+                assert [body for _, body in parts(await site.ask(url, accept=OCTETS))] == [decoded]
+                assert [body for _, body in parts(await site.ask(url, accept=f"{OCTETS}; transfer-syntax=*"))] == stored
+                listed = await site.ask(url, accept="image/jls")
+                assert (listed.status_code, "multipart/related; type=" in listed.json()["message"]) == (406, True)
+            for below in ("pixeldata", "bulkdata"):
+                for accept, bodies in ((OCTETS, [decoded]), (f"{OCTETS}; transfer-syntax=*", stored)):
+                    found = parts(await site.ask(f"{series}/{below}", accept=accept))
+                    assert [body for _, body in found[-len(bodies) :]] == bodies
+                    last = found[-1][0]["Content-Location"]
+                    assert parts(await site.ask(last, accept=accept))[-1][1] == bodies[-1]
+                jls = await site.ask(f"{series}/pixeldata", accept='multipart/related; type="image/jls"')
+                assert jls.headers["content-type"].startswith('multipart/related; type="image/jls"')
+                assert len(parts(jls)) == len(stored)
+            assert (
+                await site.ask(f"{series}/pixeldata", accept="multipart/related; type=image/jpx")
+            ).status_code == 406
+
+    asyncio.run(run())

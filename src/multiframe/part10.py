@@ -33,6 +33,7 @@ __all__ = [
     "Singles",
     "can_hold",
     "decoded",
+    "decoded_value",
     "derived_uid",
     "encoded",
     "frame_number",
@@ -400,6 +401,11 @@ def _decoded(index: FrameIndex, decoding: Decoding, indices: Sequence[int]) -> l
     length = frames.size + frames.size % 2
     vr = "OW" if decoding.spec.bits_allocated > 8 else "OB"
     return [opening(_PIXEL_DATA, vr, length), frames, bytes(frames.size % 2)]
+
+
+def decoded_value(index: FrameIndex, decoding: Decoding) -> list[Piece]:
+    """Give native pixels that are not there yet, of all frames: the value as of `decoded`."""
+    return _decoded(index, decoding, range(len(index)))[1:]
 
 
 class DecodedFrames:

@@ -227,6 +227,7 @@ def takes(spec: PixelSpec, source: TransferSyntax, target: TransferSyntax | None
     return decoded * _TAKEN.get(target.family, _TAKEN[""])
 
 
+@lru_cache(1024)
 def fingerprint(source: TransferSyntax, target: TransferSyntax) -> str:
     """Name what turns frames of one syntax into another, in words that change when its result might.
 

@@ -515,8 +515,8 @@ async def in_pieces(request: Request, body: Body, *, begun: bool) -> AsyncGenera
     for at in range(0, body.size, piece):
         wanted = ByteRange(at, min(at + piece, body.size))
         with await leased(request, wanted.size + body.heavy, begun=begun or at > 0):
-            for buffer in await body.read(request, wanted):
-                yield buffer
+            buffers = await body.read(request, wanted)
+            yield buffers[0] if len(buffers) == 1 else b"".join(buffers)
 
 
 class _StreamResponse(Response):

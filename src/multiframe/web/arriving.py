@@ -213,7 +213,7 @@ async def _bulkdata(request: Request, growing: Growing) -> Response:
     if pixels is not None and path == [pixels.tag]:
         return await _whole(request, growing)
     payload = await asyncio.to_thread(value_of, instance, path)
-    rope, content_type = shaped(request, instance, payload, "application/octet-stream")
+    rope, content_type = shaped(request, instance, payload)
 
     async def pieces() -> AsyncGenerator[bytes]:
         for at in range(0, rope.size, piece):

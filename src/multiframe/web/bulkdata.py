@@ -7,38 +7,42 @@ how a body leaves.
 
 import asyncio
 import re
-from bisect import bisect_right
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from multiframe import __version__
-from multiframe.catalog import Catalog
 from multiframe.dicomjson import metadata, value_at
 from multiframe.errors import NoPixelData, NotAcceptable, OverBudget, SourceChanged
 from multiframe.frameindex import FrameIndex
 from multiframe.indexing import word_of
 from multiframe.instance import Instance
-from multiframe.ranges import ByteRange
-from multiframe.rope import Part, Rope, Stored, digest, touched
-from multiframe.settings import Settings
-from multiframe.source import run_async
-from multiframe.web.answers import ASK, Body, Section, body_answer, lasting, not_modified, stream_answer
-from multiframe.web.doors import Row
-from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, uids, with_fresh
-from multiframe.web.media import (
-    MixedAccept,
-    boundary_of,
-    choose_frames,
-    choose_octets,
-    multipart,
-    multipart_type,
-    parse_accept,
+from multiframe.part10 import decoded_value
+from multiframe.ranges import Buffer
+from multiframe.rope import Laid, Made, Part, Rope, Stored, digest
+from multiframe.source import Identity
+from multiframe.syntaxes import EXPLICIT_LE
+from multiframe.transcode import making
+from multiframe.web.answers import (
+    ASK,
+    Body,
+    Section,
+    body_answer,
+    in_pieces,
+    lasting,
+    made_once,
+    not_modified,
+    stream_answer,
 )
-from multiframe.web.metadata import States, addresses, partly, settled
+from multiframe.web.doors import Row
+from multiframe.web.frames import choice_of, decoding_of, given, laid, made_by
+from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, find, uids, with_fresh
+from multiframe.web.media import OCTETS, Choice, boundary_of, multipart, multipart_type, octets_in_parts, parse_accept
+from multiframe.web.metadata import States, address, addresses, partly, settled
 
 __all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata", "shaped", "steps_of", "value_of"]
 
@@ -61,7 +65,7 @@ async def bulkdata(request: Request) -> Response:
         if len(path) == 1 and pixels is not None and path[0] == pixels.tag:
             return await _pixels(request, instance)
         payload = await asyncio.to_thread(value_of, instance, path)
-        return await _whole(request, instance, payload, "application/octet-stream")
+        return await _whole(request, instance, payload)
 
     return await with_fresh(request, study, series, uid, use)
 
@@ -108,20 +112,20 @@ def _value(instance: Instance, path: Sequence[int]) -> list[Stored] | None:
     return [Stored(found.start, found.stop, word=found.word, origin=found.start)]
 
 
-async def _whole(request: Request, instance: Instance, payload: Sequence[Part], own: str) -> Response:
+async def _whole(request: Request, instance: Instance, payload: Sequence[Part]) -> Response:
     """Answer with one value, in the form the client takes."""
-    rope, content_type = shaped(request, instance, payload, own)
+    rope, content_type = shaped(request, instance, payload)
     return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
 
 
-def shaped(request: Request, instance: Instance, payload: Sequence[Part], own: str) -> tuple[Rope, str]:
+def shaped(request: Request, instance: Instance, payload: Sequence[Part]) -> tuple[Rope, str]:
     """Give one value as a body in the form the client takes, and its content type."""
-    form = choose_octets(parse_accept(accept_of(request)), own)
-    identity = f"{instance.stat.identity!r} {form.media_type}"
-    if not form.multipart:
-        return Rope(payload, identity=identity), form.media_type
-    rope, boundary = multipart([(form.media_type, payload)], identity=identity)
-    return rope, multipart_type(form.media_type, boundary)
+    in_parts = octets_in_parts(parse_accept(accept_of(request)))
+    identity = f"{instance.stat.identity!r} {OCTETS}"
+    if not in_parts:
+        return Rope(payload, identity=identity), OCTETS
+    rope, boundary = multipart([(OCTETS, payload)], identity=identity)
+    return rope, multipart_type(OCTETS, boundary)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ def shaped(request: Request, instance: Instance, payload: Sequence[Part], own: s
 
 
 async def pixeldata(request: Request) -> Response:
-    """``…/instances/{instance}/pixeldata``: native the value, encapsulated all frames in parts, a video its stream."""
+    """``…/instances/{instance}/pixeldata``: native pixels and a video are one value, all else is a part a frame."""
     study, series, uid = uids(request)
 
     async def use(instance: Instance) -> Response:
@@ -139,25 +143,41 @@ async def pixeldata(request: Request) -> Response:
 
 
 async def _pixels(request: Request, instance: Instance) -> Response:
-    native = _native(instance)
-    if native is not None:
-        return await _whole(request, instance, native, "application/octet-stream")
+    """Answer with Pixel Data in the form that the same Accept would be given frames in (PS3.18 8.7.3.3)."""
     known = instance.known
-    index = await _complete(instance)
-    if index.kind == "stream":
-        answer = await _whole(request, instance, index.stream, instance.syntax.media_type)
+    choice = await _choice(request, instance)
+    payload = await _value_of_pixels(instance, choice)
+    if payload is None:
+        answer = await given(request, instance, choice, range(len(await _complete(instance))))
     else:
-        answer = await _frames(request, instance, index)
-    if known is None or not known.complete:
+        rope, content_type = laid([payload], choice, instance)
+        answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+    if known is not instance.known:
         request.app.state.indexer.complete(instance)
     return answer
 
 
-def _native(instance: Instance) -> list[Stored] | None:
-    """Give the whole value where it is native; None: it is encapsulated."""
-    pixels = instance.header.pixels
-    if pixels.stop < 0:
+async def _choice(request: Request, instance: Instance) -> Choice:
+    """Choose how Pixel Data of one instance leaves."""
+    if not instance.syntax.encapsulated:
+        # Native pixels are one value, whatever it holds; only who wants them encoded has to know how many frames.
+        choice = choice_of(request, instance, instance.header.declared_frames or 1, "value")
+        if choice.syntax == instance.frame_syntax:
+            return choice
+    index = await _complete(instance)
+    return choice_of(request, instance, 1 if index.kind == "stream" else len(index), "value")
+
+
+async def _value_of_pixels(instance: Instance, choice: Choice) -> Sequence[Part | Laid] | None:
+    """Give Pixel Data that are one value as they leave: native, or the stream of a video; None: a part a frame."""
+    if choice.syntax.family == "video":
+        return (await _complete(instance)).stream
+    if choice.syntax.uid != EXPLICIT_LE:
         return None
+    if instance.syntax.encapsulated:
+        index = await _complete(instance)
+        return await asyncio.to_thread(lambda: decoded_value(index, decoding_of(instance)))
+    pixels = instance.header.pixels
     word = 1 if instance.syntax.little else word_of(pixels.vr, instance.header.number(_ALLOCATED))
     return [Stored(pixels.start, pixels.stop, word=word, origin=pixels.start)]
 
@@ -172,55 +192,27 @@ async def _complete(instance: Instance) -> FrameIndex:
     return index
 
 
-class _Parts:
-    """All frames in parts, laid out where they are asked for (`rope.Laid`): their places lie in arrays."""
-
-    def __init__(self, index: FrameIndex, head: bytes, identity: str) -> None:
-        self._index, self._head = index, head
-        lengths = [0, *accumulate((index.stops - index.starts).tolist())]
-        # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
-        self._ends = [lengths[k] + i * len(head) - (2 if i else 0) for i, k in enumerate(index.firsts.tolist())]
-        self.size = self._ends[-1]
-        self.etag = digest(identity, head, self.size)
-
-    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
-        """Give the parts that `wanted` touches."""
-        i = bisect_right(self._ends, wanted.start) - 1
-        while i < len(self._index) and self._ends[i] < wanted.stop:
-            head = self._head if i else self._head[2:]
-            yield from touched([head, *self._index.parts(i)], self._ends[i], wanted)
-            i += 1
-
-
-async def _frames(request: Request, instance: Instance, index: FrameIndex) -> Response:
-    """Answer with all frames as stored, one part a frame (PS3.18 8.7.3.3)."""
-    try:
-        choice = choose_frames(
-            parse_accept(accept_of(request)), (instance.frame_syntax,), count=len(index), decode=False
-        )
-    except MixedAccept as error:
-        raise BadRequest(str(error)) from None
-    identity = f"{instance.stat.identity!r} {choice.content_type}"
-    if not choice.multipart:
-        rope = Rope(index.parts(0), identity=identity)
-        return await body_answer(request, Body([Section(rope, instance)]), {"content-type": choice.content_type})
-    boundary = boundary_of(digest(identity))
-    head = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
-    rope = Rope([_Parts(index, head, identity), f"\r\n--{boundary}--\r\n".encode()], identity=identity)
-    headers = {"content-type": multipart_type(choice.media_type, boundary)}
-    return await body_answer(request, Body([Section(rope, instance)]), headers)
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # All of an instance, a series, a study
 
 
-class _Value(NamedTuple):
-    """One part of a long answer."""
+class _Settled(NamedTuple):
+    """What an instance gives to a long answer: in which form its Pixel Data, or None, for it has none; made by what."""
 
+    uid: str
+    identity: Identity
+    choice: Choice | None
+    by: object = None
+
+
+class _Value(NamedTuple):
+    """One part of a long answer. A payload that is one `Made` alone has no size before it is made."""
+
+    instance: Instance
+    media_type: str
     content_type: str
     location: str
-    payload: Sequence[Part]
+    payload: Sequence[Part | Laid] | Made
 
 
 async def all_bulkdata(request: Request) -> Response:
@@ -234,12 +226,9 @@ async def all_pixeldata(request: Request) -> Response:
 
 
 async def _all(request: Request, *, pixels_only: bool) -> Response:
-    if not choose_octets(parse_accept(accept_of(request)), alone=False).multipart:
-        raise NotAcceptable("many values are given as multipart/related")
     states, gone = await settled(request)
-    facts = (__version__, pixels_only, states, gone, base_url(request))
-    named = digest(*facts)
-    boundary = boundary_of(named)
+    chosen = await _chosen(request, states, pixels_only=pixels_only)
+    named = digest(__version__, pixels_only, chosen, gone, base_url(request))
     headers = {
         "etag": f'"{named}"',
         "cache-control": ASK if gone else lasting(request),
@@ -249,56 +238,122 @@ async def _all(request: Request, *, pixels_only: bool) -> Response:
     if kept is not None:
         return kept
     status = partly(headers, gone)
-    headers["content-type"] = multipart_type("application/octet-stream", boundary)
-    pieces = _sent(request, states, boundary, pixels_only=pixels_only)
-    first = await anext(pieces)
-    if first.startswith(f"--{boundary}--".encode()):
+    values = _values(request, chosen, pixels_only=pixels_only)
+    first = await anext(values, None)
+    if first is None:
         raise (
             NoPixelData("none of these instances has Pixel Data") if pixels_only else NotThere("there is no bulk data")
         )
-    return stream_answer(request, pieces, headers, first=first, status=status)
+    boundary = boundary_of(named)
+    headers["content-type"] = multipart_type(first.media_type, boundary)  # of the first part (RFC 2387 3.1)
+    pieces = _sent(request, first, values, boundary)
+    begun: Buffer = b""
+    if request.method == "HEAD":
+        await values.aclose()
+    else:
+        begun = await anext(pieces)  # an error of it still has a status
+    return stream_answer(request, pieces, headers, first=begun, held=None, status=status)
 
 
-async def _sent(request: Request, states: States, boundary: str, *, pixels_only: bool) -> AsyncGenerator[bytes]:
-    catalog: Catalog = request.app.state.catalog
-    settings: Settings = request.app.state.settings
-    before = ""
-    for uid, identity in states:
-        instance = await asyncio.to_thread(catalog.instance, uid)
-        if instance.stat.identity != identity:
-            raise SourceChanged("the file is not the one this answer began with")
-        async for value in _values(request, instance, pixels_only=pixels_only):
-            head = f"{before}--{boundary}\r\nContent-Type: {value.content_type}\r\nContent-Location: {value.location}"
-            yield f"{head}\r\n\r\n".encode()
-            before = "\r\n"
-            rope = Rope(value.payload)
-            for at in range(0, rope.size, settings.piece):
-                plan = rope.read(ByteRange(at, min(at + settings.piece, rope.size)))
-                yield b"".join(await run_async(plan, instance.source, identity=identity))
-    yield f"{before}--{boundary}--\r\n".encode()
+async def _chosen(request: Request, states: States, *, pixels_only: bool) -> list[_Settled]:
+    """Settle the form of each instance before anything leaves.
 
-
-async def _values(request: Request, instance: Instance, *, pixels_only: bool) -> AsyncGenerator[_Value]:
-    """Give the bulk data of one instance in the order of its metadata, Pixel Data last."""
-    octets, address = "application/octet-stream", addresses(request, instance.header)
-    if not pixels_only:
-        for path, payload in await asyncio.to_thread(_named, instance):
-            yield _Value(octets, address(path), payload)
+    Raises
+    ------
+    NotAcceptable
+        One of them cannot be given as the client takes it: then none is, for nobody may take a part for the study.
+    """
+    refused: NotAcceptable | None = None
     try:
-        native = _native(instance)
-    except NoPixelData:
+        octets_in_parts(parse_accept(accept_of(request)), alone=False)
+    except NotAcceptable as error:
+        refused = error
+    room: int = request.app.state.settings.max_decode
+    chosen = []
+    for uid, identity in states:
+        instance = await _instance(request, uid, identity)
+        header = instance.header
+        if refused is not None and not pixels_only and len(await asyncio.to_thread(_named, instance)):
+            raise refused
+        if header.pixel_data is None:
+            chosen.append(_Settled(uid, identity, None))
+            continue
+        count = header.declared_frames or len(await instance.grow_async(None)) or 1
+        try:
+            choice = choice_of(request, instance, count, "values", room=room)
+        except NotAcceptable as error:
+            raise NotAcceptable(f"instance {uid}: {error}") from None
+        if choice.syntax.uid == EXPLICIT_LE != instance.frame_syntax.uid:
+            room -= count * instance.spec.frame_bits // 8
+        chosen.append(_Settled(uid, identity, choice, made_by(instance, choice)))
+    return chosen
+
+
+async def _instance(request: Request, uid: str, identity: Identity) -> Instance:
+    """Give an instance in the state that was settled."""
+    instance = await find(request.app.state.catalog, request.path_params["study"], None, uid)
+    if instance.stat.identity != identity:
+        raise SourceChanged("the file is not the one this answer began with")
+    return instance
+
+
+async def _values(
+    request: Request, chosen: Sequence[_Settled], *, pixels_only: bool
+) -> AsyncGenerator[_Value]:  # fmt: skip
+    """Give the bulk data of each instance in the order of its metadata, Pixel Data last."""
+    for uid, identity, choice, _ in chosen:
+        instance = await _instance(request, uid, identity)
+        bulk = addresses(request, instance.header)
+        if not pixels_only:
+            for path, payload in await asyncio.to_thread(_named, instance):
+                yield _Value(instance, OCTETS, OCTETS, bulk(path), payload)
+        if choice is None:
+            continue
+        form = partial(_Value, instance, choice.media_type, choice.content_type)
+        value = await _value_of_pixels(instance, choice)
+        if value is not None:
+            yield form(bulk(f"{instance.header.pixels.tag:08X}"), value)
+            continue
+        index = await _complete(instance)
+        stored = choice.syntax == instance.frame_syntax
+        made = None if stored else making(instance.spec, instance.frame_syntax, choice.syntax)
+        for i in range(len(index)):
+            parts = index.parts(i)
+            yield form(f"{address(request, instance.header)}/frames/{i + 1}", made(parts, i) if made else parts)
+
+
+async def _sent(
+    request: Request, first: _Value, rest: AsyncGenerator[_Value], boundary: str
+) -> AsyncGenerator[Buffer]:  # fmt: skip
+    """Write parts, each read or made when the one before has left."""
+    line = ""
+    value: _Value | None = first
+    async with aclosing(rest):
+        while value is not None:
+            types = f"Content-Type: {value.content_type}\r\nContent-Location: {value.location}"
+            head = f"{line}--{boundary}\r\n{types}\r\n\r\n".encode()
+            async with aclosing(_bytes_of(request, value, begun=bool(line))) as pieces:
+                async for piece in pieces:
+                    if head:  # behind the first piece, which may say that it cannot be had
+                        yield head
+                        head = b""
+                    yield piece
+            if head:
+                yield head
+            line, value = "\r\n", await anext(rest, None)
+    yield f"{line}--{boundary}--\r\n".encode()
+
+
+async def _bytes_of(request: Request, value: _Value, *, begun: bool) -> AsyncGenerator[Buffer]:
+    instance, payload = value.instance, value.payload
+    if isinstance(payload, Made):
+        with await made_once(request, payload, instance, begun=begun) as frame:
+            yield frame
         return
-    location = address(f"{instance.header.pixels.tag:08X}")
-    if native is not None:
-        yield _Value(octets, location, native)
-        return
-    index = await _complete(instance)
-    if index.kind == "stream":
-        yield _Value(instance.syntax.media_type, location, index.stream)
-        return
-    syntax = instance.frame_syntax
-    for i in range(len(index)):
-        yield _Value(f"{syntax.media_type}; transfer-syntax={syntax.uid}", f"{location}/frames/{i + 1}", index.parts(i))
+    body = Body([Section(Rope(payload, identity=repr(instance.stat.identity)), instance)])
+    async with aclosing(in_pieces(request, body, begun=begun)) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 def _named(instance: Instance) -> list[tuple[str, list[Stored]]]:

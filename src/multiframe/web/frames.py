@@ -4,8 +4,10 @@ A frame *number* (from 1) becomes an *index* (from 0) here, in one function. It 
 how a body leaves.
 """
 
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,19 +17,20 @@ from multiframe.codec import PixelSpec
 from multiframe.errors import FormatError, FrameNotFound, NoPixelData
 from multiframe.frameindex import FrameIndex
 from multiframe.instance import Instance
+from multiframe.part10 import Decoding, can_hold
 from multiframe.ranges import Buffer, ByteRange
-from multiframe.rope import Made, Part, Rope, Stored, digest
+from multiframe.rope import Laid, Made, Part, Rope, Stored, digest, touched
 from multiframe.settings import Settings
 from multiframe.source import Identity
-from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
-from multiframe.transcode import fingerprint, making, targets
+from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax, syntax_of
+from multiframe.transcode import decoded_spec, fingerprint, making, targets
 from multiframe.web.again import Way
 from multiframe.web.answers import (
     Body,
     Section,
     body_answer,
+    in_pieces,
     lasting,
-    leased,
     made_kept,
     made_once,
     not_modified,
@@ -37,6 +40,7 @@ from multiframe.web.doors import Row
 from multiframe.web.lookup import BadRequest, accept_of, current, for_ohif, uids, with_fresh
 from multiframe.web.media import (
     Choice,
+    Kind,
     MixedAccept,
     boundary_of,
     choose_frames,
@@ -46,7 +50,7 @@ from multiframe.web.media import (
 )
 from multiframe.web.tracing import span
 
-__all__ = ["ROUTES", "choice_of", "frames", "indices_of"]
+__all__ = ["ROUTES", "choice_of", "decoding_of", "frames", "given", "indices_of", "laid", "made_by"]
 
 _BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 
@@ -121,22 +125,10 @@ async def frames(request: Request) -> Response:
         indices = indices_of(request.path_params["frames"], count)
         choice = choice_of(request, instance, len(indices))
         known = instance.known
-        found = known is not None and (known.complete or max(indices) < len(known))
-        stored = choice.syntax == instance.frame_syntax
-        if len(indices) > 1 and (not found if stored else choice.syntax.uid != EXPLICIT_LE):
-            answer = await _while_made(request, instance, choice, indices)
-        else:
-            with span("index", frames=max(indices) + 1):
-                index = await instance.grow_async(max(indices))
-            if stored:
-                rope, content_type = _rope(index, indices, choice, instance)
-                answer = await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
-            else:
-                made = making(instance.spec, instance.frame_syntax, choice.syntax)
-                answer = await _made(request, instance, choice, [made(index.parts(i), i) for i in indices])
+        answer = await given(request, instance, choice, indices)
         if known is None or not known.complete:
             request.app.state.indexer.complete(instance)
-        elif stored and len(indices) == 1:
+        elif choice.syntax == instance.frame_syntax and len(indices) == 1:
             in_parts_of = choice.media_type if choice.multipart else ""
             Way(instance, partial(_one, choice.content_type, in_parts_of)).leave(request.scope)
         return answer
@@ -144,10 +136,54 @@ async def frames(request: Request) -> Response:
     return await with_fresh(request, study, series, uid, use)
 
 
-def _rope(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: Instance) -> tuple[Rope, str]:
-    """Give frames as stored as a body, and its content type."""
-    named = _named(instance, choice, indices) if len(indices) > 1 else None
-    return _laid([index.parts(i) for i in indices], choice, instance, named)
+async def given(request: Request, instance: Instance, choice: Choice, indices: Sequence[int]) -> Response:
+    """Answer with frames in the form that was chosen."""
+    known = instance.known
+    found = known is not None and (known.complete or max(indices) < len(known))
+    stored = choice.syntax == instance.frame_syntax
+    if len(indices) > 1 and (not found if stored else choice.syntax.uid != EXPLICIT_LE):
+        return await _while_made(request, instance, choice, indices)
+    with span("index", frames=max(indices) + 1):
+        index = await instance.grow_async(max(indices))
+    if not stored:
+        made = making(instance.spec, instance.frame_syntax, choice.syntax)
+        return await _made(request, instance, choice, [made(index.parts(i), i) for i in indices])
+    if len(indices) > 1:
+        rope, content_type = _listed(index, indices, choice, instance)
+    else:
+        rope, content_type = laid([index.parts(indices[0])], choice, instance)
+    return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
+
+
+def _listed(index: FrameIndex, indices: Sequence[int], choice: Choice, instance: Instance) -> tuple[Rope, str]:
+    """Give frames as stored, in parts, as a body, and its content type."""
+    named = _named(instance, choice, indices)
+    boundary = boundary_of(named)
+    head = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode()
+    rope = Rope([_Parts(index, indices, head), f"\r\n--{boundary}--\r\n".encode()], digest=named)
+    return rope, multipart_type(choice.media_type, boundary)
+
+
+class _Parts:
+    """Frames in parts, laid out where they are asked for (`rope.Laid`): their places lie in arrays."""
+
+    def __init__(self, index: FrameIndex, indices: Sequence[int], head: bytes) -> None:
+        self._index, self._indices, self._head = index, indices, head
+        whole = len(indices) == len(index)
+        sizes = index.sizes[indices].tolist() if whole else [sum(p.size for p in index.parts(i)) for i in indices]
+        # An empty line before the first boundary is allowed, and not what clients look for: it is left out.
+        self._ends = list(accumulate((len(head) + size for size in sizes), initial=-2))
+        self._ends[0] = 0
+        self.size = self._ends[-1]
+        self.etag = head.hex()  # the boundary names all that they are made of
+
+    def within(self, wanted: ByteRange) -> Iterator[tuple[Part, ByteRange]]:
+        """Give the parts that `wanted` touches."""
+        i = bisect_right(self._ends, wanted.start) - 1
+        while i < len(self._indices) and self._ends[i] < wanted.stop:
+            head = self._head if i else self._head[2:]
+            yield from touched([head, *self._index.parts(self._indices[i])], self._ends[i], wanted)
+            i += 1
 
 
 def _one(content_type: str, in_parts_of: str, instance: Instance, i: int) -> tuple[Rope, str]:
@@ -165,27 +201,45 @@ def _alone(content_type: str, in_parts_of: str, identity: Identity, parts: tuple
     return rope, multipart_type(in_parts_of, boundary)
 
 
-def _laid(
-    payloads: Sequence[Sequence[Part]], choice: Choice, instance: Instance, named: str | None = None
-) -> tuple[Rope, str]:
-    """Give frames as a body of known size, and its content type."""
+def laid(payloads: Sequence[Sequence[Part | Laid]], choice: Choice, instance: Instance) -> tuple[Rope, str]:
+    """Give what has a known size as a body, and its content type."""
     content_type = choice.content_type
     identity = repr(instance.stat.identity)
     if not choice.multipart:
         return Rope(payloads[0], identity=f"{identity} {content_type}"), content_type
-    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity, named=named)
+    rope, boundary = multipart([(content_type, p) for p in payloads], identity=identity)
     return rope, multipart_type(choice.media_type, boundary)
 
 
 def _named(instance: Instance, choice: Choice, indices: Sequence[int]) -> str:
     """Name a list before its frames are found or made: what it says is the same then."""
+    return digest(instance.stat.identity, choice, indices, made_by(instance, choice))
+
+
+def made_by(instance: Instance, choice: Choice) -> object:
+    """Say what makes frames what they are when they leave: it changes when their bytes might."""
     source = instance.frame_syntax
-    by = __version__ if choice.syntax == source else (fingerprint(source, choice.syntax), instance.spec)
-    return digest(instance.stat.identity, choice, list(indices), by)
+    return __version__ if choice.syntax == source else (fingerprint(source, choice.syntax), instance.spec)
 
 
-def choice_of(request: Request, instance: Instance, count: int) -> Choice:
+def decoding_of(instance: Instance) -> Decoding:
+    """Say how the frames of an instance are decoded."""
+    spec, source, index = instance.spec, instance.frame_syntax, instance.index
+    made = making(spec, source, syntax_of(EXPLICIT_LE))
+    return Decoding(decoded_spec(spec, source), lambda i: made(index.parts(i), i))
+
+
+def choice_of(
+    request: Request, instance: Instance, count: int, kind: Kind = "frames", *, room: int | None = None
+) -> Choice:  # fmt: skip
     """Choose in which form frames of an instance leave, by what the client takes.
+
+    Parameters
+    ----------
+    kind : str
+        As of `media.choose_frames`.
+    room : int, optional
+        Bytes up to which they are decoded for who names no Transfer Syntax; by default ``--max-decode``.
 
     Raises
     ------
@@ -206,10 +260,13 @@ def choice_of(request: Request, instance: Instance, count: int) -> Choice:
     else:
         if for_ohif(request):
             forms = _counted(forms, spec)
+        if kind != "frames" and stored.encapsulated and not can_hold(decoded_spec(spec, stored), count):
+            forms = tuple(form for form in forms if form.uid != EXPLICIT_LE)
     # What was never lossy is given decoded to who asks for nothing else, as long as that is of a bearable size.
-    decode = stored.encapsulated and not stored.lossy and count * (bits + 7) // 8 <= settings.max_decode
+    room = settings.max_decode if room is None else room
+    decode = stored.encapsulated and not stored.lossy and count * (bits + 7) // 8 <= room
     try:
-        return choose_frames(parse_accept(accept), forms, count=count, decode=decode)
+        return choose_frames(parse_accept(accept), forms, count=count, kind=kind, decode=decode)
     except MixedAccept as error:
         raise BadRequest(str(error)) from None
 
@@ -227,7 +284,7 @@ def _counted(forms: tuple[TransferSyntax, ...], spec: PixelSpec) -> tuple[Transf
 async def _made(request: Request, instance: Instance, choice: Choice, made: Sequence[Made]) -> Response:
     """Answer with frames in another form than they are stored in: decoded ones, or one that was encoded anew."""
     if choice.syntax.uid == EXPLICIT_LE:
-        rope, content_type = _laid([(part,) for part in made], choice, instance)
+        rope, content_type = laid([(part,) for part in made], choice, instance)
         return await body_answer(request, Body([Section(rope, instance)]), {"content-type": content_type})
     (part,) = made
     etag = f'"{digest(instance.stat.identity, choice, part)}"'
@@ -235,7 +292,7 @@ async def _made(request: Request, instance: Instance, choice: Choice, made: Sequ
     if kept is not None:
         return kept
     frame, lease = await made_kept(request, part, instance)
-    rope, content_type = _laid([(frame,)], choice, instance)
+    rope, content_type = laid([(frame,)], choice, instance)
     body = Body([Section(rope, None)], held=rope.size, etag=etag)
     return await body_answer(request, body, {"content-type": content_type}, lease=lease)
 
@@ -267,7 +324,6 @@ async def _found(
     request: Request, instance: Instance, choice: Choice, indices: Sequence[int], boundary: str
 ) -> AsyncGenerator[Buffer]:
     """Give frames as stored, some at a time; while the next ones are looked for, no memory is held."""
-    settings: Settings = request.app.state.settings
     head, end = f"\r\n--{boundary}\r\nContent-Type: {choice.content_type}\r\n\r\n".encode(), f"\r\n--{boundary}--\r\n"
     for some in _together(indices):
         index = await instance.grow_async(max(some))
@@ -279,11 +335,8 @@ async def _found(
         if some[-1] == indices[-1]:
             pieces.append(end.encode())
         body = Body([Section(Rope(pieces, identity=f"{boundary} {some[0]}"), instance)])
-        for at in range(0, body.size, settings.piece):
-            wanted = ByteRange(at, min(at + settings.piece, body.size))
-            with await leased(request, wanted.size, begun=some[0] != indices[0] or at > 0):
-                buffers = await body.read(request, wanted)
-                yield buffers[0] if len(buffers) == 1 else b"".join(buffers)
+        async for piece in in_pieces(request, body, begun=some[0] != indices[0]):
+            yield piece
 
 
 def _together(indices: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from multiframe.errors import NotAcceptable
 from multiframe.ranges import ByteRange
-from multiframe.rope import Part, Rope, digest, facts_of
+from multiframe.rope import Laid, Part, Rope, digest, facts_of
 from multiframe.syntaxes import EXPLICIT_LE, TransferSyntax
 
 __all__ = [
@@ -20,21 +20,21 @@ __all__ = [
     "MOST_ENTRIES",
     "PART10",
     "Choice",
+    "Kind",
     "MediaRange",
     "MixedAccept",
-    "Octets",
     "PreconditionFailed",
     "RangeNotSatisfiable",
     "Taken",
     "choose_coding",
     "choose_files",
     "choose_frames",
-    "choose_octets",
     "content_range",
     "etag_expected",
     "etag_matches",
     "multipart",
     "multipart_type",
+    "octets_in_parts",
     "parse_accept",
     "parse_range",
 ]
@@ -173,12 +173,22 @@ class Choice(NamedTuple):
 
     @property
     def content_type(self) -> str:
-        """Of a part; never quoted, which some clients do not undo."""
-        return f"{self.media_type}; transfer-syntax={self.syntax.uid}"
+        """Of a part; never quoted, which some clients do not undo. Players of video know media types alone."""
+        return (
+            self.media_type
+            if self.syntax.family == "video"
+            else f"{self.media_type}; transfer-syntax={self.syntax.uid}"
+        )
+
+
+type Kind = Literal["frames", "value", "values"]
+"""What frames are given as: a list of them; Pixel Data of an instance, which is one value where it is native or video;
+or that of several instances, which can only be parts."""
 
 
 def choose_frames(
-    accept: Sequence[MediaRange], targets: Sequence[TransferSyntax], *, count: int, decode: bool = False,
+    accept: Sequence[MediaRange], targets: Sequence[TransferSyntax], *, count: int, kind: Kind = "frames",
+    decode: bool = False,
 ) -> Choice:  # fmt: skip
     """Choose how `count` frames are sent: in parts or alone, as which media type, in which Transfer Syntax.
 
@@ -193,6 +203,8 @@ def choose_frames(
         What the client takes; empty: anything.
     targets : sequence of TransferSyntax
         What the frames can be given in, as stored first.
+    kind : str
+        As what. One value can be the whole body, however many frames it has, and is for who takes anything.
     decode : bool
         Whether frames are given decoded to who names no Transfer Syntax.
 
@@ -222,15 +234,27 @@ def choose_frames(
     _of_one_kind(entries)
     best: tuple[float, Choice] | None = None
     for entry in entries:
-        if entry.q == 0 or not (_in_parts(entry) or count == 1):
-            continue
-        for choice in _given(entry, targets, decode):
+        for choice in _given(entry, targets, decode) if entry.q else ():
+            if entry.type == "*/*" and kind == "value" and _one_value(choice.syntax):
+                choice = choice._replace(multipart=False)
+            if not (choice.multipart or _sole(choice.syntax, count, kind)):
+                continue
             quality = _quality(choice, entries, targets[0])
             if quality and (best is None or quality > best[0]):
                 best = quality, choice
     if best is not None:
         return best[1]
-    raise NotAcceptable(_could_be(targets, count))
+    raise NotAcceptable(_could_be(targets, count, kind))
+
+
+def _one_value(syntax: TransferSyntax) -> bool:
+    """Whether Pixel Data in that syntax is one value, and not a codestream a frame."""
+    return syntax.uid == EXPLICIT_LE or syntax.family == "video"
+
+
+def _sole(syntax: TransferSyntax, count: int, kind: Kind) -> bool:
+    """Whether what is wanted can be the whole body in that syntax."""
+    return kind != "values" and (count == 1 or (kind == "value" and _one_value(syntax)))
 
 
 def _in_parts(entry: MediaRange) -> bool:
@@ -286,6 +310,8 @@ def _own(name: str, targets: Sequence[TransferSyntax]) -> list[TransferSyntax]:
     kind = _ALIASES.get(name, name)
     if kind == "image/*":
         return [t for t in targets[1:] if t.uid in _DEFAULTS.values()]
+    if kind == OCTETS:
+        return []  # it is that of any bytes
     own = [t for t in targets[1:] if t.media_type == kind and not t.lossy]
     return sorted(own, key=lambda t: t.uid != _DEFAULTS.get(kind))
 
@@ -307,15 +333,15 @@ def _quality(choice: Choice, entries: Sequence[MediaRange], stored: TransferSynt
     return best[1]
 
 
-def _could_be(targets: Sequence[TransferSyntax], count: int) -> str:
-    """Say what could be had, for who is refused."""
-    stored, *others = targets
-    form = "" if count == 1 else ", in multipart/related"
-    also = "; also as ".join(f"{t.media_type}; transfer-syntax={t.uid}" for t in others[:12])
-    return (
-        f"not what Accept names: these frames are stored as {stored} and can be given as {stored.media_type};"
-        f" transfer-syntax={stored.uid}{f'; also as {also}' if also else ''}{form}; pictures are at …/rendered"
+def _could_be(targets: Sequence[TransferSyntax], count: int, kind: Kind) -> str:
+    """Say what could be had, as it is to be asked for, for who is refused."""
+    forms = (
+        f"{t.media_type}; transfer-syntax={t.uid}"
+        if _sole(t, count, kind)
+        else f'multipart/related; type="{t.media_type}"; transfer-syntax={t.uid}'
+        for t in targets[:13]
     )
+    return f"not what Accept names: these can be given as {'; also as '.join(forms)}; pictures are at …/rendered"
 
 
 def _matched(name: str, syntax: TransferSyntax) -> str | None:
@@ -423,37 +449,20 @@ def choose_coding(accepted: str, offered: Sequence[str] = CODINGS) -> str:
     return best if weight > 0 and weight >= weights.get("identity", 0.0) else ""
 
 
-class Octets(NamedTuple):
-    """How a value is sent.
-
-    Attributes
-    ----------
-    multipart : bool
-        In parts, or as the whole body.
-    media_type : str
-        Of it, or of a part.
-    """
-
-    multipart: bool
-    media_type: str
-
-
-def choose_octets(accept: Sequence[MediaRange], own: str = OCTETS, *, alone: bool = True) -> Octets:
-    """Choose how bulk data that are no single frames leave.
+def octets_in_parts(accept: Sequence[MediaRange], *, alone: bool = True) -> bool:
+    """Choose how values that are no pixels leave: in parts, or one as the whole body.
 
     Parameters
     ----------
     accept : sequence of MediaRange
         What the client takes; empty: anything.
-    own : str
-        A media type of its own, such as that of a video; ``application/octet-stream`` can be had in any case.
     alone : bool
         Whether it can be the whole body; who takes anything is given it so.
 
     Raises
     ------
     NotAcceptable
-        Nothing the client takes can be given.
+        The client does not take them.
 
     References
     ----------
@@ -461,23 +470,20 @@ def choose_octets(accept: Sequence[MediaRange], own: str = OCTETS, *, alone: boo
 
     Examples
     --------
-    >>> choose_octets(parse_accept('multipart/related; type="application/octet-stream"'))
-    Octets(multipart=True, media_type='application/octet-stream')
-    >>> choose_octets(parse_accept("*/*"), "video/mp4")
-    Octets(multipart=False, media_type='video/mp4')
+    >>> octets_in_parts(parse_accept('multipart/related; type="application/octet-stream"'))
+    True
+    >>> octets_in_parts(parse_accept("*/*")), octets_in_parts(parse_accept("*/*"), alone=False)
+    (False, True)
     """
     for entry in sorted(accept or (MediaRange("*/*"),), key=lambda e: -e.q):
         in_parts = entry.type.startswith("multipart/") or (entry.type == "*/*" and not alone)
         if entry.q == 0 or not (in_parts or alone) or (in_parts and entry.type == "multipart/form-data"):
             continue
         types = entry.values("type") or ["*/*"] if in_parts else [entry.type]
-        for given in (own, OCTETS):
-            takes = {given.lower(), f"{given.partition('/')[0].lower()}/*", "*/*"}
-            if any(name.lower() in takes for name in types):
-                return Octets(in_parts, given)
-    forms = " or ".join(dict.fromkeys((own, OCTETS)))
-    whole = f"{forms}, or " if alone else ""
-    raise NotAcceptable(f"bulk data are given as {whole}multipart/related of it; not what Accept names")
+        if any(name.lower() in (OCTETS, "application/*", "*/*") for name in types):
+            return in_parts
+    form = f'multipart/related; type="{OCTETS}"'
+    raise NotAcceptable(f"bulk data are given as {f'{OCTETS}, or {form}' if alone else form}: not what Accept names")
 
 
 def multipart_type(media_type: str, boundary: str) -> str:
@@ -503,18 +509,16 @@ def boundary_of(name: str) -> str:
 
 
 def multipart(
-    parts: Sequence[tuple[str, Sequence[Part]]], *, identity: str, named: str | None = None
-) -> tuple[Rope, str]:
+    parts: Sequence[tuple[str, Sequence[Part | Laid]]], *, identity: str
+) -> tuple[Rope, str]:  # fmt: skip
     """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
 
     Parameters
     ----------
-    parts : sequence of (str, sequence of Stored and Made)
+    parts : sequence of (str, sequence of Stored, Made and Laid)
         Content type and payload of each.
     identity : str
         What the payloads are of.
-    named : str, optional
-        A `digest` of all that the body depends on, where it had to be known before the parts were.
 
     Returns
     -------
@@ -525,10 +529,10 @@ def multipart(
     ----------
     RFC 2046 5.1; PS3.18 8.7.3.5.1. The part's header is spelled ``Content-Type`` exactly: cornerstone looks for that.
     """
-    named = named or digest(identity, [(t, *map(facts_of, payload)) for t, payload in parts])
+    named = digest(identity, [(t, *map(facts_of, payload)) for t, payload in parts])
     boundary = boundary_of(named)
     heads = {t: f"\r\n--{boundary}\r\nContent-Type: {t}\r\n\r\n".encode() for t, _ in parts}
-    pieces: list[Part] = []
+    pieces: list[Part | Laid] = []
     for content_type, payload in parts:
         pieces.append(heads[content_type] if pieces else heads[content_type][2:])
         pieces.extend(payload)

@@ -27,7 +27,7 @@ from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, cur
 from multiframe.web.media import choose_coding, parse_accept
 from multiframe.web.models import choose_model
 
-__all__ = ["ROUTES", "States", "addresses", "metadata_of", "partly", "settled"]
+__all__ = ["ROUTES", "States", "address", "addresses", "metadata_of", "partly", "settled"]
 
 _PIECE = 128 * 1024
 _WINDOW = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -73,10 +73,15 @@ def partly(headers: dict[str, str], gone: int) -> HTTPStatus:
     return HTTPStatus.PARTIAL_CONTENT
 
 
+def address(request: Request, header: Header) -> str:
+    """Give the absolute address of an instance."""
+    study, series, uid = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
+    return f"{base_url(request)}{DICOMWEB}/studies/{study}/series/{series}/instances/{uid}"
+
+
 def addresses(request: Request, header: Header) -> Callable[[str], str]:
     """Give what turns the path of a value into its absolute address."""
-    study, series, uid = header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid
-    below = f"{base_url(request)}{DICOMWEB}/studies/{study}/series/{series}/instances/{uid}/bulkdata/"
+    below = f"{address(request, header)}/bulkdata/"
     return lambda path: below + path
 
 

@@ -54,6 +54,7 @@ from multiframe.web.answers import (
     stream_answer,
 )
 from multiframe.web.doors import Row
+from multiframe.web.frames import decoding_of
 from multiframe.web.lookup import BadRequest, TooMuch, accept_of, current, find, with_fresh
 from multiframe.web.media import PART10, boundary_of, choose_files, multipart_type, parse_accept
 from multiframe.web.metadata import partly, settled
@@ -281,7 +282,7 @@ class Files:
 
     def _laid(self, instance: Instance, i: int | None, number: int | None, decode: bool) -> Rope:
         header, size, identity = instance.header, instance.stat.size, repr(instance.stat.identity)
-        decoding = _decoding(instance) if decode else None
+        decoding = decoding_of(instance) if decode else None
         if i is not None:
             index = instance.complete() if number is None or decoding else instance.grow(i)
             return self._single(instance, index, decoding=decoding).rope(i)
@@ -368,13 +369,6 @@ def _all(instance: Instance) -> FrameIndex:
     if index.damage is not None:
         raise index.damage.error()
     return index
-
-
-def _decoding(instance: Instance) -> Decoding:
-    """Say how the frames of an instance are decoded."""
-    spec, source, index = instance.spec, instance.frame_syntax, instance.index
-    made = making(spec, source, syntax_of(EXPLICIT_LE))
-    return Decoding(decoded_spec(spec, source), lambda i: made(index.parts(i), i))
 
 
 async def retrieve(request: Request) -> Response:

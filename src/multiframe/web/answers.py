@@ -506,6 +506,8 @@ async def leased(request: Request, size: int, *, begun: bool = True) -> Lease:
 async def in_pieces(request: Request, body: Body, *, begun: bool) -> AsyncGenerator[Buffer]:
     """Give a body of known size as a part of a stream, each piece inside a lease of its own.
 
+    Whoever takes it closes it (`aclosing`): else the lease of a client that has gone is held until a collection.
+
     Parameters
     ----------
     begun : bool

@@ -6,6 +6,7 @@ how a body leaves.
 
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from functools import lru_cache, partial
 from itertools import accumulate
 
@@ -335,8 +336,11 @@ async def _found(
         if some[-1] == indices[-1]:
             pieces.append(end.encode())
         body = Body([Section(Rope(pieces, identity=f"{boundary} {some[0]}"), instance)])
-        async for piece in in_pieces(request, body, begun=some[0] != indices[0]):
-            yield piece
+        async with aclosing(
+            in_pieces(request, body, begun=some[0] != indices[0])
+        ) as sent:
+            async for piece in sent:
+                yield piece
 
 
 def _together(indices: Sequence[int]) -> Iterator[Sequence[int]]:

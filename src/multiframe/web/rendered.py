@@ -10,6 +10,7 @@ An ETag is of what the picture is made of, not of its bytes: who has it already 
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple, Self, cast
@@ -431,12 +432,13 @@ async def _of_each(
                     yield _part(picture, boundary, form, location)
                 continue
             head = _head(boundary, form, location)
-            async for piece in in_pieces(request, given, begun=bool(kinds)):
-                if head:  # behind the first piece, which may say that it cannot be had
-                    kinds.append(form.media_type)
-                    yield head
-                    head = b""
-                yield piece
+            async with aclosing(in_pieces(request, given, begun=bool(kinds))) as pieces:
+                async for piece in pieces:
+                    if head:  # behind the first piece, which may say that it cannot be had
+                        kinds.append(form.media_type)
+                        yield head
+                        head = b""
+                    yield piece
             yield b"\r\n"
         yield _end(boundary)
 

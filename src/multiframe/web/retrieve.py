@@ -509,8 +509,9 @@ async def _anew(request: Request, section: Encoded, begun: bool) -> AsyncGenerat
                     yield buffer
             for buffer in item(frame):
                 yield buffer
-    async for buffer in in_pieces(request, Body([Section(behind, instance)]), begun=True):
-        yield buffer
+    async with aclosing(in_pieces(request, Body([Section(behind, instance)]), begun=True)) as pieces:
+        async for buffer in pieces:
+            yield buffer
 
 
 def _type(file: File) -> str:

@@ -336,9 +336,7 @@ async def _found(
         if some[-1] == indices[-1]:
             pieces.append(end.encode())
         body = Body([Section(Rope(pieces, identity=f"{boundary} {some[0]}"), instance)])
-        async with aclosing(
-            in_pieces(request, body, begun=some[0] != indices[0])
-        ) as sent:
+        async with aclosing(in_pieces(request, body, begun=some[0] != indices[0])) as sent:
             async for piece in sent:
                 yield piece
 

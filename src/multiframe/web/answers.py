@@ -42,6 +42,7 @@ __all__ = [
     "Section",
     "Works",
     "body_answer",
+    "headed",
     "in_pieces",
     "lasting",
     "leased",
@@ -519,6 +520,21 @@ async def in_pieces(request: Request, body: Body, *, begun: bool) -> AsyncGenera
         with await leased(request, wanted.size + body.heavy, begun=begun or at > 0):
             buffers = await body.read(request, wanted)
             yield buffers[0] if len(buffers) == 1 else b"".join(buffers)
+
+
+async def headed(head: bytes, pieces: AsyncGenerator[Buffer]) -> AsyncGenerator[Buffer]:
+    """Give a head and pieces, once the first of these is there: it may say that they cannot be had.
+
+    Whoever takes it closes it; that closes the pieces.
+    """
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if head:
+                yield head
+                head = b""
+            yield piece
+    if head:
+        yield head
 
 
 class _StreamResponse(Response):

@@ -32,6 +32,7 @@ from multiframe.web.answers import (
     Body,
     Section,
     body_answer,
+    headed,
     in_pieces,
     lasting,
     made_once,
@@ -42,7 +43,7 @@ from multiframe.web.doors import Row
 from multiframe.web.frames import choice_of, decoding_of, given, laid, made_by
 from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, find, uids, with_fresh
 from multiframe.web.media import OCTETS, Choice, boundary_of, multipart, multipart_type, octets_in_parts, parse_accept
-from multiframe.web.metadata import States, address, addresses, partly, settled
+from multiframe.web.metadata import States, address, partly, settled
 
 __all__ = ["ROUTES", "all_bulkdata", "all_pixeldata", "bulkdata", "pixeldata", "shaped", "steps_of", "value_of"]
 
@@ -297,34 +298,30 @@ async def _instance(request: Request, uid: str, identity: Identity) -> Instance:
     return instance
 
 
-async def _values(
-    request: Request, chosen: Sequence[_Settled], *, pixels_only: bool
-) -> AsyncGenerator[_Value]:  # fmt: skip
+async def _values(request: Request, chosen: Sequence[_Settled], *, pixels_only: bool) -> AsyncGenerator[_Value]:
     """Give the bulk data of each instance in the order of its metadata, Pixel Data last."""
     for uid, identity, choice, _ in chosen:
         instance = await _instance(request, uid, identity)
-        bulk = addresses(request, instance.header)
+        here = address(request, instance.header)
         if not pixels_only:
             for path, payload in await asyncio.to_thread(_named, instance):
-                yield _Value(instance, OCTETS, OCTETS, bulk(path), payload)
+                yield _Value(instance, OCTETS, OCTETS, f"{here}/bulkdata/{path}", payload)
         if choice is None:
             continue
         form = partial(_Value, instance, choice.media_type, choice.content_type)
         value = await _value_of_pixels(instance, choice)
         if value is not None:
-            yield form(bulk(f"{instance.header.pixels.tag:08X}"), value)
+            yield form(f"{here}/bulkdata/{instance.header.pixels.tag:08X}", value)
             continue
         index = await _complete(instance)
         stored = choice.syntax == instance.frame_syntax
         made = None if stored else making(instance.spec, instance.frame_syntax, choice.syntax)
         for i in range(len(index)):
             parts = index.parts(i)
-            yield form(f"{address(request, instance.header)}/frames/{i + 1}", made(parts, i) if made else parts)
+            yield form(f"{here}/frames/{i + 1}", made(parts, i) if made else parts)
 
 
-async def _sent(
-    request: Request, first: _Value, rest: AsyncGenerator[_Value], boundary: str
-) -> AsyncGenerator[Buffer]:  # fmt: skip
+async def _sent(request: Request, first: _Value, rest: AsyncGenerator[_Value], boundary: str) -> AsyncGenerator[Buffer]:
     """Write parts, each read or made when the one before has left."""
     line = ""
     value: _Value | None = first
@@ -332,14 +329,9 @@ async def _sent(
         while value is not None:
             types = f"Content-Type: {value.content_type}\r\nContent-Location: {value.location}"
             head = f"{line}--{boundary}\r\n{types}\r\n\r\n".encode()
-            async with aclosing(_bytes_of(request, value, begun=bool(line))) as pieces:
+            async with aclosing(headed(head, _bytes_of(request, value, begun=bool(line)))) as pieces:
                 async for piece in pieces:
-                    if head:  # behind the first piece, which may say that it cannot be had
-                        yield head
-                        head = b""
                     yield piece
-            if head:
-                yield head
             line, value = "\r\n", await anext(rest, None)
     yield f"{line}--{boundary}--\r\n".encode()
 

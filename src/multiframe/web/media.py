@@ -174,11 +174,8 @@ class Choice(NamedTuple):
     @property
     def content_type(self) -> str:
         """Of a part; never quoted, which some clients do not undo. Players of video know media types alone."""
-        return (
-            self.media_type
-            if self.syntax.family == "video"
-            else f"{self.media_type}; transfer-syntax={self.syntax.uid}"
-        )
+        video = self.syntax.family == "video"
+        return self.media_type if video else f"{self.media_type}; transfer-syntax={self.syntax.uid}"
 
 
 type Kind = Literal["frames", "value", "values"]
@@ -508,9 +505,7 @@ def boundary_of(name: str) -> str:
     return f"multiframe-{name}"
 
 
-def multipart(
-    parts: Sequence[tuple[str, Sequence[Part | Laid]]], *, identity: str
-) -> tuple[Rope, str]:  # fmt: skip
+def multipart(parts: Sequence[tuple[str, Sequence[Part | Laid]]], *, identity: str) -> tuple[Rope, str]:
     """Put parts together as ``multipart/related``; equal parts give equal bytes, boundary included.
 
     Parameters

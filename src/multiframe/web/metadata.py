@@ -94,8 +94,7 @@ async def metadata_of(request: Request) -> Response:
     window = _window(request)
     states, gone = await settled(request)
     coding = choose_coding(request.headers.get("accept-encoding", ""))
-    facts = (__version__, base_url(request), coding, window, gone, states, model)
-    named = digest(*facts)
+    named = digest(__version__, base_url(request), coding, window, gone, states, model)
     headers = {
         "cache-control": ASK,
         "vary": "Accept, Accept-Encoding",

@@ -95,9 +95,8 @@ def choose_model(accept: Sequence[MediaRange], *, alone: bool) -> Model:
             return JSON
         if entry.type == _XML and alone:
             return Model(_XML)
-        if entry.type in ("multipart/related", "multipart/*") and _XML in [
-            name.lower() for name in entry.values("type")
-        ]:
+        types = [name.lower() for name in entry.values("type")]
+        if entry.type in ("multipart/related", "multipart/*") and _XML in types:
             return Model(_XML, multipart=True)
     whole = f", {_XML}" if alone else ""
     raise NotAcceptable(f'this is told as {_JSON}{whole}, or multipart/related; type="{_XML}": not what Accept names')

@@ -124,9 +124,7 @@ _TABLE: Final = (
         (304,),
     ),
     *(
-        _Told(
-            ends, f"{name} (PS3.18 10.6)", "QIDO-RS", (_DICOM_JSON, _MULTIPART), _SEARCH, (204, 304, 413), level=level
-        )
+        _Told(ends, f"{name} (PS3.18 10.6)", "QIDO-RS", (_DICOM_JSON, _MULTIPART), _SEARCH, (204, 304, 413), level)
         for ends, name, level in _SEARCHED
     ),
     _Told(

@@ -36,6 +36,7 @@ from multiframe.web.answers import (
     Section,
     Works,
     body_answer,
+    headed,
     in_pieces,
     lasting,
     leased,
@@ -44,9 +45,9 @@ from multiframe.web.answers import (
 )
 from multiframe.web.doors import Row
 from multiframe.web.frames import indices_of
-from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, current, find, uids, with_fresh
+from multiframe.web.lookup import BadRequest, accept_of, current, find, uids, with_fresh
 from multiframe.web.media import boundary_of, multipart, multipart_type, parse_accept
-from multiframe.web.metadata import partly, settled
+from multiframe.web.metadata import address, partly, settled
 from multiframe.web.once import Gone, Shared
 from multiframe.web.presentation import Form, Wanted, choose_rendered, of_rendered, of_wado_uri
 from multiframe.web.workers import Workers, who
@@ -404,12 +405,10 @@ async def _of_each(
     """Answer with a part an instance, a picture of it or its text; where Accept takes neither it is left out."""
     accept = accept_of(request)
     boundary = boundary_of(digest(study, series, listed, accept, wanted.presentation, revision()))
-    base = f"{base_url(request)}{DICOMWEB}/studies/{study}/series"
     kinds: list[str] = []
 
     async def part(instance: Instance) -> tuple[Form, str, Shared | Body] | None:
-        offers, header = await offers_of(instance), instance.header
-        location = f"{base}/{header.series_instance_uid}/instances/{header.sop_instance_uid}/rendered"
+        offers, location = await offers_of(instance), f"{address(request, instance.header)}/rendered"
         try:
             form = form_of(accept, offers, several=True)
             if form.media_type not in MEDIA_TYPES:
@@ -425,19 +424,15 @@ async def _of_each(
             found = await with_fresh(request, study, series, uid, part)
             if found is None:
                 continue
-            form, location, given = found
+            (form, location, given), begun = found, bool(kinds)
+            kinds.append(form.media_type)
             if isinstance(given, Shared):
-                kinds.append(form.media_type)
                 with given as picture:
                     yield _part(picture, boundary, form, location)
                 continue
             head = _head(boundary, form, location)
-            async with aclosing(in_pieces(request, given, begun=bool(kinds))) as pieces:
-                async for piece in pieces:
-                    if head:  # behind the first piece, which may say that it cannot be had
-                        kinds.append(form.media_type)
-                        yield head
-                        head = b""
+            async with aclosing(headed(head, in_pieces(request, given, begun=begun))) as sent:
+                async for piece in sent:
                     yield piece
             yield b"\r\n"
         yield _end(boundary)
@@ -509,14 +504,7 @@ class Drawing(NamedTuple):
 
 
 async def _drawn(
-    request: Request,
-    instance: Instance,
-    index: int,
-    wanted: Wanted,
-    form: Form,
-    *,
-    each: int = 0,
-    begun: bool = False,
+    request: Request, instance: Instance, index: int, wanted: Wanted, form: Form, *, each: int = 0, begun: bool = False
 ) -> Shared:
     """Make a picture of one frame on a worker, once for all that want the same.
 

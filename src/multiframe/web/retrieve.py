@@ -45,6 +45,7 @@ from multiframe.web.answers import (
     Later,
     Section,
     body_answer,
+    headed,
     in_pieces,
     lasting,
     leased,
@@ -485,11 +486,8 @@ async def _pieces(request: Request, files: Sequence[File], boundary: str | None)
         given = _anew(request, file.section, begun) if isinstance(file.section, Encoded) else in_pieces(
             request, Body([file.section], held=file.held), begun=begun
         )  # fmt: skip
-        async with aclosing(given):
-            async for piece in given:
-                if head:  # behind the first piece of the file, which may say that it cannot be had
-                    yield head
-                    head = b""
+        async with aclosing(headed(head, given)) as sent:
+            async for piece in sent:
                 yield piece
                 begun = True
     if boundary:

@@ -27,7 +27,7 @@ from multiframe.web.coding import Coder
 from multiframe.web.doors import Row, access_of
 from multiframe.web.lookup import DICOMWEB, BadRequest, accept_of, base_url, for_ohif
 from multiframe.web.media import choose_coding, etag_matches, parse_accept
-from multiframe.web.models import Model, choose_model
+from multiframe.web.models import JSON, Model, choose_model
 
 __all__ = ["ROUTES", "search_instances", "search_series", "search_studies"]
 
@@ -38,6 +38,7 @@ _ALL = "all"
 _DEPTH: Final[Mapping[Level, int]] = {level: n for n, level in enumerate(LEVELS, 1)}
 _NAME_OF_PATH = {key.tag: name for name, key in KEYS.items()}
 _HELD = 8 * KIB  # bytes a match takes while the answer is made, with room to spare
+_HELD_XML = 4 * _HELD  # it is three times as long, and is there beside what it is made of
 _CODED_FROM = KIB
 _MOST_WARNINGS, _MOST_KEYS, _MOST_FIELDS = 8, 64, 1000
 _MOST_COUNTED = 1000  # matches behind a page that are counted: a number nobody acts on must not cost a search
@@ -196,7 +197,7 @@ async def _search(level: Level, request: Request) -> Response:
         offset=asked.offset,
     )
     base = base_url(request) + DICOMWEB
-    held = min(_HELD * (most + 1), state.budget.limit // 4)
+    held = min((_HELD if model == JSON else _HELD_XML) * (most + 1), state.budget.limit // 4)
     with await state.budget.acquire_async(held, timeout=state.settings.memory_wait):
         try:
             body, behind = await asyncio.to_thread(
@@ -204,7 +205,8 @@ async def _search(level: Level, request: Request) -> Response:
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        return _answer(request, model, body, [*behind, *asked.warnings])
+        answer = partial(_answer, request, model, body, [*behind, *asked.warnings])
+        return answer() if model == JSON else await asyncio.to_thread(answer)  # XML takes long to write
 
 
 def _page(

@@ -35,9 +35,10 @@ wheel: viewer .venv/.demo  ## dist/*.whl, the viewer inside
 
 clients: tests/clients/dist/cornerstone3d.html  ## bring the clients of others that tests/test_clients.py lets loose
 
-# Two modules at a time, in the order they stand in: half of what a test does is waiting for a process it has started.
+# Three modules at a time, in the order they stand in, on two cores: half of what a test does is waiting for a process
+# it has started.
 # What somebody names is run in one process, where a debugger can be.
-PYTEST := $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+PYTEST := $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 test: lint viewer-test clients  ## lint, then all tests but the long ones (ARGS= for pytest)
 	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(PYTEST) -m 'not long'

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pydicom
@@ -14,6 +15,7 @@ from multiframe.catalog import Catalog
 from multiframe.settings import Settings
 from multiframe.syntaxes import EXPLICIT_LE
 from multiframe.testing import Layout, cine, part10
+from multiframe.web import bulkdata
 from multiframe.web.app import create_app
 
 NAMES = [
@@ -28,11 +30,11 @@ VIDEO = "1.2.840.10008.1.2.4.102"
 class Site:
     """The application without a socket."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, settings: Settings | None = None) -> None:
         self.catalog = Catalog(cache / "catalog.sqlite")
         self.catalog.scan([folder])
         self.paths = sorted(folder.iterdir())
-        self.app = create_app(self.catalog, Settings())
+        self.app = create_app(self.catalog, settings or Settings())
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> httpx.Response:
         transport = httpx.ASGITransport(self.app)
@@ -407,3 +409,84 @@ def test_lossless_pixel_data_are_one_value_decoded_unless_as_stored_is_asked_for
             ).status_code == 406
 
     asyncio.run(run())
+
+
+def _item(n: int) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.add_new(0x00189810, "OW", bytes([n]) * 2000)
+    return item
+
+
+def test_items_are_counted_in_tens(tmp_path: Path) -> None:
+    """The number of an Item is decimal, the tags on both sides of it are not."""
+    (tmp_path / "files").mkdir()
+    extra = pydicom.Dataset()
+    extra.add_new(0x00189801, "SQ", [_item(n) for n in range(1, 19)])
+    path = tmp_path / "files" / "a.dcm"
+    path.write_bytes(part10([bytes(4)], rows=2, columns=2, extra=extra))
+    data = pydicom.dcmread(path)
+    site = Site(tmp_path / "files", tmp_path)
+    (told,) = site.get(f"{address(data)}/metadata").json()
+    addresses = named(told)
+    assert len(addresses) == 19
+    for n in range(1, 19):
+        assert site.get(addresses[f"00189801/{n}/00189810"]).content == bytes([n]) * 2000
+    found = {head["Content-Location"]: body for head, body in parts(site.get(f"{address(data)}/bulkdata"))}
+    assert found == {url: site.get(url).content for url in addresses.values()}
+
+
+def test_more_values_than_an_answer_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    extra = pydicom.Dataset()
+    extra.add_new(0x00189801, "SQ", [_item(n) for n in range(4)])
+    path = tmp_path / "files" / "a.dcm"
+    path.write_bytes(part10([bytes(4)], rows=2, columns=2, extra=extra))
+    data = pydicom.dcmread(path)
+    site = Site(tmp_path / "files", tmp_path)
+    monkeypatch.setattr("multiframe.web.bulkdata._MOST_VALUES", 5)
+    assert site.get(f"{address(data)}/bulkdata").status_code == 200
+    monkeypatch.setattr("multiframe.web.bulkdata._MOST_VALUES", 4)
+    refused = site.get(f"{address(data)}/bulkdata")
+    assert (refused.status_code, refused.json()["error"]) == (413, "TooMuch")
+
+
+def test_a_file_that_is_replaced_is_not_given_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer is named before its files are read again: another state of one ends it."""
+    (tmp_path / "files").mkdir()
+    path = tmp_path / "files" / "a.dcm"
+    path.write_bytes(part10([bytes([1] * 4)], rows=2, columns=2))
+    data = pydicom.dcmread(path)
+    site = Site(tmp_path / "files", tmp_path)
+    settle = bulkdata._chosen
+
+    async def settled(*args: Any, **options: Any) -> Any:
+        chosen = await settle(*args, **options)
+        data.PixelData, data.PatientComments = bytes([2] * 4), "longer"
+        data.save_as(path)
+        return chosen
+
+    assert parts(site.get(f"{address(data)}/bulkdata"))[0][1] == bytes([1] * 4)
+    monkeypatch.setattr(bulkdata, "_chosen", settled)
+    changed = site.get(f"{address(data)}/bulkdata")
+    assert (changed.status_code, changed.json()["error"]) == (503, "SourceChanged")
+
+
+def test_a_series_that_does_not_say_how_many_frames_it_has(tmp_path: Path) -> None:
+    """They are counted, then: what decoding them takes is known before it begins."""
+    (tmp_path / "files").mkdir()
+    path = tmp_path / "files" / "rle.dcm"
+    data = pydicom.dcmread(str(get_testdata_file("emri_small_RLE.dcm", read=False)))
+    stored = list(generate_frames(data.PixelData, number_of_frames=int(data.NumberOfFrames)))
+    one = len(data.pixel_array[0].tobytes())
+    del data.NumberOfFrames
+    data.save_as(path)
+    series = address(data).partition("/instances")[0]
+    for room, bodies in ((len(stored) * one, 1), (len(stored) * one - 1, len(stored))):
+        site = Site(tmp_path / "files", tmp_path, Settings(max_decode=room))
+        found = parts(site.get(f"{series}/pixeldata"))
+        assert (len(found), sum(len(body) for _, body in found)) == (
+            bodies,
+            len(stored) * one if bodies == 1 else sum(map(len, stored)),
+        )

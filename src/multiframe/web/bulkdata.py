@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from multiframe import __version__
 from multiframe.dicomjson import metadata, value_at
-from multiframe.errors import NoPixelData, NotAcceptable, OverBudget, SourceChanged
+from multiframe.errors import NoPixelData, NotAcceptable, SourceChanged
 from multiframe.frameindex import FrameIndex
 from multiframe.indexing import word_of
 from multiframe.instance import Instance
@@ -41,7 +41,7 @@ from multiframe.web.answers import (
 )
 from multiframe.web.doors import Row
 from multiframe.web.frames import choice_of, decoding_of, given, laid, made_by
-from multiframe.web.lookup import BadRequest, NotThere, accept_of, base_url, find, uids, with_fresh
+from multiframe.web.lookup import BadRequest, NotThere, TooMuch, accept_of, base_url, find, uids, with_fresh
 from multiframe.web.media import OCTETS, Choice, boundary_of, multipart, multipart_type, octets_in_parts, parse_accept
 from multiframe.web.metadata import States, address, partly, settled
 
@@ -285,7 +285,7 @@ async def _chosen(request: Request, states: States, *, pixels_only: bool) -> lis
         except NotAcceptable as error:
             raise NotAcceptable(f"instance {uid}: {error}") from None
         if choice.syntax.uid == EXPLICIT_LE != instance.frame_syntax.uid:
-            room -= count * instance.spec.frame_bits // 8
+            room -= count * ((instance.spec.frame_bits + 7) // 8)
         chosen.append(_Settled(uid, identity, choice, made_by(instance, choice)))
     return chosen
 
@@ -355,7 +355,9 @@ def _named(instance: Instance) -> list[tuple[str, list[Stored]]]:
     def bulk(path: str) -> str:
         paths.append(path)
         if len(paths) > _MOST_VALUES:
-            raise OverBudget(f"there are more than {_MOST_VALUES} values: ask for them by their addresses")
+            raise TooMuch(
+                f"{instance.header.sop_instance_uid} has more than {_MOST_VALUES} values: ask for each by its address"
+            )
         return ""
 
     for _ in metadata(instance.header, bulk=bulk):

@@ -265,7 +265,7 @@ def choice_of(
             forms = tuple(form for form in forms if form.uid != EXPLICIT_LE)
     # What was never lossy is given decoded to who asks for nothing else, as long as that is of a bearable size.
     room = settings.max_decode if room is None else room
-    decode = stored.encapsulated and not stored.lossy and count * (bits + 7) // 8 <= room
+    decode = stored.encapsulated and not stored.lossy and count * ((bits + 7) // 8) <= room
     try:
         return choose_frames(parse_accept(accept), forms, count=count, kind=kind, decode=decode)
     except MixedAccept as error:

@@ -65,11 +65,12 @@ def model(attributes: Json) -> list[tuple[Any, ...]]:
             elif isinstance(value, dict):
                 inside.append({group: named(text) for group, text in value.items()})
             elif value is None:
-                inside.append("")
+                inside.append({} if element["vr"] == "PN" else "")
             else:
                 inside.append(text_of(value) if isinstance(value, str) else value)
         if "InlineBinary" in element or "BulkDataURI" in element:
             inside = [("binary", element.get("InlineBinary")), ("uri", element.get("BulkDataURI"))]
+        tag = f"{tag[:4]}00{tag[6:]}" if creator else tag  # table A.1.5-2
         out.append((tag, element["vr"], keyword, creator and text_of(creator), inside))
     return out
 
@@ -101,7 +102,7 @@ def read(root: ET.Element) -> list[tuple[Any, ...]]:
                     {g.tag.removeprefix(NS): {p.tag.removeprefix(NS): p.text or "" for p in g} for g in child}
                 )
             else:
-                assert kind == "Value"
+                assert (kind, element.get("vr") in ("PN", "SQ")) == ("Value", False)  # table A.1.5-2
                 inside.append(child.text or "")
         owner = element.get("privateCreator")
         out.append((element.get("tag"), element.get("vr"), element.get("keyword"), owner, inside))
@@ -195,11 +196,32 @@ def test_a_private_creator_is_of_its_own_item_alone():
     told = {"00081199": {"vr": "SQ", "Value": [first, second]}, "00291001": {"vr": "LO", "Value": ["a"]}}
     (root,) = converted(iter([compact([told]).encode()]))
     owners = [
-        element.get("privateCreator")
+        (element.get("privateCreator"), element.get("tag"))
         for element in root.iter(f"{NS}DicomAttribute")
-        if element.get("tag") == "00291001"
+        if element.get("tag") in ("00291001", "00290001")
     ]
-    assert owners == ["ME", None, None]
+    assert owners == [("ME", "00290001"), (None, "00291001"), (None, "00291001")]
+
+
+def test_whose_block_it_is_does_not_count():
+    """Table A.1.5-2: gggg00ee, for the creator is said; two of them may have one tag then (PS3.18 F.3.1)."""
+    of = {"vr": "LO", "Value": ["ME & I"]}, {"vr": "LO", "Value": ["YOU"]}
+    told = {"00290010": of[0], "00290011": of[1], "00291004": {"vr": "CS"}, "00291104": {"vr": "CS"}}
+    (root,) = converted(iter([compact([told]).encode()]))
+    assert [(a.get("tag"), a.get("privateCreator")) for a in root] == [
+        ("00290010", None), ("00290011", None), ("00290004", "ME & I"), ("00290004", "YOU"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("long", [1 << 16, 8], ids=["whole", "value by value"])
+def test_a_name_that_is_not_there_is_an_empty_name(monkeypatch, long):
+    """Table A.1.5-2: Value shall not be used where the VR is PN."""
+    monkeypatch.setattr("multiframe.nativexml._LONG", long)
+    told = {"00101001": {"vr": "PN", "Value": [None, {"Alphabetic": "A^B"}, None]}}
+    (root,) = converted(cut(compact([told]), [7]))
+    assert [(child.tag.removeprefix(NS), child.get("number"), len(child)) for child in root[0]] == [
+        ("PersonName", "1", 0), ("PersonName", "2", 1), ("PersonName", "3", 0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

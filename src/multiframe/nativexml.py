@@ -62,10 +62,10 @@ def _plain(inside: str) -> str:
     return _escaped(json.loads(f'"{inside}"') if "\\" in inside else inside)
 
 
-def _value(number: int, value: str) -> str:
+def _value(number: int, value: str, vr: str) -> str:
     """Write one value of an attribute."""
     if value == "null":  # it is there and empty: those behind it keep their numbers
-        return f'<Value number="{number}"/>'
+        return f'<{"PersonName" if vr == "PN" else "Value"} number="{number}"/>'
     if value[0] == '"':
         return f'<Value number="{number}">{_plain(value[1:-1])}</Value>'
     if value[0] != "{":
@@ -87,6 +87,8 @@ def _opening(tag: str, vr: str, creator: str = "") -> str:
     keyword = "" if _private(tag) else keyword_for_tag(int(tag, 16))
     named = f' keyword="{keyword}"' if keyword else ""
     owned = f' privateCreator="{_escaped(creator)}"' if creator else ""
+    if creator:  # who owns it is said: the block that its creator has in this data set is not (table A.1.5-2)
+        tag = f"{tag[:4]}00{tag[6:]}"
     return f'<DicomAttribute tag="{tag}" vr="{vr}"{named}{owned}'
 
 
@@ -118,7 +120,7 @@ class NativeXML:
         self._grammar = _DOCUMENTS
         self._numbers: list[int] = []  # of the last Item met, for each sequence we stand in
         self._creators: list[dict[str, str]] = []  # Private Creators, of the data set and of each Item we stand in
-        self._values = 0  # how many values of a long attribute were met
+        self._vr, self._values = "", 0  # of a long attribute: its VR, and how many values were met
         self._memo: dict[str, str] = {}
         self._written: dict[str, Callable[[re.Match[str]], str]] = {
             "document": self._document, "last": self._last, "attribute": self._attribute, "sequence": self._sequence,
@@ -186,7 +188,8 @@ class NativeXML:
         values = _EACH.findall(found["values"])
         if _private(found["tag"]) and found["tag"][4:6] == "00" and values[0][0] == '"':
             self._creators[-1][found["tag"][:4] + found["tag"][6:]] = json.loads(values[0])
-        return f"{opening}>{''.join(_value(n, value) for n, value in enumerate(values, 1))}</DicomAttribute>"
+        inside = "".join(_value(n, value, found["vr"]) for n, value in enumerate(values, 1))
+        return f"{opening}>{inside}</DicomAttribute>"
 
     def _opened(self, found: re.Match[str]) -> str:
         tag = found["tag"]
@@ -216,13 +219,13 @@ class NativeXML:
         return "</DicomAttribute>"
 
     def _many(self, found: re.Match[str]) -> str:
-        self._values = 0
+        self._vr, self._values = found["vr"], 0
         self._grammar = _VALUES
         return f"{self._opened(found)}>"
 
     def _value(self, found: re.Match[str]) -> str:
         self._values += 1
-        return _value(self._values, found["value"])
+        return _value(self._values, found["value"], self._vr)
 
     def _text(self, _: re.Match[str]) -> str:
         self._values += 1

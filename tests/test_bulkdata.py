@@ -281,6 +281,27 @@ def test_metadata_has_a_coding_a_tag_and_a_head(site: Site, folder: Path) -> Non
     assert "http://127.0.0.1/dicom-web" in elsewhere.text
 
 
+def test_metadata_that_cannot_be_told_are_an_error_with_a_status(tmp_path: Path) -> None:
+    """Nothing of them has left yet: a broken connection would not say why, and proxies keep a 200."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a").write_bytes(part10([bytes(4)], rows=2, columns=2))
+    data = pydicom.dcmread(tmp_path / "files" / "a")
+    del data.PixelData
+    data.save_as(tmp_path / "files" / "a")
+    deep = b""
+    for _ in range(70):  # deeper than we go
+        item = b"\xfe\xff\x00\xe0" + len(deep).to_bytes(4, "little") + deep
+        deep = b"\x40\x00\x30\xa7SQ\0\0" + len(item).to_bytes(4, "little") + item
+    with (tmp_path / "files" / "a").open("ab") as file:
+        file.write(deep)
+    site = Site(tmp_path / "files", tmp_path)
+    for accept in ("application/dicom+json", "application/dicom+xml"):
+        for coding in ("identity", "gzip", "zstd"):
+            answer = site.get(f"{address(data)}/metadata", accept=accept, accept_encoding=coding)
+            assert (answer.status_code, answer.json()["error"]) == (500, "FormatError")
+            assert "etag" not in answer.headers
+
+
 def test_a_series_whose_files_are_gone_in_part(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()

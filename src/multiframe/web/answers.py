@@ -553,25 +553,28 @@ class _StreamResponse(Response):
         piece = request.app.state.settings.piece
         async with aclosing(self._pieces):
             with nullcontext() if held is None else await leased(request, piece + held, begun=False):
-                listening = watcher(request)
+                listening, begun = watcher(request), False
                 try:
+                    data: Buffer | None = None
+                    if request.method != "HEAD":  # an error in the first piece still has a status
+                        data, self._first = self._first or await anext(self._pieces, None), b""
+                    begun = True
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    if request.method != "HEAD":
-                        data: Buffer | None = self._first or await anext(self._pieces, None)
-                        self._first = b""
-                        while data is not None:
-                            if data:
-                                await send({"type": "http.response.body", "body": data, "more_body": True})
-                            if held is None:  # its memory is free when the server would take more
-                                await send({"type": "http.response.body", "body": b"", "more_body": True})
-                            await asyncio.sleep(0)
-                            if listening.done():
-                                return
-                            data = await anext(self._pieces, None)
+                    while data is not None:
+                        if data:
+                            await send({"type": "http.response.body", "body": data, "more_body": True})
+                        if held is None:  # its memory is free when the server would take more
+                            await send({"type": "http.response.body", "body": b"", "more_body": True})
+                        await asyncio.sleep(0)
+                        if listening.done():
+                            return
+                        data = await anext(self._pieces, None)
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                 except ClientGone:
                     pass
                 except MultiframeError as error:
+                    if not begun:
+                        raise
                     failed(scope, error)
                     log.warning("broken off: %s", type(error).__name__)
                 finally:

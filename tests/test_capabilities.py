@@ -56,6 +56,9 @@ def test_it_says_what_openapi_says(asked: Asked) -> None:
     ours = {path: item for path, item in paths.items() if path.startswith(DICOMWEB)}
     assert whole == {(path.removeprefix(DICOMWEB), method.upper()) for path, item in ours.items() for method in item}
     assert (("/studies", "POST") in whole) == bool(asked.app.state.settings.store)
+    slash = options(asked, f"{DICOMWEB}/")  # as 8.9.1 writes the whole service: "/" behind its base
+    assert told(slash) == whole
+    assert slash.headers["allow"] == "OPTIONS"
 
 
 def test_of_an_address_it_says_what_is_there_and_below(asked: Asked) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import uvloop
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -50,9 +51,9 @@ class Due:
 
 
 @asynccontextmanager
-async def due() -> AsyncIterator[tuple[Due, asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Give the application and a client of it."""
-    app, state = Due(), ServerState()
+async def connected(app: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Give a client of an application."""
+    state = ServerState()
     config = Config(app, log_config=None, access_log=False)
     config.load()
     kind = patient(PATIENCE, 4)
@@ -60,13 +61,21 @@ async def due() -> AsyncIterator[tuple[Due, asyncio.StreamReader, asyncio.Stream
     watching = asyncio.create_task(watch(state.connections, PATIENCE))
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        yield app, reader, writer
+        yield reader, writer
     finally:
         writer.close()
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
         server.close()
+
+
+@asynccontextmanager
+async def due() -> AsyncIterator[tuple[Due, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Give the application and a client of it."""
+    app = Due()
+    async with connected(app) as (reader, writer):
+        yield app, reader, writer
 
 
 @pytest.mark.parametrize("requests", [1, 2])
@@ -115,3 +124,41 @@ def test_an_address_that_is_too_long_is_told_so() -> None:
     received = asyncio.run(answer())
     assert received.startswith(b"HTTP/1.1 431 ")
     assert b'"HeadTooLong"' in received
+
+
+class Unmeasured:
+    """An application that does not know how long its answer becomes; it may break off, or fail."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        await asyncio.sleep(0.05)  # and the client has all of that
+        if self.how == "fails":
+            raise ValueError
+        if self.how == "whole":
+            await send({"type": "http.response.body", "body": b"end"})
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("how", ["whole", "breaks off", "fails"])
+def test_http_1_0_is_sent_no_chunks_and_can_tell_the_whole_from_a_part(how: str, method: bytes) -> None:
+    """RFC 9112 6.1: no Transfer-Encoding in an answer to HTTP/1.0; 6.3: then it ends with the connection."""
+
+    async def answer() -> bytes:
+        async with connected(Unmeasured(how)) as (reader, writer):
+            writer.write(method + b" / HTTP/1.0\r\n\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    if how != "whole":
+        with pytest.raises(ConnectionResetError):
+            asyncio.run(answer(), loop_factory=uvloop.new_event_loop)
+        return
+    head, _, body = asyncio.run(answer(), loop_factory=uvloop.new_event_loop).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == (b"" if method == b"HEAD" else b"x" * 300_000 + b"end")

@@ -403,7 +403,8 @@ def create_app(
     web = []
     for root, there in ((DICOMWEB, [*rows, *changing]), (COUNTED, rows)):
         describe = capabilities.describing(told, root)
-        web += [Address(root, {}, describe), *guarded(there, root=root, locked=keys.locked, describe=describe)]
+        ends = [Address(root, {}, describe), Address(f"{root}/", {}, describe)]
+        web += [*ends, *guarded(there, root=root, locked=keys.locked, describe=describe)]
     ours = [*guarded(beside, locked=keys.locked), openapi.route(told)]
     store = _store_of(settings, catalog) if settings.store else None
 

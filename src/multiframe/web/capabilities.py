@@ -48,7 +48,7 @@ def describing(told: Callable[[], Json], root: str) -> Callable[[Request, str], 
         named = parse_accept(",".join(request.headers.getlist("accept")))
         for kind in (entry.type for entry in sorted(named, key=lambda entry: -entry.q) if entry.q):
             if kind in (_WADL, _JSON):
-                plain = re.sub(r":\w+}", "}", path)  # what only our router has to know
+                plain = re.sub(r":\w+}", "}", path).rstrip("/")  # without what only our router has to know
                 content = body(base_url(request), plain) if kind == _WADL else as_json()
                 return Response(content, 200, {"vary": "Accept", "cache-control": "no-cache"}, kind)
         return None

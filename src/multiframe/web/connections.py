@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import struct
 import sys
 import time
 from collections.abc import Iterable
@@ -204,6 +206,8 @@ class Patient(HttpToolsProtocol):
             self._coming, self._head = "head", 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = cast("ASGI3Application", partial(_without_chunks, cycle, app))
         if _TOO_LONG in cycle.scope:
             app = cast("ASGI3Application", _head_too_long)
         elif (length := length_of(cycle.scope)) >= LONG:
@@ -396,6 +400,34 @@ async def _taken(answer: _AtOnce, scope: Scope, receive: Receive, send: Send) ->
         left = bool(getattr(getattr(send, "__self__", None), "disconnected", False))
     finally:
         answer.over(left=left, free=False)
+
+
+async def _without_chunks(
+    cycle: RequestResponseCycle, app: ASGI3Application, scope: Any, receive: Any, send: Any
+) -> None:
+    """Answer HTTP/1.0, which knows no chunks: a body of unknown length ends with the connection (RFC 9112 6.1, 6.3).
+
+    uvicorn would send chunks. What is broken off is reset, for a plain end would look like that of the whole.
+    """
+    endless = False
+
+    async def sent(message: Any) -> None:
+        nonlocal endless
+        if message["type"] == "http.response.start":
+            endless = not any(name.lower() == b"content-length" for name, _ in message["headers"])
+            if endless:
+                cycle.chunked_encoding, cycle.expected_content_length = False, sys.maxsize
+        elif endless and not message.get("more_body", False):
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    try:
+        await app(scope, receive, sent)
+    finally:
+        if endless and not cycle.response_complete:
+            reset = struct.pack("ii", 1, 0)
+            cycle.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            cycle.transport.abort()
 
 
 async def _head_too_long(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from multiframe.catalog import Catalog
 from multiframe.settings import Settings
+from multiframe.web.capabilities import wadl
 from multiframe.web.lookup import COUNTED, DICOMWEB
 from tests.test_doors import Asked
 
@@ -88,3 +89,47 @@ def test_what_browsers_ask_before_is_answered_as_ever(asked: Asked) -> None:
         answer = options(asked, f"{DICOMWEB}/studies", accept, **asks)
         assert (answer.status_code, answer.text) == (200, "OK")
         assert "GET" in answer.headers["access-control-allow-methods"]
+
+
+def test_each_method_says_what_it_takes_and_gives() -> None:
+    """All of what a description says of a method: no more, and nothing of what an error would be."""
+    content = {"application/dicom+json": {}, "application/dicom+xml": {}}
+    described = {
+        "paths": {
+            "/web/studies": {
+                "post": {
+                    "operationId": "store",
+                    "summary": "Store instances",
+                    "parameters": [
+                        {"name": "limit", "in": "query"},
+                        {"name": "x-for", "in": "header", "required": True},
+                    ],
+                    "requestBody": {"content": {"application/dicom": {}}},
+                    "responses": {"200": {"content": content}, "404": {"content": {"application/json": {}}}},
+                }
+            },
+            "/website": {"get": {"operationId": "other", "responses": {"204": {}}}},
+        }
+    }
+    written = wadl(described, "http://a.example", "/web", "/web")
+    assert written.startswith(b"<?xml version='1.0' encoding='utf-8'?>")
+    [resources] = ET.fromstring(written)
+    [resource] = resources
+    [method] = resource
+    said = [(one.tag.removeprefix(N), dict(one.attrib)) for one in method.iter()]
+    assert said == [
+        ("method", {"name": "POST", "id": "store"}),
+        ("doc", {"title": "Store instances"}),
+        ("request", {}),
+        ("param", {"name": "limit", "style": "query", "required": "false"}),
+        ("param", {"name": "x-for", "style": "header", "required": "true"}),
+        ("param", {"name": "Accept", "style": "header"}),
+        ("option", {"value": "application/dicom+json"}),
+        ("option", {"value": "application/dicom+xml"}),
+        ("representation", {"mediaType": "application/dicom"}),
+        ("response", {"status": "200"}),
+        ("representation", {"mediaType": "application/dicom+json"}),
+        ("representation", {"mediaType": "application/dicom+xml"}),
+        ("response", {"status": "404"}),
+        ("representation", {"mediaType": "application/json"}),
+    ]

@@ -401,8 +401,10 @@ def test_a_token_ends_with_its_day(file: Path, monkeypatch: pytest.MonkeyPatch) 
     file.write_text(line_of(token, "guest", ["read"], ["*"], today))
     kept = TokenFile(file)
     assert kept.find(token) is not None
-    tomorrow = (datetime.now(UTC) + timedelta(days=1)).timestamp()
-    monkeypatch.setattr(time, "time", lambda: tomorrow)
+    midnight = datetime.combine(today + timedelta(days=1), datetime.min.time(), UTC).timestamp()
+    monkeypatch.setattr(time, "time", lambda: midnight - 0.1)
+    assert kept.find(token) is not None
+    monkeypatch.setattr(time, "time", lambda: midnight)
     assert kept.find(token) is None
 
 
@@ -417,7 +419,8 @@ def test_the_file_holds_no_token(file: Path) -> None:
     "line",
     ["00", "zz" * 32 + " a read * -", "00" * 32 + " a read *", "00" * 32 + " a read,write * -",
      "00" * 32 + " a read 1/2 -", "00" * 32 + " a read * 2027-13-01", "00" * 32 + " a read *,1.2 -",
-     "00" * 32 + " a\x00 read * -", "00" * 32 + " a open * -"],
+     "00" * 32 + " a\x00 read * -", "00" * 32 + " a open * -", "00" * 31 + " a read * -", "0A" * 32 + " a read * -",
+     "00" * 32 + " a read * 20270131", "00" * 32 + " a read * 2027-W01-1"],
 )  # fmt: skip
 def test_a_file_with_a_line_that_is_none_is_refused_at_the_start(line: str, file: Path) -> None:
     file.write_text(f"# ours\n\n{line}\n")

@@ -93,7 +93,7 @@ def test_what_browsers_ask_before_is_answered_as_ever(asked: Asked) -> None:
 
 def test_each_method_says_what_it_takes_and_gives() -> None:
     """All of what a description says of a method: no more, and nothing of what an error would be."""
-    content = {"application/dicom+json": {}, "application/dicom+xml": {}}
+    content: dict[str, object] = {"application/dicom+json": {}, "application/dicom+xml": {}}
     described = {
         "paths": {
             "/web/studies": {

@@ -14,7 +14,7 @@ from multiframe.web.media import MediaRange, boundary_of, multipart_type
 __all__ = ["JSON", "Model", "choose_model"]
 
 _JSON, _XML = "application/dicom+json", "application/dicom+xml"
-_ANY_JSON = (_JSON, "application/json", "application/*", "*/*")  # ePAD's asks for plain JSON, browsers for anything
+_PLAIN_JSON = "application/json"  # as ePAD asks for it
 
 
 class Model(NamedTuple):
@@ -62,7 +62,7 @@ JSON: Final = Model(_JSON)
 
 
 def choose_model(accept: Sequence[MediaRange], *, alone: bool) -> Model:
-    """Choose how data sets are told.
+    """Choose how data sets are told: by the weights of Accept, and JSON where these leave the choice.
 
     Parameters
     ----------
@@ -87,16 +87,32 @@ def choose_model(accept: Sequence[MediaRange], *, alone: bool) -> Model:
     Model(media_type='application/dicom+json', multipart=False)
     >>> choose_model(parse_accept('multipart/related; type="application/dicom+xml"'), alone=False)
     Model(media_type='application/dicom+xml', multipart=True)
+    >>> choose_model(parse_accept("*/*, application/dicom+json;q=0"), alone=True)
+    Model(media_type='application/dicom+xml', multipart=False)
     """
-    for entry in sorted(accept or (MediaRange("*/*"),), key=lambda entry: -entry.q):
-        if not entry.q:
-            break
-        if entry.type in _ANY_JSON:
-            return JSON
-        if entry.type == _XML and alone:
-            return Model(_XML)
-        types = [name.lower() for name in entry.values("type")]
-        if entry.type in ("multipart/related", "multipart/*") and _XML in types:
-            return Model(_XML, multipart=True)
+    entries = accept or (MediaRange("*/*"),)
+    ways = [JSON, *([Model(_XML)] if alone else []), Model(_XML, multipart=True)]
+    best = max(ways, key=lambda way: _weight(way, entries))
+    if _weight(best, entries)[0]:
+        return best
     whole = f", {_XML}" if alone else ""
     raise NotAcceptable(f'this is told as {_JSON}{whole}, or multipart/related; type="{_XML}": not what Accept names')
+
+
+def _weight(way: Model, entries: Sequence[MediaRange]) -> tuple[float, int]:
+    """Give the weight of the most specific entry that takes a form (RFC 9110 12.5.1); of equals the first one named."""
+    ranks = ((_rank(way, entry), entry.q, -place) for place, entry in enumerate(entries))
+    return max((rank for rank in ranks if rank[0]), default=(0, 0.0, 0))[1:]
+
+
+def _rank(way: Model, entry: MediaRange) -> int:
+    """Say how closely an entry names a form; 0: not at all."""
+    if entry.type == "*/*":
+        return 1
+    if not way.multipart:
+        named = entry.type == way.media_type or (way == JSON and entry.type == _PLAIN_JSON)
+        return 3 if named else 2 * (entry.type == "application/*")
+    types = [name.lower() for name in entry.values("type")]
+    if entry.type not in ("multipart/related", "multipart/*") or (types and way.media_type not in types):
+        return 0
+    return 3 if types else 2

@@ -1,5 +1,6 @@
 """Retrieve Capabilities: what can be asked, as WADL (PS3.18 8.9, annex H)."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -39,8 +40,14 @@ def told(answer: httpx.Response) -> set[tuple[str, str]]:
     assert resources.attrib["base"] == str(answer.url.copy_with(path=DICOMWEB)).rstrip("/")
 
     def below(element: ET.Element, path: str) -> Iterator[tuple[str, str]]:
+        params = [one.attrib for one in element.findall(f"{N}param")]  # WADL 2.12: of a resource, and before all else
+        names = re.findall(r"{(\w+)}", element.get("path", ""))
+        assert params == [{"name": name, "style": "template", "required": "true"} for name in names]
+        assert [child.tag for child in element][: len(params)] == [f"{N}param"] * len(params)
         for method in element.findall(f"{N}method"):
-            assert method.find(f"{N}request") is not None
+            request = method.find(f"{N}request")
+            assert request is not None
+            assert {one.attrib["style"] for one in request.findall(f"{N}param")} <= {"query", "header"}
             assert method.findall(f"{N}response")
             yield path, method.attrib["name"]
         paths = [one.attrib["path"] for one in element.findall(f"{N}resource")]
@@ -73,6 +80,16 @@ def test_of_an_address_it_says_what_is_there_and_below(asked: Asked) -> None:
         assert told(answer) == {one for one in whole if one[0] == template or one[0].startswith(f"{template}/")}
         allow = set(answer.headers["allow"].split(", ")) - {"OPTIONS"}
         assert allow == {method for place, method in told(answer) if place == template}
+
+
+def test_the_form_is_chosen_by_weight_and_addresses_are_those_of_who_asks(asked: Asked) -> None:
+    for accept in (f"application/json;q=0.5, {WADL}", f"text/html, {WADL};q=0.2"):
+        answer = options(asked, DICOMWEB, accept)
+        assert answer.headers["content-type"] == WADL
+    assert options(asked, DICOMWEB, f"application/json, {WADL};q=0.5").headers["content-type"] == "application/json"
+    assert "Accept" in answer.headers["vary"].split(", ")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert b'base="http://127.0.0.1/dicom-web"' in options(asked, DICOMWEB, host="127.0.0.1").content
 
 
 def test_who_does_not_ask_for_it_is_told_allow(asked: Asked) -> None:

@@ -22,7 +22,7 @@ type Json = Mapping[str, Any]
 
 _WADL, _JSON = "application/vnd.sun.wadl+xml", "application/json"
 _NAMESPACE = "http://wadl.dev.java.net/2009/02"
-_STYLES = {"path": "template", "query": "query", "header": "header"}
+_NAMES = re.compile(r"{(\w+)}")
 
 
 def describing(told: Callable[[], Json], root: str) -> Callable[[Request, str], Response | None]:
@@ -85,6 +85,8 @@ def wadl(told: Json, base: str, root: str, path: str) -> bytes:
             above, place = resources[place], (*place, segment)
             if place not in resources:
                 resources[place] = ET.SubElement(above, "resource", {"path": segment})
+                for name in _NAMES.findall(segment):  # of a resource alone, whatever is asked there (WADL 2.12)
+                    ET.SubElement(resources[place], "param", {"name": name, "style": "template", "required": "true"})
         for method, operation in item.items():
             _method(resources[place], method.upper(), operation)
     written: bytes = ET.tostring(application, "utf-8", xml_declaration=True)
@@ -97,8 +99,10 @@ def _method(resource: ET.Element, name: str, operation: Json) -> None:
         ET.SubElement(method, "doc", {"title": operation["summary"]})
     request = ET.SubElement(method, "request")
     for one in operation.get("parameters", ()):
+        if one["in"] == "path":
+            continue
         needed = "true" if one.get("required") else "false"
-        ET.SubElement(request, "param", {"name": one["name"], "style": _STYLES[one["in"]], "required": needed})
+        ET.SubElement(request, "param", {"name": one["name"], "style": one["in"], "required": needed})
     answers = operation["responses"].items()
     kinds = {kind for status, answer in answers if status < "3" for kind in answer.get("content", ())}
     if kinds:

@@ -25,7 +25,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 from typer.testing import CliRunner
 
 import multiframe
@@ -38,7 +42,7 @@ from multiframe.virtual import VirtualCatalog
 from multiframe.web import issuer, tokens
 from multiframe.web.access import ACTIONS, MOST_STUDIES, Access, studies_of
 from multiframe.web.app import DICOMWEB, ROUTES, create_app
-from multiframe.web.doors import ACCESS
+from multiframe.web.doors import ACCESS, Forbidden, Row, guarded
 from multiframe.web.issuer import check_address
 from multiframe.web.lookup import COUNTED
 from multiframe.web.tokens import TokenFile, line_of, new_token
@@ -426,6 +430,28 @@ def test_a_file_with_a_line_that_is_none_is_refused_at_the_start(line: str, file
     file.write_text(f"# ours\n\n{line}\n")
     with pytest.raises(FormatError, match="line 3"):
         TokenFile(file)
+
+
+def test_an_address_that_minds_no_study_is_closed_to_who_may_see_some() -> None:
+    """Whoever adds one, and forgets whose it is, shows nothing to anybody too much."""
+
+    async def endpoint(request: Request) -> Response:
+        return Response("all")
+
+    async def seen(access: Access, *, minds: bool) -> None:
+        inner = Starlette(routes=guarded([Row("/all", endpoint, "read", minds=minds)], locked=True))
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await inner({**scope, ACCESS: access}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            assert (await client.get("/all")).text == "all"
+
+    some, any_ = (Access("a", frozenset({"read"}), studies) for studies in (frozenset({"1.2"}), None))
+    asyncio.run(seen(any_, minds=False))
+    asyncio.run(seen(some, minds=True))
+    with pytest.raises(Forbidden, match="names none"):
+        asyncio.run(seen(some, minds=False))
 
 
 def test_a_file_that_is_not_there_or_too_long(file: Path) -> None:

@@ -78,6 +78,11 @@ def test_what_a_trusted_proxy_says(headers: dict[str, str], told: Origin) -> Non
         ({"x-forwarded-for": "10.5.5.5, 10.1.1.1"}, "10.5.5.5"),
         ({"forwarded": 'for="[2001:db8::1]:4711", for=10.1.1.1'}, "2001:db8::1"),
         ({"forwarded": "proto=https", "x-forwarded-for": "192.0.2.1"}, ""),
+        # with a port and without, of every kind: that of a proxy between tells who it is, too
+        ({"x-forwarded-for": "198.51.100.7:80, 192.0.2.1:4711, 10.1.1.1:80"}, "192.0.2.1"),
+        ({"x-forwarded-for": "198.51.100.7, 2001:db8::1, ::1"}, "2001:db8::1"),
+        ({"x-forwarded-for": "198.51.100.7, [2001:db8::1], [::1]:80"}, "2001:db8::1"),
+        ({"forwarded": f"for={'x' * 70}"}, "x" * 64),
     ],
 )
 def test_whose_request_a_trusted_proxy_passes_on(headers: dict[str, str], client: str) -> None:

@@ -663,6 +663,7 @@ BAD: dict[str, Callable[[Provider], str]] = {
     "expired": lambda p: p.token(exp=int(time.time()) - 60),
     "not yet": lambda p: p.token(nbf=int(time.time()) + 60),
     "never ends": lambda p: p.token(exp=None),
+    "good, but longer than any": lambda p: p.token(more="x" * issuer._LONGEST_TOKEN),
     "ends in words": lambda p: p.token(exp="tomorrow"),
     "for another": lambda p: p.token(aud="mail"),
     "for nobody": lambda p: p.token(aud=None),

@@ -188,6 +188,10 @@ class Patient(HttpToolsProtocol):
         self._coming, self._since, self._before = "body", time.monotonic(), self._taken
         if self._head > LONGEST_HEAD:
             cast("dict[str, Any]", self.scope)[_TOO_LONG] = True
+        if (told := self.url.partition(b"://"))[1] and not self.url.startswith(b"/"):
+            # The whole address stands in the request line: its host counts, whatever Host says (RFC 9112 3.2.2).
+            host = re.split(b"[/?]", told[2], maxsplit=1)[0]
+            self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
         self._next = True
         super().on_headers_complete()
         self._next = False

@@ -275,3 +275,18 @@ def test_the_parent_is_little_and_a_signal_that_comes_at_any_time_ends_it(path: 
         _, said = started.communicate(timeout=30)
         assert started.returncode in (0, -signal.SIGTERM), said  # the second: before there was anybody to hear it
         assert "Traceback" not in said
+
+
+def test_who_was_killed_starts_again_at_once(path: Path, tmp_path: Path) -> None:
+    """A worker that was only beginning outlives its parent for a moment, has the port, and ends without complaint."""
+    with command("serve", path, "--port", "0", "--workers", "1", cache=tmp_path) as (process, url):
+        port = str(httpx.URL(url).port)
+        (before,) = workers(process)
+        psutil.Process(before).kill()
+        until(lambda: workers(process) - {before})
+        process.kill()
+        with command("serve", path, "--port", port, cache=tmp_path) as (_, again):
+            assert httpx.get(f"{again}readyz", timeout=60).status_code in (200, 503)
+        said = process.communicate(timeout=60)[1]
+    assert "starting another" in said
+    assert "unforeseen" not in said

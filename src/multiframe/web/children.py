@@ -167,7 +167,8 @@ def _work(orders: dict[str, Any], settings: Settings, journal: Journal | None) -
 
     def tell() -> None:
         _await_database(catalog, None if orders["serving"] else settings.database_wait)
-        os.write(orders["ready"], array("i", [os.getpid()]))
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more: we are told so, and end
+            os.write(orders["ready"], array("i", [os.getpid()]))
 
     try:
         if orders["certificate"]:

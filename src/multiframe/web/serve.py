@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -47,6 +48,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LIVED = 10.0
 """Seconds that what watches the folders must have lived, or it is not started again."""
+
+_LEFT_BEHIND = 3.0
+"""Seconds in which the port may come free: children whose parent was killed while they began have it that long."""
 
 _SHORT_SCAN = 0.3
 """Seconds for which the announcement waits for the scan: a small folder is then listed when its address is told."""
@@ -155,17 +159,22 @@ def _bind(host: str, port: int) -> socket.socket:
     except socket.gaierror as error:
         raise OSError(error.errno, f"{error.strerror}: not an address of this machine", host) from None
     family, kind, proto, _, address = found[0]
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        what = f"{error.strerror}: choose another --port, or 0 for any that is free"
-        raise OSError(error.errno, what, f"{host}:{port}") from None
-    listener.set_inheritable(True)
-    return listener
+    patience = time.monotonic() + _LEFT_BEHIND
+    while True:
+        listener = socket.socket(family, kind, proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            if error.errno == errno.EADDRINUSE and time.monotonic() < patience:
+                time.sleep(0.05)
+                continue
+            what = f"{error.strerror}: choose another --port, or 0 for any that is free"
+            raise OSError(error.errno, what, f"{host}:{port}") from None
+        listener.set_inheritable(True)
+        return listener
 
 
 class _Parent:

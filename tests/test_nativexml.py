@@ -203,6 +203,30 @@ def test_a_private_creator_is_of_its_own_item_alone():
     assert owners == [("ME", "00290001"), (None, "00291001"), (None, "00291001")]
 
 
+@pytest.mark.parametrize("digit", "13579BDF")
+def test_an_odd_group_is_private(digit):
+    told = {f"00{digit}{digit}0010": {"vr": "LO", "Value": ["ME"]}, f"00{digit}{digit}1004": {"vr": "CS"}}
+    (root,) = converted(iter([compact([told]).encode()]))
+    assert root[1].get("privateCreator") == "ME"
+
+
+def test_attributes_that_differ_are_not_all_kept():
+    def pieces() -> Iterator[bytes]:
+        yield b"["
+        for n in range(50_000):
+            yield b',{"00102000":{"vr":"LO","Value":["%d%s"]}}'[not n :] % (n, b"x" * 150)
+        yield b"]"
+
+    writer = NativeXML()
+    tracemalloc.start()
+    try:
+        assert sum(len(writer.feed(piece)) for piece in pieces()) > 50_000 * 300
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    writer.end()
+
+
 def test_whose_block_it_is_does_not_count():
     """Table A.1.5-2: gggg00ee, for the creator is said; two of them may have one tag then (PS3.18 F.3.1)."""
     of = {"vr": "LO", "Value": ["ME & I"]}, {"vr": "LO", "Value": ["YOU"]}

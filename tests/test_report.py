@@ -100,7 +100,12 @@ def measured(number: str | None, unit: str) -> list[Dataset]:
         (item("COMPOSITE", ReferencedSOPSequence=reference("1.9")), "instance 1.9"),
         (item("WAVEFORM", ReferencedSOPSequence=reference("1.8")), "instance 1.8"),
         (item("SCOORD", GraphicType="POINT", GraphicData=[1.5, -2.0]), "POINT 1.5, -2.0"),
+        (item("SCOORD3D", GraphicType="POLYLINE", GraphicData=[1.5, 0.0, 3.0]), "POLYLINE 1.5, 0.0, 3.0"),
         (item("TCOORD", TemporalRangeType="POINT", ReferencedSamplePositions=[7]), "POINT 7"),
+        (item("TCOORD", TemporalRangeType="SEGMENT", ReferencedTimeOffsets=["1.50", "2"]), "SEGMENT 1.50, 2"),
+        (item("TCOORD", TemporalRangeType="SEGMENT", ReferencedTimeOffsets=["1", "", "2"]), "SEGMENT 1, , 2"),
+        (item("TCOORD", TemporalRangeType="BEGIN", ReferencedDateTime="20260102"), "BEGIN 20260102"),
+        (item("TEXT", TextValue="a\fb"), "a\nb"),
         (item("CONTAINER"), ""),
         (item("TABLE"), "(TABLE: not shown here)"),
         (item("", ""), "(an item without a type: not shown here)"),
@@ -112,14 +117,50 @@ def test_what_each_type_says(tmp_path: Path, ds: Dataset, value: str) -> None:
     assert found == Item("1.1", "Name" if "ConceptNameCodeSequence" in ds else "", value, ())
 
 
+def test_the_value_of_a_code_may_be_long_or_a_name_of_its_own(tmp_path: Path) -> None:
+    """PS3.3 table 8.8-1a: one of Code Value, Long Code Value and URN Code Value."""
+    long, urn, bare = Dataset(), Dataset(), Dataset()
+    long.LongCodeValue, long.CodingSchemeDesignator, long.CodeMeaning = "621566751000087104", "SCT", "Finding"
+    urn.URNCodeValue, urn.CodeMeaning = "urn:lex:us:federal:codified.regulation", "Rule"
+    bare.CodeValue, bare.CodingSchemeDesignator = "7", "99T"
+    items = [item("CODE", "", ConceptCodeSequence=[one]) for one in (long, urn, bare)]
+    assert [each.value for each in read(saved(tmp_path / "a", *items)).root.items] == [
+        "Finding (621566751000087104, SCT)", "Rule (urn:lex:us:federal:codified.regulation)", "7, 99T",
+    ]  # fmt: skip
+
+
+def test_who_verified_it_is_told(tmp_path: Path) -> None:
+    by = []
+    for name in ("A^B", "C^D"):
+        one = Dataset()
+        one.VerifyingObserverName, one.VerificationDateTime = name, "20260102101500"
+        by.append(one)
+    report = read(saved(tmp_path / "a", VerifyingObserverSequence=by, PreliminaryFlag="FINAL"))
+    told = [("Verified by", f"{name} 20260102101500") for name in ("A^B", "C^D")]
+    assert report.head == (("Preliminary", "FINAL"), *told)
+
+
+def test_what_only_looks_like_a_report_is_none(tmp_path: Path) -> None:
+    """The root is a container (PS3.3 C.17.3); what is no sequence contains nothing."""
+    assert not is_report(multiframe.open(saved(tmp_path / "a", ValueType="TEXT")).header)
+    odd = item("TEXT", "", TextValue="x")
+    del odd.RelationshipType
+    for tag in (0x0040A730, 0x0040A043):
+        odd.add_new(tag, "LO", ["a", "b"])
+    odd.add_new(0x0040A010, "SQ", [code("a")])  # and what is one says no text
+    (found,) = read(saved(tmp_path / "b", odd)).root.items
+    assert found == Item("1.1", "", "x", ())
+
+
 def test_items_stand_where_they_stood(tmp_path: Path) -> None:
     inner = item("TEXT", "Inner", relation="INFERRED FROM", TextValue="x")
-    report = read(saved(tmp_path / "a", item("CONTAINER", "One", inner), item("TEXT", "Two", TextValue="y"),
+    report = read(saved(tmp_path / "a", item("CONTAINER", "One", inner), item("TEXT", "Two", TextValue="y\r\nz"),
                         PatientName="A^B", CompletionFlag="PARTIAL", VerificationFlag="UNVERIFIED"))  # fmt: skip
     assert report.text().decode() == (
         "Patient: A^B\nCompletion: PARTIAL\nVerification: UNVERIFIED\n\n"
-        "1 Title\n  1.1 One\n    1.1.1 (inferred from) Inner: x\n  1.2 Two: y\n"
+        "1 Title\n  1.1 One\n    1.1.1 (inferred from) Inner: x\n  1.2 Two: y\n      z\n"
     )
+    assert "<li><b>1.2 Two</b>: y<br>z</li>" in report.html().decode()
     assert "<li><b>1.1.1 (inferred from) Inner</b>: x</li>" in report.html().decode()
 
 

@@ -84,7 +84,7 @@ def _opening(tag: str, vr: str, creator: str = "") -> str:
     """Write the beginning of an attribute, without the end of its tag."""
     from pydicom.datadict import keyword_for_tag
 
-    keyword = "" if _private(tag) else keyword_for_tag(int(tag, 16))
+    keyword = keyword_for_tag(int(tag, 16))
     named = f' keyword="{keyword}"' if keyword else ""
     owned = f' privateCreator="{_escaped(creator)}"' if creator else ""
     if creator:  # who owns it is said: the block that its creator has in this data set is not (table A.1.5-2)
@@ -193,8 +193,7 @@ class NativeXML:
 
     def _opened(self, found: re.Match[str]) -> str:
         tag = found["tag"]
-        creator = self._creators[-1].get(tag[:6], "") if _private(tag) else ""
-        return _opening(tag, found["vr"], creator)
+        return _opening(tag, found["vr"], self._creators[-1].get(tag[:6], ""))
 
     def _sequence(self, found: re.Match[str]) -> str:
         self._numbers.append(0)

@@ -137,7 +137,7 @@ def _item(item: _Attributes, number: str, left: Iterator[int]) -> Item:
 def _items(within: _Attributes, tag: str) -> list[_Attributes]:
     """Give the Items of a sequence; none where it is absent, or no sequence."""
     found = within.get(tag, {})
-    return [item or {} for item in found.get("Value", ())] if found.get("vr") == "SQ" else []
+    return found.get("Value", []) if found.get("vr") == "SQ" else []
 
 
 def _text(within: _Attributes, tag: str) -> str:
@@ -156,7 +156,7 @@ def _code(within: _Attributes, tag: str, *, whole: bool = False) -> str:
         value = next(filter(None, (_text(code, kind) for kind in ("00080100", "00080119", "00080120"))), "")
         meaning, scheme = _text(code, "00080104"), _text(code, "00080102")
         named = ", ".join(filter(None, (value, scheme)))
-        return (f"{meaning} ({named})" if whole and named else meaning) or named
+        return f"{meaning} ({named})" if whole and meaning and named else meaning or named
     return ""
 
 

@@ -17,6 +17,7 @@ from multiframe.syntaxes import EXPLICIT_LE
 from multiframe.testing import Layout, cine, part10
 from multiframe.web import bulkdata
 from multiframe.web.app import create_app
+from tests.serving import address_of
 
 NAMES = [
     "examples_palette.dcm", "examples_overlay.dcm", "waveform_ecg.dcm", "SC_rgb_small_odd_big_endian.dcm",
@@ -511,3 +512,71 @@ def test_a_series_that_does_not_say_how_many_frames_it_has(tmp_path: Path) -> No
             bodies,
             len(stored) * one if bodies == 1 else sum(map(len, stored)),
         )
+
+
+def test_words_leave_in_little_endian_wherever_they_stand(tmp_path: Path) -> None:
+    """PS3.18 F.2.7, and a word whose border is crossed by a range."""
+    (tmp_path / "files").mkdir()
+    data = pydicom.dcmread(str(get_testdata_file("MR_small_bigendian.dcm", read=False)))
+    words = b"".join(n.to_bytes(2, "big") for n in range(900))
+    item = pydicom.Dataset()
+    item.add_new(0x00281201, "OW", words)
+    data.add_new(0x00281201, "OW", words)
+    data.add_new(0x00081140, "SQ", [item])
+    data.save_as(tmp_path / "files" / "a.dcm")
+    site = Site(tmp_path / "files", tmp_path)
+    little = b"".join(n.to_bytes(2, "little") for n in range(900))
+    for path in ("00281201", "00081140/1/00281201"):
+        assert site.get(f"{address(data)}/bulkdata/{path}").content == little
+        assert site.get(f"{address(data)}/bulkdata/{path}", range="bytes=7-1500").content == little[7:1501]
+    found = {head["Content-Location"]: body for head, body in parts(site.get(f"{address(data)}/bulkdata"))}
+    assert list(found.values())[:2] == [little, little]
+
+
+def test_frames_of_native_pixel_data_are_encoded_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    frames = [bytes([n] * 64) for n in range(3)]
+    (tmp_path / "files" / "a.dcm").write_bytes(part10(frames, rows=8, columns=8))
+    data = pydicom.dcmread(tmp_path / "files" / "a.dcm")
+    site = Site(tmp_path / "files", tmp_path)
+
+    async def run() -> None:
+        async with site.app.router.lifespan_context(site.app):
+            for url in (f"{address(data)}/pixeldata", f"{address(data)}/bulkdata/7FE00010"):
+                assert (await site.ask(url)).content == b"".join(frames)
+                assert (await site.ask(url, accept="image/jls")).status_code == 406
+                found = parts(await site.ask(url, accept="multipart/related; type=image/jls"))
+                assert len(found) == 3
+                heads = {head["Content-Type"] for head, _ in found}
+                assert heads == {"image/jls; transfer-syntax=1.2.840.10008.1.2.4.80"}
+
+    asyncio.run(run())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_half_of_pixel_data_is_not_given_for_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    cut, few = tmp_path / "files" / "cut.dcm", tmp_path / "files" / "few.dcm"
+    cine(cut, frames=5, rows=96, columns=128)
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    cine(few, frames=5, rows=96, columns=128, seed=1)
+    few.write_bytes(few.read_bytes().replace(b"\x28\x00\x08\x00IS\x02\x005 ", b"\x28\x00\x08\x00IS\x02\x009 "))
+    site = Site(tmp_path / "files", tmp_path)
+    for path, error in ((cut, "TruncatedError"), (few, "FragmentError")):
+        instance = f"/{address_of(path)}"
+        assert site.get(f"{instance}/frames/1").status_code == 200
+        series = instance.partition("/instances")[0]
+        for url in (f"{instance}/pixeldata", f"{series}/pixeldata", f"{series}/bulkdata"):
+            answer = site.get(url)
+            assert (answer.status_code, answer.json()["error"]) == (500, error)
+
+
+def test_all_bulk_data_are_of_who_asks_and_how(site: Site, folder: Path) -> None:
+    """They hold addresses, and their form is that of Accept."""
+    series = address(pydicom.dcmread(folder / "examples_palette.dcm")).partition("/instances")[0]
+    answer = site.get(f"{series}/bulkdata")
+    assert "Accept" in answer.headers["vary"].split(", ")
+    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    elsewhere = site.get(f"{series}/bulkdata", host="127.0.0.1")
+    assert b"Content-Location: http://127.0.0.1/dicom-web/" in elsewhere.content
+    assert elsewhere.headers["etag"] != answer.headers["etag"]

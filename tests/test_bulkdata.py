@@ -561,8 +561,13 @@ def test_half_of_pixel_data_is_not_given_for_the_whole(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-3000])
     cine(few, frames=5, rows=96, columns=128, seed=1)
     few.write_bytes(few.read_bytes().replace(b"\x28\x00\x08\x00IS\x02\x005 ", b"\x28\x00\x08\x00IS\x02\x009 "))
+    untold = tmp_path / "files" / "untold.dcm"  # how many they should be, nobody knows
+    cine(untold, frames=5, rows=96, columns=128, seed=2)
+    untold.write_bytes(
+        untold.read_bytes()[:-3000].replace(b"\x28\x00\x08\x00IS\x02\x00", b"\x28\x00\x07\x00IS\x02\x00")
+    )
     site = Site(tmp_path / "files", tmp_path)
-    for path, error in ((cut, "TruncatedError"), (few, "FragmentError")):
+    for path, error in ((cut, "TruncatedError"), (untold, "TruncatedError"), (few, "FragmentError")):
         instance = f"/{address_of(path)}"
         assert site.get(f"{instance}/frames/1").status_code == 200
         series = instance.partition("/instances")[0]

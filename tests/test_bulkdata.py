@@ -549,6 +549,12 @@ def test_frames_of_native_pixel_data_are_encoded_in_parts(tmp_path: Path) -> Non
                 assert len(found) == 3
                 heads = {head["Content-Type"] for head, _ in found}
                 assert heads == {"image/jls; transfer-syntax=1.2.840.10008.1.2.4.80"}
+            series = address(data).partition("/instances")[0]
+            same = parts(await site.ask(f"{series}/pixeldata", accept="multipart/related; type=image/jls"))
+            assert [(head["Content-Type"], body) for head, body in same] == [(h["Content-Type"], b) for h, b in found]
+            refused = await site.ask(f"{series}/pixeldata", accept="multipart/related; type=video/mp4")
+            assert refused.status_code == 406
+            assert refused.json()["message"].startswith(f"instance {data.SOPInstanceUID}: ")
 
     asyncio.run(run())
 
@@ -585,3 +591,36 @@ def test_all_bulk_data_are_of_who_asks_and_how(site: Site, folder: Path) -> None
     elsewhere = site.get(f"{series}/bulkdata", host="127.0.0.1")
     assert b"Content-Location: http://127.0.0.1/dicom-web/" in elsewhere.content
     assert elsewhere.headers["etag"] != answer.headers["etag"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_value_is_given_once_and_none_in_a_form_that_is_not_taken(site: Site, folder: Path) -> None:
+    for name, count in (("waveform_ecg.dcm", 2), ("examples_palette.dcm", 1)):
+        data = pydicom.dcmread(folder / name)
+        url = f"{address(data)}/bulkdata"
+        found = [head["Content-Location"] for head, _ in parts(site.get(url))]
+        (told,) = site.get(f"{address(data)}/metadata").json()
+        assert found == list(named(told).values())
+        assert len(found) == count
+        # With Pixel Data or without: values have one form.
+        for accept in ("image/jpeg", "multipart/related; type=image/jpx", OCTET):
+            assert site.get(url, accept=accept).status_code == 406
+
+
+def test_what_is_decoded_of_a_series_fits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two instances of which one fits in --max-decode, the second is as stored; and by what both are made counts."""
+    (tmp_path / "files").mkdir()
+    data = pydicom.dcmread(str(get_testdata_file("emri_small_RLE.dcm", read=False)))
+    for n in (1, 2):
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"1.2.{n}")
+        data.InstanceNumber = n
+        data.save_as(tmp_path / "files" / f"{n}.dcm")
+    size, count = len(data.pixel_array.tobytes()), int(data.NumberOfFrames)
+    series = address(data).partition("/instances")[0]
+    for room, bodies in ((2 * size, 2), (2 * size - 1, 1 + count), (size - 1, 2 * count)):
+        site = Site(tmp_path / "files", tmp_path, Settings(max_decode=room))
+        assert len(parts(site.get(f"{series}/pixeldata"))) == bodies
+    site = Site(tmp_path / "files", tmp_path)
+    before = site.get(f"{series}/pixeldata", "HEAD").headers["etag"]
+    monkeypatch.setattr(bulkdata, "made_by", lambda *_: "another decoder")
+    assert site.get(f"{series}/pixeldata", "HEAD").headers["etag"] != before

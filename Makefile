@@ -40,10 +40,13 @@ clients: tests/clients/dist/cornerstone3d.html  ## bring the clients of others t
 # What somebody names is run in one process, where a debugger can be.
 PYTEST := $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
-test: lint viewer-test clients  ## lint, then all tests but the long ones (ARGS= for pytest)
+test: .venv/.dev  ## lint, then all tests but the long ones (ARGS= for pytest)
+	@$(MAKE) -j3 lint viewer-test clients
 	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(PYTEST) -m 'not long'
 
-test-all: lint viewer-test clients test-wheel  ## the long ones and the wheel too
+test-all: .venv/.dev  ## the long ones and the wheel too
+	@$(MAKE) -j3 lint viewer-test clients
+	@$(MAKE) test-wheel
 	@CHROMIUM="$$(tools/chromium)" && OHIF="$$(tools/ohif)" && export CHROMIUM OHIF && exec $(PYTEST)
 
 test-wheel: wheel  ## install the wheel in an empty environment, without Node.js, and use it

@@ -44,7 +44,11 @@ UNUSABLE = 78
 AFTERWARDS = 10.0
 """Seconds a child has, beyond those in which answers may be finished, to close what it holds."""
 
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 26)}
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # nothing here multiplies matrices
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 26),
+}
 """Frames come and go by the thousand. Left to itself, glibc asks the kernel for new pages for each and gives them back
 after: that costs more than reading and sending it (decision 0012)."""
 

@@ -293,7 +293,7 @@ class Catalog:
         like = sa.and_(p.study == i.study, p.series == i.series, p.number == i.pattern)
         query = sa.select(
             *(i.facts, i.syntax, i.header, i.header_size, i.frame_index, o.path, o.size, o.identity),
-            p.header.label("like"),
+            *(p.header.label("like"), p.facts.label("facts_of_like")),
         ).select_from(_instances.join(_objects).outerjoin(_patterns, like))
         with self._database.transaction() as connection:
             row = connection.execute(query.where(i.instance == uid)).one_or_none()
@@ -304,7 +304,7 @@ class Catalog:
         if syntax_of(row.syntax).deflated:
             source = inflated(source.source if isinstance(source, Nearby) else source)
             stat = stat._replace(size=source.stat().size)
-        facts = json.loads(row.facts)
+        facts = json.loads(row.facts or row.facts_of_like)
         pixel_data = PixelData(*facts["pixel_data"]) if facts["pixel_data"] else None
         values = {int(tag): (start, stop) for tag, (start, stop) in facts["values"].items()}
         syntax, dataset_at = syntax_of(row.syntax), facts["dataset_at"]

@@ -340,6 +340,19 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
         ) from None
 
 
+class _Array(sa.types.UserDefinedType[str]):
+    """An array as PostgreSQL writes it: to write a list so takes its driver as long as the server to find the rows."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def __init__(self, of: str) -> None:
+        self.of = of
+
+    def get_col_spec(self, **_: object) -> str:
+        return f"{self.of}[]"
+
+
 def among(
     connection: sa.Connection, query: sa.Select[Any], column: sa.Column[Any], values: Collection[bytes | str]
 ) -> Sequence[sa.Row[Any]]:
@@ -349,13 +362,18 @@ def among(
     look them up.
     """
     if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import ARRAY
-
-        kind = sa.LargeBinary() if isinstance(column.type, sa.LargeBinary) else sa.Text()
-        return connection.execute(query.where(column == sa.any_(sa.literal(list(values), ARRAY(kind))))).all()
+        words = ",".join([f'"{_escaped(value)}"' for value in values])
+        array = sa.literal(f"{{{words}}}", _Array("bytea" if isinstance(column.type, sa.LargeBinary) else "text"))
+        return connection.execute(query.where(column == sa.any_(array))).all()
     marks = ", ".join("?" * len(values))
     where = f'WHERE "{column.table.name}"."{column.name}" IN ({marks})'
     return connection.exec_driver_sql(f"{query.compile(dialect=connection.dialect)} {where}", tuple(values)).all()
+
+
+def _escaped(value: bytes | str) -> str:
+    if isinstance(value, bytes):
+        return rf"\\x{value.hex()}"
+    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _is_full(error: sa.exc.DBAPIError) -> bool:

@@ -9,9 +9,9 @@ values of the same length is not even walked over. It must not know files, nor w
 import json
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +23,7 @@ from multiframe.levels import (
     LEVELS,
     REQUESTS,
     Level,
+    beside,
     column_of,
     columns_of,
     is_searched,
@@ -30,6 +31,7 @@ from multiframe.levels import (
     lines_of,
     requests_of,
     shared_out,
+    text_of,
     written,
 )
 from multiframe.packing import Difference, Run, without
@@ -64,11 +66,12 @@ class Gleaned:
     header : Header
         Itself.
     study, series, instance : mapping
-        Columns, as `levels.columns_of` gives them, with UIDs; the same object for all whose values are the same.
+        Columns, as `levels.columns_of` gives them, with UIDs; the same object for all whose values are the same. Beside
+        a pattern, the instance's attributes are those of its own, as `levels.beside` gives them.
     requests : sequence of mapping
         As `schema.requests_of` gives them, with UIDs.
     facts : str
-        Where what is needed lies in the header, as JSON.
+        Where what is needed lies in the header, as JSON; nothing, where that is as in the pattern.
     pattern : mapping or None
         A header of the same series that this one is like, as `schema.patterns` has it; the same object for all.
     kept : bytes or None
@@ -133,10 +136,16 @@ class _Known:
         raw = self.one.header.raw
         if len(raw) > _LONGEST_PATTERN:
             return None
-        packed = zlib.compress(raw, 1)
-        number = int.from_bytes(sha256(packed).digest()[:8], signed=True)
-        uids = {name: self.one.series[name] for name in ("study", "series")}
-        return {**uids, "number": number, "header": packed}
+        packed, told, facts = zlib.compress(raw, 1), self.one.instance["attributes"], self.one.facts
+        named = sha256(b"\0".join((packed, told.encode(errors="surrogatepass"), facts.encode())))
+        return {
+            "study": self.one.series["study"],
+            "series": self.one.series["series"],
+            "number": int.from_bytes(named.digest()[:8], signed=True),
+            "header": packed,
+            "attributes": told,
+            "facts": facts,
+        }
 
     def run(self, data: bytes, at: int, k: int) -> int:
         """Say up to which element all are the same, from element `k` on, which is compared with what lies at `at`."""
@@ -173,7 +182,6 @@ class _Hole(NamedTuple):
     tag: str
     spell: Callable[[bytes], str]
     as_kept: bool  # what that writes
-    piece: int  # of `_Shape._pieces` where it is written
 
 
 class _Beside(NamedTuple):
@@ -182,9 +190,16 @@ class _Beside(NamedTuple):
     known: _Known
     difference: Difference
 
-    def kept(self, raw: bytes) -> tuple[Row | None, bytes | None]:
-        pattern = self.known.pattern
-        return (None, None) if pattern is None else (pattern, self.difference.of(raw))
+    def kept(self, one: Gleaned, varied: Collection[str] = ()) -> Gleaned:
+        """Keep beside it what was told in full; attributes that vary are told even where they are the same."""
+        if self.known.pattern is None:
+            return one
+        lines = lines_of(one.instance["attributes"])
+        own = beside(lines, {tag: line for tag, line in self.known.lines["instance"].items() if tag not in varied})
+        instance = {**one.instance, "attributes": text_of(own.values())}
+        facts = "" if one.facts == self.known.one.facts else one.facts
+        kept = self.difference.of(one.header.raw)
+        return replace(one, instance=instance, facts=facts, pattern=self.known.pattern, kept=kept)
 
 
 class _Shape:
@@ -194,30 +209,20 @@ class _Shape:
     """
 
     def __init__(
-        self, data: bytes, holes: Sequence[tuple[int, int]], one: Gleaned, told: _Told, beside: "_Beside | None"
+        self, data: bytes, holes: Sequence[tuple[int, int]], one: Gleaned, told: _Told, beside: _Beside
     ) -> None:
-        self._one, self._beside = one, beside
         stop = one.header.pixels.start
         around = zip([0, *(stop for _, stop in holes)], [*(at for at, _ in holes), stop], strict=True)
         self._fixed = [(start, data[start:stop]) for start, stop in around]
         spelled = {f"{element.tag:08X}": (element, spell) for element, spell in told if spell is not None}
+        self._one, self._difference = beside.kept(one, spelled), beside.difference
         self._holes: list[_Hole] = []
-        self._pieces: list[str] = []  # of the attributes
-        same: list[str] = []  # lines
-        for tag, line in lines_of(one.instance["attributes"]).items():
-            if tag not in spelled:
-                same.append(line)
-                continue
-            if same:
-                self._pieces.append(",\n".join(same))
-                same = []
-            element, spell = spelled[tag]
-            vr = line[len('"00080018":{"vr":"') :][:2]
-            assert spell is not None
-            self._holes.append(_Hole(element.start, element.stop, tag, spell, vr in _AS_KEPT, len(self._pieces)))
-            self._pieces.append(line)
-        if same:
-            self._pieces.append(",\n".join(same))
+        self._lines = lines_of(self._one.instance["attributes"])
+        for tag, line in self._lines.items():
+            if tag in spelled:
+                element, spell = spelled[tag]
+                vr = line[len('"00080018":{"vr":"') :][:2]
+                self._holes.append(_Hole(element.start, element.stop, tag, spell, vr in _AS_KEPT))
 
     def gleaned(self, data: bytes) -> Gleaned | None:
         """Glean what is kept of a header of this shape; None: it is of another one."""
@@ -228,16 +233,22 @@ class _Shape:
         like = one.header
         header = Header(data[: like.pixels.at], like.syntax, like.dataset_at, like.pixel_data, like.values)
         instance = dict(one.instance)
-        pieces = self._pieces.copy()
-        for start, stop, tag, spell, as_kept, piece in self._holes:
+        lines = self._lines.copy()
+        for start, stop, tag, spell, as_kept in self._holes:
             line = spell(data[start:stop])
-            pieces[piece] = line if as_kept else _rewritten(line)
+            lines[tag] = line if as_kept else _rewritten(line)
             if is_searched("instance", tag):
-                instance |= column_of("instance", tag, json.loads(f"{{{line}}}")[tag])
-        instance["attributes"] = "{" + ",\n".join(pieces) + "}"
+                instance |= _columns(tag, lines[tag])
+        instance["attributes"] = text_of(lines.values())
         instance["instance"] = header.sop_instance_uid
-        kept = (None, None) if self._beside is None else self._beside.kept(header.raw)
-        return Gleaned(header, one.study, one.series, instance, one.requests, one.facts, *kept)
+        kept = None if one.pattern is None else self._difference.of(header.raw)
+        return Gleaned(header, one.study, one.series, instance, one.requests, one.facts, one.pattern, kept)
+
+
+@lru_cache(1024)
+def _columns(tag: str, line: str) -> Row:
+    """Give the columns of an attribute of an instance: many have the same number."""
+    return column_of("instance", tag, json.loads(f"{{{line}}}")[tag])
 
 
 class Gleaner:
@@ -253,8 +264,9 @@ class Gleaner:
     >>> print(gleaner.glean(start))
     None
     >>> gleaner.remember(gleaned(header))
-    >>> gleaner.glean(start) == gleaned(header)
-    True
+    >>> like = gleaner.glean(start)
+    >>> like.header.raw == header.raw, like.series == gleaned(header).series, len(like.kept)
+    (True, True, 92)
     """
 
     def __init__(self) -> None:
@@ -321,22 +333,19 @@ class Gleaner:
             own = [(element, spell) for element, spell in own if spell and element.stop - element.start <= _SHORT]
         holes = [meta.instance, *((element.start, element.stop) for element, _ in own or ())]
         holes = [hole for hole in holes if hole[0] < hole[1]]
-        beside: _Beside | None = None
         size = len(one.header.raw)
         if same_series:
-            beside = _Beside(known, Difference(size, without(_same(data, meta, known, found), holes)))
-            pattern, kept = beside.kept(one.header.raw)
-            one = replace(one, pattern=pattern, kept=kept)
+            like = _Beside(known, Difference(size, without(_same(data, meta, known, found), holes)))
+            kept = like.kept(one)
         else:
             known = _Known(one, _elements_of(known, found), known.varied)
             self._keep(meta, known)  # the next ones are of that series, too
-            beside = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
-            if known.pattern is not None:
-                one = replace(one, kept=known.pattern["header"])
+            like = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
+            kept = one if known.pattern is None else replace(one, kept=known.pattern["header"])
         if own is not None:
-            self._shapes.insert(0, _Shape(data, holes, one, own, beside))
+            self._shapes.insert(0, _Shape(data, holes, one, own, like))
             del self._shapes[_MOST_SHAPES:]
-        return one
+        return kept
 
 
 class _Meta(NamedTuple):
@@ -548,4 +557,4 @@ def _text(lines: Mapping[str, str], changed: Mapping[str, str | None]) -> str:
     together = {**lines, **changed}
     if len(together) > len(lines):
         together = dict(sorted(together.items()))
-    return "{" + ",\n".join([line for line in together.values() if line]) + "}"
+    return text_of(filter(None, together.values()))

@@ -5,14 +5,14 @@ know in which tables that lies, nor how files are found or read: who only reads 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from multiframe.matching import Kind, name_words, stored
 
 __all__ = [
-    "KEPT", "KEYS", "LEVELS", "REQUESTS", "WORDS", "Attributes", "Key", "Level", "column_of", "columns_of",
-    "is_searched", "level_of", "lines_of", "requests_of", "shared_out", "written",
+    "KEPT", "KEYS", "LEVELS", "REQUESTS", "WORDS", "Attributes", "Key", "Level", "beside", "column_of", "columns_of",
+    "is_searched", "level_of", "lines_of", "merged", "requests_of", "shared_out", "text_of", "written",
 ]  # fmt: skip
 
 type Level = Literal["study", "series", "instance"]
@@ -122,6 +122,7 @@ def shared_out(told: Attributes) -> dict[Level, Attributes]:
     return levels
 
 
+_BETWEEN, _GONE = ",\n", ":null"  # an attribute is an object, and ends with a brace
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -134,7 +135,12 @@ def written(told: Attributes) -> str:
     {"00080060":{"vr":"CS","Value":["US"]},
     "00200011":{"vr":"IS","Value":[1]}}
     """
-    return "{" + ",\n".join([f'"{tag}":{_json(value)}' for tag, value in told.items()]) + "}"
+    return text_of(f'"{tag}":{_json(value)}' for tag, value in told.items())
+
+
+def text_of(lines: Iterable[str]) -> str:
+    """Write lines, each an attribute with its tag, as `written` does."""
+    return f"{{{_BETWEEN.join(lines)}}}"
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -149,7 +155,34 @@ def lines_of(text: str) -> dict[str, str]:
     """
     if "\n" not in text:  # in a string it would be an escape
         text = written(json.loads(text))
-    return {line[1:9]: line for line in text[1:-1].split(",\n") if line}
+    return {line[1:9]: line for line in text[1:-1].split(_BETWEEN) if line}
+
+
+def beside(lines: Mapping[str, str], like: Mapping[str, str]) -> dict[str, str]:
+    """Give what lines have of their own beside others, as `merged` takes it: ``null`` where only those have one.
+
+    Examples
+    --------
+    >>> like = lines_of('{"00080060":{"vr":"CS"},\\n"00200011":{"vr":"IS"}}')
+    >>> lines = lines_of('{"00080060":{"vr":"CS"},\\n"00180015":{"vr":"CS"}}')
+    >>> own = beside(lines, like)
+    >>> print(text_of(own.values()))
+    {"00180015":{"vr":"CS"},
+    "00200011":null}
+    >>> merged(own, like) == lines
+    True
+    """
+    own = {tag: line for tag, line in lines.items() if like.get(tag) != line}
+    gone = {tag: f'"{tag}"{_GONE}' for tag in like.keys() - lines.keys()}
+    return dict(sorted((own | gone).items()))
+
+
+def merged(own: Mapping[str, str], like: Mapping[str, str]) -> dict[str, str]:
+    """Give the lines again of which `beside` told what they have of their own."""
+    together = {**like, **own}
+    if len(together) > len(like):
+        together = dict(sorted(together.items()))
+    return {tag: line for tag, line in together.items() if not line.endswith(_GONE)}
 
 
 def _cut(text: str, most: int) -> str:

@@ -6,15 +6,17 @@ Far, it is waiting: threads do it. What is under way is bounded, and so is what 
 wants them, nor what becomes of them.
 """
 
+import gc
+import os
 import pickle
+import select
 import subprocess
 import sys
-import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import batched
+from itertools import batched, count
 from typing import Any, NamedTuple
 
 from multiframe.errors import MultiframeError, SourceError
@@ -31,8 +33,9 @@ __all__ = ["Asked", "Reader"]
 _CHUNK = 100  # files a process is given at a time
 _ENOUGH = 400  # files that may be the beginning of many: to start a process takes as long as some thousand headers
 _THREADS = 32
-_AHEAD = 8  # pieces of work under way, for each process: this one may be busy with something else for a while
-_PIPE = 1 << 20  # bytes of an answer that another process need not wait with until it is taken
+_AHEAD = 20  # pieces of work under way, for each process: this one may be busy with something else for a while
+_PIPE = 1 << 20  # bytes of answers that another process need not wait with until they are taken
+_RARELY = 50_000  # objects
 _SIZE = 8  # bytes that say how long an answer is
 _FAR_AHEAD = 4 * _THREADS
 
@@ -65,12 +68,10 @@ class Reader:
     def __init__(self, settings: Settings, budget: MemoryBudget, processes: int = 1) -> None:
         self._settings, self._budget, self._processes = settings, budget, processes
         self._near = 0
-        self._gleaner = Gleaner()  # of this thread
-        self._pool: ThreadPoolExecutor | None = None
+        self._gleaner = Gleaner()  # of this process
+        self._others: list[_Process] | None = None  # until they are started
         self._threads: ThreadPoolExecutor | None = None
-        self._children: dict[int, _Process] = {}  # by the thread that talks to it
-        self._starting: list[Future[None]] = []
-        self._under_way: deque[tuple[Future[list[Answer]], Sequence[Asked]]] = deque()  # and what may be read here
+        self._far: deque[Future[Answer]] = deque()  # under way
 
     def read(self, asked: Sequence[Asked]) -> Iterator[Answer]:
         """Begin to read, and give what is ready, of this or of what was asked for before."""
@@ -79,115 +80,153 @@ class Reader:
         # The first ones at once: somebody may be looking.
         here = len(near) if self._processes == 1 else max(0, _ENOUGH - self._near)
         self._near += len(near)
-        if len(near) > here and self._pool is None:  # they start while the first ones are read
-            self._start()
-        for one in near[:here]:
-            yield _read(one, self._settings, self._budget, self._gleaner)
+        if len(near) > here and self._others is None:  # they start while the first ones are read
+            self._others = [_Process(self._settings) for _ in range(self._processes - 1)]
+        yield from self._here(near[:here])
         for chunk in batched(near[here:], _CHUNK):
-            assert self._pool is not None
-            while self._under_way and self._under_way[0][0].done():
-                yield from self._under_way.popleft()[0].result()
+            yield from self._answered()
             # Those that are still starting, or have enough to do, are not waited for.
-            if all(child.done() for child in self._starting) and len(self._under_way) < _AHEAD * len(self._starting):
-                self._under_way.append((self._pool.submit(self._read_there, chunk), chunk))
+            free = [process for process in self._others or () if process.ready and len(process.asked) < _AHEAD]
+            if free:
+                min(free, key=lambda process: len(process.asked)).ask(chunk)
             else:
-                for one in chunk:
-                    yield _read(one, self._settings, self._budget, self._gleaner)
+                yield from self._here(chunk)
         for one in far:
             self._threads = self._threads or ThreadPoolExecutor(_THREADS, thread_name_prefix="headers")
-            self._under_way.append((self._threads.submit(_read_some, [one], self._settings, self._budget), ()))
-            while len(self._under_way) > _FAR_AHEAD:
-                yield from self._under_way.popleft()[0].result()
+            self._far.append(self._threads.submit(_read, one, self._settings, self._budget))
+            while len(self._far) > _FAR_AHEAD:
+                yield self._far.popleft().result()
 
     def rest(self) -> Iterator[Answer]:
-        """Wait for all that is under way; what no other process has begun is read here."""
-        while self._under_way:
-            future, chunk = self._under_way.pop()
-            if chunk and future.cancel():
-                for one in chunk:
-                    yield _read(one, self._settings, self._budget, self._gleaner)
+        """Give all that is under way; what others have asked to do is read here from its end on, until both meet."""
+        yield from self._answered()
+        while busy := [process for process in self._others or () if process.asked]:
+            most = max(busy, key=lambda process: len(process.asked))
+            if len(most.asked) > 1:
+                yield from self._here(most.taken_back())
             else:
-                self._under_way.append((future, ()))
-                yield from self._under_way.popleft()[0].result()
+                most.wait()
+            yield from self._answered()
+        while self._far:
+            yield self._far.popleft().result()
 
     def close(self) -> None:
         """End; what is under way is given up."""
-        self._under_way.clear()
-        if not all(child.done() for child in self._starting):
-            for process in list(self._children.values()):
-                process.kill()
-        for pool in (self._pool, self._threads):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._threads = None
-        while self._children:
-            self._children.popitem()[1].close()
+        for process in self._others or ():
+            process.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        self._others = self._threads = None
+        self._far.clear()
 
-    def _start(self) -> None:
-        """Start the other processes, each with a thread that talks to it."""
-        others = self._processes - 1
-        self._pool = ThreadPoolExecutor(others, thread_name_prefix="reading")
-        self._starting = [self._pool.submit(self._start_one) for _ in range(others)]
+    def _here(self, asked: Iterable[Asked]) -> Iterator[Answer]:
+        for one in asked:
+            yield _read(one, self._settings, self._budget, self._gleaner)
 
-    def _start_one(self) -> None:
-        with suppress(OSError, EOFError, pickle.UnpicklingError):  # it is started anew, or does without
-            child = self._children[threading.get_ident()] = _Process(self._settings)
-            child.wait()
-
-    def _read_there(self, chunk: Sequence[Asked]) -> list[Answer]:
-        """Have the process of this thread read; one that was killed leaves its work to this one."""
-        here = threading.get_ident()
-        try:
-            if here not in self._children:
-                self._children[here] = child = _Process(self._settings)
-                child.wait()
-            return self._children[here].read(chunk)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return _read_some(chunk, self._settings, self._budget)
+    def _answered(self) -> Iterator[Answer]:
+        """Give what others have read; one that was killed leaves its work to this one."""
+        for process in list(self._others or ()):
+            try:
+                for answer in process.answers():
+                    yield from answer
+            except (OSError, EOFError, pickle.UnpicklingError):
+                assert self._others is not None
+                self._others.remove(process)
+                process.close()
+                for chunk in process.asked.values():
+                    yield from self._here(chunk)
 
 
 class _Process:
-    """Another process that reads; it ends when its input does, however this one ends."""
+    """Another process that reads; it ends when its input does, however this one ends.
+
+    What it is asked, and what it answers, lies in pipes: it need not wait for this one, nor this one for it, and no
+    thread of this one has to be woken for them to be moved on.
+
+    Attributes
+    ----------
+    ready : bool
+        Whether it has said that it is there.
+    asked : dict of int to sequence of Asked
+        What it was asked and has not answered, in order.
+    """
 
     def __init__(self, settings: Settings) -> None:
         command = [sys.executable, "-m", "multiframe.reading"]
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pipesize=_PIPE
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, pipesize=_PIPE
         )
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._in, self._out = self._child.stdin.fileno(), self._child.stdout.fileno()
+        self._given, self._come = bytearray(), bytearray()  # on their way to it and from it
+        os.set_blocking(self._in, False)
+        self.ready = False
+        self.asked: dict[int, Sequence[Asked]] = {}
+        self._numbers = count()
         self._say(settings)
 
+    def ask(self, chunk: Sequence[Asked]) -> None:
+        """Have it read; it must not have died before it was `ready`."""
+        number = next(self._numbers)
+        self.asked[number] = chunk
+        self._say((number, [(path, stat and stat[:], known) for path, stat, known in chunk]))
+
+    def taken_back(self) -> Sequence[Asked]:
+        """Give what it was asked last, which it need not answer any more."""
+        return self.asked.popitem()[1]
+
+    def answers(self) -> Iterator[list[Answer]]:
+        """Give what has come.
+
+        Raises
+        ------
+        OSError, EOFError, pickle.UnpicklingError
+            It is dead, or out of its mind.
+        """
+        self._move(0)
+        at = 0
+        while (size := int.from_bytes(self._come[at : at + _SIZE])) <= len(self._come) - at - _SIZE and size:
+            number, said = pickle.loads(memoryview(self._come)[at + _SIZE : at + _SIZE + size])  # noqa: S301  # a child of ours
+            at += _SIZE + size
+            self.ready = True
+            if self.asked.pop(number, None):
+                yield [(path, _named(path, found) if type(found) is tuple else found) for path, found in said]
+        del self._come[:at]
+
     def wait(self) -> None:
-        """Wait until it is there."""
-        self._answer()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._child.kill()
-
-    def read(self, chunk: Sequence[Asked]) -> list[Answer]:
-        self._say([(path, stat and stat[:], known) for path, stat, known in chunk])
-        return [(path, _named(path, said) if type(said) is tuple else said) for path, said in self._answer()]
-
-    def _answer(self) -> Any:
-        """Take an answer in one piece: each read waits for the interpreter, which has other things to do."""
-        assert self._child.stdout is not None
-        size = self._child.stdout.read(_SIZE)
-        if len(size) < _SIZE:
-            raise EOFError
-        return pickle.loads(self._child.stdout.read(int.from_bytes(size)))  # noqa: S301  # a child of ours
-
-    def _say(self, what: object) -> None:
-        assert self._child.stdin is not None
-        pickle.dump(what, self._child.stdin)
-        self._child.stdin.flush()
+        """Wait until it has said something, or is dead."""
+        with suppress(OSError, EOFError):  # whoever wants the answers is told
+            self._move(None)
 
     def close(self) -> None:
-        self.kill()  # it has nothing to put away
+        """End it at once: it has nothing to put away."""
+        self._child.kill()
         for pipe in (self._child.stdin, self._child.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+            if pipe is not None:
+                pipe.close()
         self._child.wait()
+
+    def _say(self, what: object) -> None:
+        self._given += pickle.dumps(what)
+        with suppress(OSError):  # whoever wants the answers is told
+            self._move(0)
+
+    def _move(self, timeout: int | None) -> None:
+        """Move on what is on its way; of milliseconds, None has it wait until something has come."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        if self._given:
+            poll.register(self._in, select.POLLOUT)
+        for fd, event in poll.poll(timeout):
+            if fd == self._in and self._given:
+                with suppress(BlockingIOError):
+                    del self._given[: os.write(self._in, self._given)]
+            elif event & (select.POLLIN | select.POLLHUP):
+                data = os.read(self._out, _PIPE)
+                if not data:
+                    raise EOFError
+                self._come += data
 
 
 def _read(asked: Asked, settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None) -> Answer:
@@ -200,12 +239,6 @@ def _read(asked: Asked, settings: Settings, budget: MemoryBudget, gleaner: Glean
         return path, error if isinstance(error, SourceError) else SourceError(str(error))
     except Exception as error:  # a fault of ours with one file must not cost all others
         return path, Record(path, stat or ObjectStat(0, ()), f"internal error: {type(error).__name__}")
-
-
-def _read_some(
-    asked: Sequence[Asked], settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None
-) -> list[Answer]:
-    return [_read(one, settings, budget, gleaner) for one in asked]
 
 
 def _bare(found: Record | SourceError | None) -> tuple[Any, ...] | SourceError | None:
@@ -223,12 +256,14 @@ def main() -> None:
     settings: Settings = pickle.load(sys.stdin.buffer)  # noqa: S301  # the parent's
     budget = MemoryBudget(settings.memory)
     gleaner = Gleaner()
+    gc.freeze()
+    gc.set_threshold(_RARELY)  # what is read makes no cycles, and is gone when it was sent
     with suppress(EOFError, BrokenPipeError):
-        _say(None)  # it is there
+        _say((None, ()))  # it is there
         while True:
-            chunk = pickle.load(sys.stdin.buffer)  # noqa: S301
+            number, chunk = pickle.load(sys.stdin.buffer)  # noqa: S301
             asked = [Asked(path, stat and ObjectStat(*stat), known) for path, stat, known in chunk]
-            _say([(path, _bare(found)) for path, found in _read_some(asked, settings, budget, gleaner)])
+            _say((number, [(one.path, _bare(_read(one, settings, budget, gleaner)[1])) for one in asked]))
 
 
 def _say(what: object) -> None:

@@ -205,6 +205,7 @@ def remove(connection: sa.Connection, paths: Sequence[bytes]) -> list[str]:
     """Forget files, with their instances, and the series and studies that are left empty; give the instances."""
     s, i = series.c, instances.c
     lost = connection.execute(sa.select(i.instance, i.study, i.series).where(i.path.in_(paths))).all()
+    connection.execute(sa.delete(instances).where(i.path.in_(paths)))
     connection.execute(sa.delete(objects).where(objects.c.path.in_(paths)))
     _count(connection, {(row.study, row.series) for row in lost})  # before those are gone that are left empty
     for some in batched({row.study for row in lost}, LOOKUP):

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from multiframe.errors import TooBroad
-from multiframe.levels import KEYS, LEVELS, REQUESTS, WORDS, Key, Level, level_of
+from multiframe.levels import KEYS, LEVELS, REQUESTS, WORDS, Key, Level, level_of, lines_of, merged, text_of
 from multiframe.matching import (
     PAIRS,
     Between,
@@ -35,7 +35,7 @@ from multiframe.matching import (
     kind_of,
     read_test,
 )
-from multiframe.schema import TABLES, days, instances, requests, series, studies
+from multiframe.schema import TABLES, days, instances, patterns, requests, series, studies
 
 __all__ = [
     "EXAMINED", "ORDER", "Found", "Search", "find", "find_page", "is_one_question", "kind_of_path", "level_of_path",
@@ -66,6 +66,15 @@ _STUDIES: list[sa.ColumnElement[Any]] = [
     studies.c.study.desc(),
 ]
 _SERIES: list[sa.ColumnElement[Any]] = [series.c.series_number.nulls_last(), series.c.series]
+_LIKE: Final = (  # what another of the series has, beside which the attributes of an instance may be kept
+    sa.select(patterns.c.attributes)
+    .where(
+        patterns.c.study == instances.c.study,
+        patterns.c.series == instances.c.series,
+        patterns.c.number == instances.c.pattern,
+    )
+    .scalar_subquery()
+)
 _INSTANCES: list[sa.ColumnElement[Any]] = [instances.c.instance_number.nulls_last(), instances.c.instance]
 
 ORDER: Final[Mapping[Level, list[sa.ColumnElement[Any]]]] = {
@@ -508,7 +517,8 @@ def _found(connection: sa.Connection, query: Search, asked: _Asked, begin: _Begi
     depth = LEVELS.index(query.level) + 1
     keys = [TABLES[query.level].c[name] for name in LEVELS[:depth]]
     texts = [TABLES[level].c.attributes.label(f"{level}_attributes") for level in asked.items]
-    chosen = _statement(query, asked, *keys, *texts).where(*begin.clauses).order_by(*_order(query))
+    like = [_LIKE.label("like")] if "instance" in asked.items else []
+    chosen = _statement(query, asked, *keys, *texts, *like).where(*begin.clauses).order_by(*_order(query))
     if asked.items:
         found = _looked_at(connection, chosen.limit(EXAMINED + 1), query, asked.items, depth)
         return list(_those(connection, query, [tuple(row[:depth]) for row in found]))
@@ -557,10 +567,11 @@ def _looked_at(
                     "match one of the keys that are quick as well, such as StudyDate or PatientID"
                 )
             good = True
-            for (level, item), text in zip(items.items(), row[depth:], strict=True):
-                if before.get(level, ("", False))[0] != text:
-                    fits = all(tag in text for tag in needed[level]) and item.matches(json.loads(text))
-                    before[level] = (text, fits)
+            for (level, item), text in zip(items.items(), row[depth:], strict=False):
+                if before.get(level, ("", False))[0] != text or level == "instance":
+                    like = (row[-1] if level == "instance" else None) or ""
+                    fits = all(tag in text or tag in like for tag in needed[level])
+                    before[level] = (text, fits and item.matches(json.loads(_in_full(text, like))))
                 if not before[level][1]:
                     good = False
                     break
@@ -614,7 +625,7 @@ def _filled_in(query: Search, page: sa.Subquery | None = None) -> sa.Select[Any]
         given = s.study == t.study
         source = source.join(series, given if page is None else given & (s.series == page.c.series))
     if depth > 2:
-        columns += [i.instance, i.syntax, i.attributes.label("of_instance")]
+        columns += [i.instance, i.syntax, i.attributes.label("of_instance"), _LIKE.label("like")]
         given = (i.study == t.study) & (i.series == s.series)
         source = source.join(instances, given if page is None else i.instance == page.c.instance)
     return sa.select(*columns).select_from(source)
@@ -646,11 +657,19 @@ def _told(connection: sa.Connection, rows: Sequence[sa.Row[Any]], query: Search)
         told: tuple[Any, ...] = tuple(row)
         study, n_series, n_instances, modalities, of_study = told[:5]
         uid, n, of_series = told[5:8] if depth > 1 else ("", 0, "")
-        instance, syntax, of_instance = told[8:] if depth > 2 else ("", "", "")
-        texts = (of_study, of_series, of_instance)[:depth]
+        instance, syntax, of_instance, like = told[8:] if depth > 2 else ("", "", "", None)
+        texts = (of_study, of_series, _in_full(of_instance, like))[:depth]
         has = tuple(sorted(classes.get(study, ())))
         found.append(Found(study, uid, instance, texts, _parted(modalities), n_series, n_instances, n, has, syntax))
     return found
+
+
+def _in_full(own: str, like: str | None) -> str:
+    """Give the attributes of an instance, of which those may be kept that are its own beside another's."""
+    return text_of(merged(lines_of(own), _lines_of(like)).values()) if like else own
+
+
+_lines_of = lru_cache(16)(lines_of)  # neighbours are like the same one
 
 
 @lru_cache(1024)

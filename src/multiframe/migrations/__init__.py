@@ -4,5 +4,5 @@
 only for what is older. A new step is one module in ``versions/`` and one more name here.
 """
 
-REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """All revisions, oldest first; the last one is what ``catalog.py`` declares."""

@@ -1,5 +1,6 @@
 """The catalog: what was read once is not read again, and what is not there any more is not given."""
 
+import errno
 import json
 import os
 import random
@@ -8,13 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import psutil
 import pytest
@@ -30,6 +32,7 @@ from multiframe.dicomjson import attributes
 from multiframe.errors import InstanceNotFound, MultiframeError, SourceChanged, SourceError, SourceNotFound
 from multiframe.gleaning import Gleaner
 from multiframe.header import read_header
+from multiframe.levels import shared_out
 from multiframe.matching import Like, wildcard
 from multiframe.memory import MemoryBudget
 from multiframe.migrations import REVISIONS
@@ -50,6 +53,7 @@ VRS = {
     "StudyInstanceUID": (0x0020000D, "UI"), "SeriesInstanceUID": (0x0020000E, "UI"), "StudyID": (0x00200010, "SH"),
     "SeriesNumber": (0x00200011, "IS"), "InstanceNumber": (0x00200013, "IS"), "NumberOfFrames": (0x00280008, "IS"),
     "Rows": (0x00280010, "US"), "Columns": (0x00280011, "US"),
+    "ImageComments": (0x00204000, "LT"),
 }  # fmt: skip
 
 
@@ -340,6 +344,31 @@ def test_headers_of_a_series_are_kept_beside_one_of_them(make: Callable[..., Cat
     assert kept()[0] == 0
 
 
+def test_attributes_kept_beside_others_are_told_in_full(make: Callable[..., Catalog], files: Path) -> None:
+    values: list[dict[str, Any]] = [
+        {"ImageComments": "one", "InstanceNumber": "1"},
+        {"ImageComments": "one", "InstanceNumber": "2"},
+        {"ImageComments": "two", "InstanceNumber": "3", "NumberOfFrames": "1"},  # which was not there
+        {"InstanceNumber": "4"},  # and one that is not
+        {"InstanceNumber": "5", "ImageComments": ""},
+    ]
+    for n, named in enumerate(values):
+        (files / str(n)).write_bytes(dicom(f"1.2.3.{n}", b"", **named))
+    one = make()
+    one.scan([files])
+    with one._database.transaction() as connection:
+        told = connection.execute(sa.select(schema.instances.c.attributes, schema.instances.c.pattern)).all()
+    assert [row.pattern is None for row in told].count(False) >= 2
+    assert all(len(row.attributes) < 200 for row in told if row.pattern is not None)
+    found = one.search(Search("instance"))
+    assert [json.loads(match.attributes[2]) for match in found] == [
+        shared_out(attributes(run(read_header(), FileSource(files / str(n)))))["instance"] for n in range(5)
+    ]
+    for comment, numbers in {"one": [1, 2], "two": [3], "t*": [3], "": [4, 5]}.items():
+        query = Search("instance", conditions={"00204000": comment} if comment else {"00204000": '""'})
+        assert [n + 1 for n in range(5) if f"1.2.3.{n}" in {m.instance for m in one.search(query)}] == numbers, comment
+
+
 def test_only_what_lies_below_the_roots_is_scanned(catalog: Catalog, tmp_path: Path) -> None:
     for i, name in enumerate(["a", "a-b", "a0"]):  # neighbours in the order of bytes
         (tmp_path / name).mkdir()
@@ -461,6 +490,58 @@ def test_many_processes_read_as_one_does(
     other.scan([files])
     assert one.search(Search("instance")) == other.search(Search("instance"))
     other.close()
+
+
+def test_what_others_say_is_taken_in_as_many_pieces_as_it_comes(
+    make: Callable[..., Catalog], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_ENOUGH", 10)
+    monkeypatch.setattr(reading, "_CHUNK", 4)
+    asked: list[int] = []
+    ask, left = reading._Process.ask, reading._Process.taken_back
+
+    def counted(self: reading._Process, chunk: Sequence[reading.Asked]) -> None:
+        asked.append(len(chunk))
+        ask(self, chunk)
+
+    def taken_back(self: reading._Process) -> Sequence[reading.Asked]:
+        chunk = left(self)
+        asked.append(-len(chunk))
+        return chunk
+
+    monkeypatch.setattr(reading._Process, "ask", counted)
+    monkeypatch.setattr(reading._Process, "taken_back", taken_back)
+    start = reading.Reader._start
+
+    def started(self: reading.Reader) -> None:  # and there, before it has anything to do
+        start(self)
+        while not all(process.ready for process in self._others or ()):
+            list(self._answered())
+
+    monkeypatch.setattr(reading.Reader, "_start", started)
+    chance = random.Random(5)
+    for n in range(60):  # what is kept of them does not fit into a pipe
+        value = chance.randbytes(200_000)
+        (files / f"{n:02}").write_bytes(dicom(f"1.2.3.{n}", value, SeriesInstanceUID=f"1.2.{n}"))
+    catalog = make()
+    assert counts(catalog.scan([files], processes=2)) == {"found": 60, "registered": 60}
+    assert sum(n for n in asked if n > 0) == 50
+    assert any(n < 0 for n in asked)  # this process helped
+    for n in range(60):
+        assert (files / f"{n:02}").read_bytes().startswith(catalog.instance(f"1.2.3.{n}").header.raw)
+
+
+def test_without_room_for_another_process_this_one_reads(
+    catalog: Catalog, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "full")
+
+    monkeypatch.setattr(reading, "_ENOUGH", 10)
+    monkeypatch.setattr("subprocess.Popen", full)
+    for n in range(30):
+        (files / str(n)).write_bytes(dicom(f"1.2.3.{n}"))
+    assert counts(catalog.scan([files], processes=3)) == {"found": 30, "registered": 30}
 
 
 def test_a_place_is_told_from_what_a_link_leads_to(tmp_path: Path) -> None:
@@ -1090,6 +1171,7 @@ def test_a_catalog_of_an_older_schema_is_taken_over(
         (files / str(n)).write_bytes(dicom(f"1.2.3.{n}", b"", **named))
     before = make()
     before.scan([files])
+    told = before.search(Search("instance"))
     instance = before.instance("1.2.3.0")
     instance.grow(None)
     before.keep_index(instance)
@@ -1101,6 +1183,9 @@ def test_a_catalog_of_an_older_schema_is_taken_over(
     catalog = make()
     (study,) = catalog.search(Search("study", conditions={"PatientName": "müller*", "ModalitiesInStudy": "US"}))
     assert (study.study_series, study.study_instances) == (1, 3)
+    assert catalog.search(Search("instance")) == told
+    if revision >= "0003":  # before, identities began with a device: here none had one
+        assert all(catalog.instance(f"1.2.3.{n}").header.sop_instance_uid == f"1.2.3.{n}" for n in range(3))
     assert catalog.instance("1.2.3.0").known is not None
     assert catalog.remaining(Search("instance", limit=1), 10) == 2
     opened.clear()
@@ -1108,7 +1193,7 @@ def test_a_catalog_of_an_older_schema_is_taken_over(
         assert catalog.search(Search("study", conditions={"PatientName": "muller"}, fuzzy=True)) == []
         assert counts(catalog.scan([files])) == {"found": 3, "registered": 3}
         assert opened == ["0", "1", "2"]
-    elif revision == "0002":  # its identities began with a device: here none had one
+    elif revision == "0002":
         assert counts(catalog.scan([files]))["found"] == 3
     else:
         assert counts(catalog.scan([files])) == {"found": 3, "unchanged": 3}

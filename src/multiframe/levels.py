@@ -159,12 +159,12 @@ def lines_of(text: str) -> dict[str, str]:
 
 
 def beside(lines: Mapping[str, str], like: Mapping[str, str]) -> dict[str, str]:
-    """Give what lines have of their own beside others, as `merged` takes it: ``null`` where only those have one.
+    r"""Give what lines have of their own beside others, as `merged` takes it: ``null`` where only those have one.
 
     Examples
     --------
-    >>> like = lines_of('{"00080060":{"vr":"CS"},\\n"00200011":{"vr":"IS"}}')
-    >>> lines = lines_of('{"00080060":{"vr":"CS"},\\n"00180015":{"vr":"CS"}}')
+    >>> like = lines_of('{"00080060":{"vr":"CS"},\n"00200011":{"vr":"IS"}}')
+    >>> lines = lines_of('{"00080060":{"vr":"CS"},\n"00180015":{"vr":"CS"}}')
     >>> own = beside(lines, like)
     >>> print(text_of(own.values()))
     {"00180015":{"vr":"CS"},

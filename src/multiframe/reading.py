@@ -81,7 +81,7 @@ class Reader:
         here = len(near) if self._processes == 1 else max(0, _ENOUGH - self._near)
         self._near += len(near)
         if len(near) > here and self._others is None:  # they start while the first ones are read
-            self._others = [_Process(self._settings) for _ in range(self._processes - 1)]
+            self._start()
         yield from self._here(near[:here])
         for chunk in batched(near[here:], _CHUNK):
             yield from self._answered()
@@ -98,7 +98,7 @@ class Reader:
                 yield self._far.popleft().result()
 
     def rest(self) -> Iterator[Answer]:
-        """Give all that is under way; what others have asked to do is read here from its end on, until both meet."""
+        """Give all that is under way; what others were asked is read here from its end on, until both meet."""
         yield from self._answered()
         while busy := [process for process in self._others or () if process.asked]:
             most = max(busy, key=lambda process: len(process.asked))
@@ -123,13 +123,17 @@ class Reader:
         for one in asked:
             yield _read(one, self._settings, self._budget, self._gleaner)
 
+    def _start(self) -> None:
+        self._others = []
+        for _ in range(self._processes - 1):
+            with suppress(OSError):  # there is no room for more: those that there are do without it
+                self._others.append(_Process(self._settings))
+
     def _answered(self) -> Iterator[Answer]:
-        """Give what others have read; one that was killed leaves its work to this one."""
+        """Give what others have read; one that is dead leaves its work to this one."""
         for process in list(self._others or ()):
-            try:
-                for answer in process.answers():
-                    yield from answer
-            except (OSError, EOFError, pickle.UnpicklingError):
+            yield from process.answers()
+            if process.dead:
                 assert self._others is not None
                 self._others.remove(process)
                 process.close()
@@ -147,6 +151,8 @@ class _Process:
     ----------
     ready : bool
         Whether it has said that it is there.
+    dead : bool
+        Whether that was noticed.
     asked : dict of int to sequence of Asked
         What it was asked and has not answered, in order.
     """
@@ -161,13 +167,13 @@ class _Process:
         self._in, self._out = self._child.stdin.fileno(), self._child.stdout.fileno()
         self._given, self._come = bytearray(), bytearray()  # on their way to it and from it
         os.set_blocking(self._in, False)
-        self.ready = False
+        self.ready = self.dead = False
         self.asked: dict[int, Sequence[Asked]] = {}
         self._numbers = count()
         self._say(settings)
 
     def ask(self, chunk: Sequence[Asked]) -> None:
-        """Have it read; it must not have died before it was `ready`."""
+        """Have it read."""
         number = next(self._numbers)
         self.asked[number] = chunk
         self._say((number, [(path, stat and stat[:], known) for path, stat, known in chunk]))
@@ -176,28 +182,24 @@ class _Process:
         """Give what it was asked last, which it need not answer any more."""
         return self.asked.popitem()[1]
 
-    def answers(self) -> Iterator[list[Answer]]:
-        """Give what has come.
-
-        Raises
-        ------
-        OSError, EOFError, pickle.UnpicklingError
-            It is dead, or out of its mind.
-        """
+    def answers(self) -> list[Answer]:
+        """Give what has come."""
         self._move(0)
+        answers: list[Answer] = []
         at = 0
-        while (size := int.from_bytes(self._come[at : at + _SIZE])) <= len(self._come) - at - _SIZE and size:
-            number, said = pickle.loads(memoryview(self._come)[at + _SIZE : at + _SIZE + size])  # noqa: S301  # a child of ours
-            at += _SIZE + size
-            self.ready = True
+        while (first := at + _SIZE) < len(self._come) and (
+            (stop := first + int.from_bytes(self._come[at:first])) <= len(self._come)
+        ):
+            number, said = pickle.loads(memoryview(self._come)[first:stop])  # noqa: S301  # a child of ours
+            at, self.ready = stop, True
             if self.asked.pop(number, None):
-                yield [(path, _named(path, found) if type(found) is tuple else found) for path, found in said]
+                answers += [(path, _named(path, found) if type(found) is tuple else found) for path, found in said]
         del self._come[:at]
+        return answers
 
     def wait(self) -> None:
         """Wait until it has said something, or is dead."""
-        with suppress(OSError, EOFError):  # whoever wants the answers is told
-            self._move(None)
+        self._move(None)
 
     def close(self) -> None:
         """End it at once: it has nothing to put away."""
@@ -209,24 +211,24 @@ class _Process:
 
     def _say(self, what: object) -> None:
         self._given += pickle.dumps(what)
-        with suppress(OSError):  # whoever wants the answers is told
-            self._move(0)
+        self._move(0)
 
     def _move(self, timeout: int | None) -> None:
-        """Move on what is on its way; of milliseconds, None has it wait until something has come."""
+        """Move on what is on its way; None has it wait until something can be moved."""
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         if self._given:
             poll.register(self._in, select.POLLOUT)
-        for fd, event in poll.poll(timeout):
-            if fd == self._in and self._given:
-                with suppress(BlockingIOError):
-                    del self._given[: os.write(self._in, self._given)]
-            elif event & (select.POLLIN | select.POLLHUP):
-                data = os.read(self._out, _PIPE)
-                if not data:
-                    raise EOFError
-                self._come += data
+        try:
+            for fd, _ in poll.poll(timeout):
+                if fd == self._in:
+                    del self._given[: os.write(fd, self._given)]
+                elif data := os.read(fd, _PIPE):
+                    self._come += data
+                else:
+                    self.dead = True
+        except OSError:
+            self.dead = True
 
 
 def _read(asked: Asked, settings: Settings, budget: MemoryBudget, gleaner: Gleaner | None = None) -> Answer:

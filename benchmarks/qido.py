@@ -27,8 +27,8 @@ from benchmarks.client import Client
 from benchmarks.report import rows
 from benchmarks.server import Server, compiled
 from multiframe.catalog import Catalog
-from multiframe.levels import columns_of
-from multiframe.schema import instances, objects, series, studies
+from multiframe.levels import beside, columns_of, lines_of, text_of
+from multiframe.schema import instances, objects, patterns, series, studies
 
 type Figures = dict[str, Any]
 
@@ -101,6 +101,7 @@ def told(total: int) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
                          "0008103E": text("LO", "4 chambers"), "00080070": text("LO", "Maker")}  # fmt: skip
             row = {"study": study, "series": uid, "instances": EACH, **columns_of("series", of_series)}
             yield series, row
+            like: dict[str, str] = {}
             for i in range(EACH):
                 instance = f"{uid}.{i}"
                 path = f"/nowhere/{s // 1000}/{s}/{r}/{i}.dcm".encode()
@@ -111,11 +112,20 @@ def told(total: int) -> Iterator[tuple[sa.Table, dict[str, Any]]]:
                     "00280008": text("IS", 60), "00280010": text("US", 480), "00280011": text("US", 640),
                     "00280100": text("US", 8), "0008002A": text("DT", f"20260101{s % 24:02}{i:02}00"),
                 }  # fmt: skip
-                yield instances, {
+                row = {
                     "study": study, "series": uid, "instance": instance, "path": path,
                     "syntax": "1.2.840.10008.1.2.4.50", "facts": '{"dataset_at":350,"pixel_data":null,"values":{}}',
-                    "header_size": 1800, "header": b"\x78" * 700, **columns_of("instance", of_instance),
+                    "header_size": 1800, "header": b"\x78" * 700, "pattern": None,
+                    **columns_of("instance", of_instance),
                 }  # fmt: skip
+                if like:  # as the first of its series, but for some values
+                    own = text_of(beside(lines_of(row["attributes"]), like).values())
+                    row |= {"attributes": own, "facts": "", "header": b"\x78" * 80, "pattern": s}
+                else:
+                    like = lines_of(row["attributes"])
+                    whole = {name: row[name] for name in ("study", "series", "header", "attributes", "facts")}
+                    yield patterns, {**whole, "number": s}
+                yield instances, row
 
 
 def fill(database: str, total: int) -> float:
@@ -123,7 +133,9 @@ def fill(database: str, total: int) -> float:
     begun = perf_counter()
     catalog = Catalog(database)
     for some in batched(told(total), 20_000):
-        waiting: dict[sa.Table, list[dict[str, Any]]] = {studies: [], series: [], objects: [], instances: []}
+        waiting: dict[sa.Table, list[dict[str, Any]]] = {
+            table: [] for table in (studies, series, patterns, objects, instances)
+        }
         for table, row in some:
             waiting[table].append(row)
         with catalog._database.transaction(write=True) as connection:

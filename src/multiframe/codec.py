@@ -85,6 +85,11 @@ class PixelSpec:
         return self.rows * self.columns * samples * self.bits_allocated
 
     @property
+    def frame_bytes(self) -> int:
+        """Bytes of one native frame; the last one may be filled up."""
+        return (self.frame_bits + 7) // 8
+
+    @property
     def dtype(self) -> np.dtype[np.generic]:
         """The type one decoded sample has, in the machine's byte order."""
         import numpy as np

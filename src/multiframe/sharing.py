@@ -145,7 +145,7 @@ class Sharing:
         try:
             spec = header.spec
             self._pixels = spec.rows * spec.columns
-            self._frame = -(-spec.frame_bits // 8)
+            self._frame = spec.frame_bytes
             self._segments = spec.samples * spec.bits_allocated // 8
             self._size = spec.rows, spec.columns
         except FormatError:

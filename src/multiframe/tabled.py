@@ -102,7 +102,7 @@ class Tabled:
         if self._family in ("rle", "uncompressed", "deflate"):
             spec = header.spec
             self._pixels = spec.rows * spec.columns
-            self._frame = -(-spec.frame_bits // 8)
+            self._frame = spec.frame_bytes
             self._segments = spec.samples * spec.bits_allocated // 8
         gaps = np.diff(self.tags)
         self._longest = max(int(gaps.max(initial=0)), 1 << 16)

@@ -196,7 +196,7 @@ def making(
     """
     from multiframe.rope import Made  # here: OpenSSL comes with it, 4 MB that processes which only encode do not need
 
-    size = (decoded_spec(spec, source).frame_bits + 7) // 8
+    size = decoded_spec(spec, source).frame_bytes
     need = takes(spec, source, target)
     key = f"{fingerprint(source, target)} {spec!r}"
 

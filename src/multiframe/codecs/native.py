@@ -44,7 +44,7 @@ class NativeCodec:
     def decode(self, data: Buffer, spec: PixelSpec, syntax: TransferSyntax) -> NDArray[Any]:
         """Decode one frame; see `multiframe.codec.Codec.decode`."""
         cell(spec)
-        size = (spec.frame_bits + 7) // 8
+        size = spec.frame_bytes
         if syntax.family == "deflate":
             data = _inflated(data, size)
         raw = memoryview(data).toreadonly()  # the caller's bytes: whatever changes them must copy

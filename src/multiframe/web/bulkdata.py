@@ -285,7 +285,7 @@ async def _chosen(request: Request, states: States, *, pixels_only: bool) -> lis
         except NotAcceptable as error:
             raise NotAcceptable(f"instance {uid}: {error}") from None
         if choice.syntax.uid == EXPLICIT_LE != instance.frame_syntax.uid:
-            room -= count * ((instance.spec.frame_bits + 7) // 8)
+            room -= count * instance.spec.frame_bytes
         chosen.append(_Settled(uid, identity, choice, made_by(instance, choice)))
     return chosen
 

@@ -253,11 +253,11 @@ def choice_of(
     forms: tuple[TransferSyntax, ...]
     try:
         spec = instance.spec
-        forms, bits = targets(spec, stored), spec.frame_bits
+        forms, size = targets(spec, stored), spec.frame_bytes
     except NoPixelData:
         raise
     except FormatError:  # a data set that does not say what its pixels are: frames are given as they lie
-        forms, bits = (stored,), 0
+        forms, size = (stored,), 0
     else:
         if for_ohif(request):
             forms = _counted(forms, spec)
@@ -265,7 +265,7 @@ def choice_of(
             forms = tuple(form for form in forms if form.uid != EXPLICIT_LE)
     # What was never lossy is given decoded to who asks for nothing else, as long as that is of a bearable size.
     room = settings.max_decode if room is None else room
-    decode = stored.encapsulated and not stored.lossy and count * ((bits + 7) // 8) <= room
+    decode = stored.encapsulated and not stored.lossy and count * size <= room
     try:
         return choose_frames(parse_accept(accept), forms, count=count, kind=kind, decode=decode)
     except MixedAccept as error:

@@ -568,7 +568,7 @@ def _looked_at(
                 )
             good = True
             for (level, item), text in zip(items.items(), row[depth:], strict=False):
-                if before.get(level, ("", False))[0] != text or level == "instance":
+                if before.get(level, ("", False))[0] != text:
                     like = (row[-1] if level == "instance" else None) or ""
                     fits = all(tag in text or tag in like for tag in needed[level])
                     before[level] = (text, fits and item.matches(json.loads(_in_full(text, like))))

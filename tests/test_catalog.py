@@ -1229,6 +1229,22 @@ def test_two_processes_may_open_it_at_once(place: Path | str) -> None:
     assert [process.wait() for process in started] == [0, 0]
 
 
+def test_many_values_are_asked_for_whatever_is_in_them(catalog: Catalog) -> None:
+    odd = [b'a"b\\', b"{a,b}", b"\xff\0'", b"NULL", b" "]
+    rows = [{"path": path, "size": 1, "identity": f"i{n}", "problem": None} for n, path in enumerate(odd)]
+    with catalog._database.transaction(write=True) as connection:
+        database.insert(connection, schema.objects, rows)
+        insides = ['a"b\\', "{a,b}", "it's\\x", "NULL", ""]
+        for n, text in enumerate(insides):
+            where = schema.objects.c.path == odd[n]
+            connection.execute(sa.update(schema.objects).where(where).values(identity=text))
+    o = schema.objects.c
+    with catalog._database.transaction() as connection:
+        assert sorted(row.path for row in database.among(connection, sa.select(o.path), o.path, odd)) == sorted(odd)
+        found = database.among(connection, sa.select(o.identity), o.identity, insides)
+        assert sorted(row.identity for row in found) == sorted(insides)
+
+
 def test_every_error_is_ours(catalog: Catalog) -> None:
     with pytest.raises(MultiframeError), catalog._database.transaction() as connection:
         connection.execute(sa.text("SELECT nothing FROM nowhere"))

@@ -37,7 +37,7 @@ from multiframe.places import is_below, is_local, path_of, root_of, scope_of
 from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.records import UID, Record, read_record
-from multiframe.registering import LOOKUP, as_text, gone, identity_of, register, remove
+from multiframe.registering import LOOKUP, as_text, identity_of, register, remove
 from multiframe.scanning import Scan, ScanStatus, problems
 from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
@@ -242,9 +242,7 @@ class Catalog:
                 self._forget(uid)
 
     def _register(self, records: Sequence[Record]) -> list[Record]:
-        not_there = gone(self._database, records)
-        with self._database.transaction(write=True) as connection:
-            written = register(connection, records, not_there)
+        written = register(self._database, records)
         for record in written:
             if record.uid is not None:
                 self._forget(record.uid)

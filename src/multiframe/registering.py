@@ -6,7 +6,7 @@ found or read, nor HTTP.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import batched
 from typing import Any
 
@@ -19,7 +19,7 @@ from multiframe.records import Record
 from multiframe.schema import instances, objects, patterns, requests, series, studies
 from multiframe.source import Identity
 
-__all__ = ["LONGEST", "LOOKUP", "as_text", "gone", "identity_of", "register", "remove"]
+__all__ = ["LONGEST", "LOOKUP", "as_text", "identity_of", "register", "remove"]
 
 LOOKUP = 500
 """Paths asked for in one query."""
@@ -31,19 +31,38 @@ type Holder = tuple[bytes, str]
 """A file and its identity, as the database has them."""
 
 
-def gone(database: Database, records: Iterable[Record]) -> set[Holder]:
-    """Give which files that hold the records' instances are not there any more, or are others.
+class _Doubt(Exception):
+    """Others have brought instances, and nobody knows whether the files that hold them are still there."""
 
-    It is asked before the transaction that writes: looking at files takes its time, and the writer has none. Whoever
-    becomes the holder meanwhile was there a moment ago.
+    def __init__(self, holders: Collection[Holder]) -> None:
+        super().__init__()
+        self.holders = holders
+
+
+def register(
+    database: Database,
+    records: Sequence[Record],
+    then: Callable[[sa.Connection, list[Record]], object] = lambda *_: None,
+) -> list[Record]:
+    """Write records in place of whatever their paths held, in one short transaction; give them as they were written.
+
+    The first file of an instance keeps it: another one is a duplicate, unless the first is not there any more. What
+    another process wrote meanwhile of the same state of a file is left as it is, and not given.
+
+    Parameters
+    ----------
+    then : callable
+        What else belongs into the transaction; given its connection, and what was written.
     """
-    uids = {record.uid for record in records if record.uid is not None}
-    query = sa.select(objects.c.path, objects.c.identity).join_from(instances, objects)
-    held: list[Holder] = []
-    for some in batched(sorted(uids), LOOKUP):
-        with database.transaction() as connection:
-            held += [(row.path, row.identity) for row in among(connection, query, instances.c.instance, some)]
-    return {(path, identity) for path, identity in held if not _there(path, identity)}
+    there: dict[Holder, bool] = {}
+    while True:
+        try:
+            with database.transaction(write=True) as connection:
+                written = _written(connection, records, there)
+                then(connection, written)
+                return written
+        except _Doubt as doubt:  # nothing was written: looking at files takes its time, and the writer has none
+            there |= {holder: _there(*holder) for holder in doubt.holders}
 
 
 def _there(path: bytes, identity: str) -> bool:
@@ -58,19 +77,7 @@ def _there(path: bytes, identity: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def register(connection: sa.Connection, records: Iterable[Record], gone: Collection[Holder]) -> list[Record]:
-    """Write records in place of whatever their paths held; give them as they were written.
-
-    The first file of an instance keeps it: another one is a duplicate, unless the first is not there any more. What
-    another process wrote meanwhile of the same state of a file is left as it is, and not given.
-
-    Parameters
-    ----------
-    connection : Connection
-        In the transaction of the one writer.
-    gone : collection of Holder
-        As `gone` gives it.
-    """
+def _written(connection: sa.Connection, records: Iterable[Record], there: Mapping[Holder, bool]) -> list[Record]:
     written = {record.path: record for record in records}
     other = []
     for path, same in _known(connection, written):
@@ -86,7 +93,7 @@ def register(connection: sa.Connection, records: Iterable[Record], gone: Collect
     for record in written.values():
         if record.uid is not None:
             first.setdefault(record.uid, record)
-    taken = _holders(connection, first, gone)
+    taken = _holders(connection, first, there)
     for path, record in written.items():
         if (uid := record.uid) is None:
             continue
@@ -135,24 +142,27 @@ def _known(connection: sa.Connection, records: Mapping[bytes, Record]) -> list[t
     return known
 
 
-def _holders(connection: sa.Connection, records: Mapping[str, Record], gone: Collection[Holder]) -> set[str]:
+def _holders(connection: sa.Connection, records: Mapping[str, Record], there: Mapping[Holder, bool]) -> set[str]:
     """Give which of the instances another file holds; a file that is gone, or changed, holds nothing.
 
     A file that was moved keeps what is known of its frames.
     """
     i, o = instances.c, objects.c
     query = sa.select(i.instance, o.path, o.identity, i.frame_index).join_from(instances, objects)
-    held: set[str] = set()
+    rows: list[tuple[str, bytes, str, bytes | None]] = []
     for some in batched(sorted(records), LOOKUP):
-        for row in among(connection, query, i.instance, some):
-            uid, path, identity, frame_index = tuple(row)
-            if (path, identity) not in gone:
-                held.add(uid)
-                continue
-            remove(connection, [path])
-            moved = records[uid]
-            if frame_index is not None and moved.instance and _moved(identity_of(identity), moved.stat.identity):
-                moved.instance["frame_index"] = frame_index
+        rows += map(tuple, among(connection, query, i.instance, some))
+    if unknown := {(path, identity) for _, path, identity, _ in rows} - there.keys():
+        raise _Doubt(unknown)
+    held: set[str] = set()
+    for uid, path, identity, frame_index in rows:
+        if there[path, identity]:
+            held.add(uid)
+            continue
+        remove(connection, [path])
+        moved = records[uid]
+        if frame_index is not None and moved.instance and _moved(identity_of(identity), moved.stat.identity):
+            moved.instance["frame_index"] = frame_index
     return held
 
 

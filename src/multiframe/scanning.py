@@ -24,7 +24,7 @@ from multiframe.listing import same_object, vanished
 from multiframe.places import inside, is_below, is_local, root_of, scope_of
 from multiframe.reading import Asked, Reader
 from multiframe.records import HARMLESS, Record
-from multiframe.registering import LONGEST, LOOKUP, gone, identity_of, register, remove
+from multiframe.registering import LONGEST, LOOKUP, identity_of, register, remove
 from multiframe.schema import instances, objects, scans
 from multiframe.settings import MIB
 from multiframe.source import ObjectStat
@@ -236,23 +236,23 @@ class Scan:
 
     def flush(self) -> None:
         """Write what has come together, in one short transaction, and say so."""
-        not_there = gone(self.database, self._records)
         if self._records or self._id is not None:
-            with self.database.transaction(write=True) as connection:
-                written = register(connection, self._records, not_there)
-                for record in written:
-                    if record.uid is not None:
-                        self._count("registered")
-                        self._forget(record.uid)
-                    else:
-                        self._count("ignored" if record.harmless else "failed")
-                # Another process has read the others meanwhile.
-                self._count("unchanged", len(self._records) - len(written))
-                self._say(connection)
+            register(self.database, self._records, self._written)
         self._records, self._weight = [], 0
         self._flushed = time.monotonic()
         if self.progress is not None:
             self.progress(self.status)
+
+    def _written(self, connection: sa.Connection, written: Sequence[Record]) -> None:
+        for record in written:
+            if record.uid is not None:
+                self._count("registered")
+                self._forget(record.uid)
+            else:
+                self._count("ignored" if record.harmless else "failed")
+        # Another process has read the others meanwhile.
+        self._count("unchanged", len(self._records) - len(written))
+        self._say(connection)
 
     def _say(self, connection: sa.Connection) -> None:
         self._updated = time.time()

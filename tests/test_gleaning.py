@@ -2,7 +2,6 @@
 
 import io
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -52,13 +51,11 @@ def check(gleaner: Gleaner, data: bytes) -> bool:
         return False
     expected = read(data)
     assert expected is not None
+    full = found._replace(pattern=None, kept=None)
     if found.pattern is not None:
-        like = found.pattern["attributes"]
-        lines = merged(lines_of(found.instance["attributes"]), lines_of(like))
+        lines = merged(lines_of(found.instance["attributes"]), lines_of(found.pattern["attributes"]))
         instance = {**found.instance, "attributes": text_of(lines.values())}
-        full = replace(found, instance=instance, facts=found.facts or found.pattern["facts"])
-    else:
-        full = found
+        full = full._replace(instance=instance, facts=found.facts or found.pattern["facts"])
     assert full == expected
     if found.pattern is None:
         assert found.kept is None or zlib.decompress(found.kept) == expected.header.raw

@@ -10,7 +10,6 @@ import json
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -57,8 +56,7 @@ _LONGEST_PATTERN = 1 << 20  # bytes
 _MARGIN = 1024  # bytes that a header may be longer than those before it, before it has to be read anew
 
 
-@dataclass(frozen=True, slots=True)
-class Gleaned:
+class Gleaned(NamedTuple):
     """What is kept of a header.
 
     Attributes
@@ -85,8 +83,8 @@ class Gleaned:
     instance: Row
     requests: Sequence[Row]
     facts: str
-    pattern: Row | None = field(default=None, compare=False, repr=False)
-    kept: bytes | None = field(default=None, compare=False, repr=False)
+    pattern: Row | None = None
+    kept: bytes | None = None
 
 
 def gleaned(header: Header) -> Gleaned:
@@ -199,7 +197,7 @@ class _Beside(NamedTuple):
         instance = {**one.instance, "attributes": text_of(own.values())}
         facts = "" if one.facts == self.known.one.facts else one.facts
         kept = self.difference.of(one.header.raw)
-        return replace(one, instance=instance, facts=facts, pattern=self.known.pattern, kept=kept)
+        return one._replace(instance=instance, facts=facts, pattern=self.known.pattern, kept=kept)
 
 
 class _Shape:
@@ -341,7 +339,7 @@ class Gleaner:
             known = _Known(one, _elements_of(known, found), known.varied)
             self._keep(meta, known)  # the next ones are of that series, too
             like = _Beside(known, Difference(size, without([(0, size, 0)], holes)))
-            kept = one if known.pattern is None else replace(one, kept=known.pattern["header"])
+            kept = one if known.pattern is None else one._replace(kept=known.pattern["header"])
         if own is not None:
             self._shapes.insert(0, _Shape(data, holes, one, own, like))
             del self._shapes[_MOST_SHAPES:]

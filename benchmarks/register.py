@@ -41,6 +41,7 @@ def make(folder: Path, name: str, count: int) -> int:
         place = folder / f"{series:05}" / f"{n:06}.dcm"
         place.parent.mkdir(exist_ok=True)
         data.save_as(place)
+    os.sync()  # or what is timed next would be disturbed by gigabytes on their way to the disk
     return len(pydicom.dcmread(place, stop_before_pixels=True))
 
 

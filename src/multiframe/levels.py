@@ -182,7 +182,10 @@ def merged(own: Mapping[str, str], like: Mapping[str, str]) -> dict[str, str]:
     together = {**like, **own}
     if len(together) > len(like):
         together = dict(sorted(together.items()))
-    return {tag: line for tag, line in together.items() if not line.endswith(_GONE)}
+    for tag, line in own.items():
+        if line.endswith(_GONE):
+            del together[tag]
+    return together
 
 
 def _cut(text: str, most: int) -> str:

@@ -466,10 +466,14 @@ def remaining(connection: sa.Connection, query: Search, most: int) -> int | None
 
 
 class _Begin(NamedTuple):
-    """Where a search begins: at the newest study, or at one that clauses say, and how many are left out from there."""
+    """Where a search begins: at the newest study, or at one that clauses say, and how many are left out from there.
+
+    It may be known how many matches there are in all.
+    """
 
     clauses: Sequence[sa.ColumnElement[bool]]
     offset: int
+    total: int | None = None
 
 
 def _begin(connection: sa.Connection, query: Search, asked: _Asked) -> _Begin:
@@ -485,13 +489,14 @@ def _begin(connection: sa.Connection, query: Search, asked: _Asked) -> _Begin:
         return _Begin((sa.false(),), 0)
     t = studies.c
     here = sa.tuple_(t.study_date, t.study_time, t.study) <= sa.tuple_(*row[:3])
-    return _Begin((here,), query.offset - int(row.run - row.each))
+    return _Begin((here,), query.offset - int(row.run - row.each), int(row.total) if all_days else None)
 
 
 @lru_cache(3)
 def _first_of_all(level: Level) -> sa.Select[Any]:
     kept = {"study": days.c.n_studies, "series": days.c.n_series, "instance": days.c.n_instances}[level]
-    return _first(level, lambda chosen: chosen, sa.select(days.c.study_date, kept.label("has")).where(kept > 0))
+    first = _first(level, lambda chosen: chosen, sa.select(days.c.study_date, kept.label("has")).where(kept > 0))
+    return first.add_columns(sa.select(sa.func.sum(kept)).scalar_subquery().label("total"))
 
 
 def _first(
@@ -504,10 +509,11 @@ def _first(
     # The day first: they are fewer, and a sum is sooner told than every step to it.
     summed = sa.select(t.study_date, sa.func.sum(each).label("has")).group_by(t.study_date)
     by_day = (restricted(summed) if kept is None else kept).subquery("by_day").c
-    so_far = sa.func.sum(by_day.has).over(order_by=by_day.study_date.desc())
+    # By rows: none is like another, and nobody need look whether it is.
+    so_far = sa.func.sum(by_day.has).over(order_by=by_day.study_date.desc(), rows=(None, 0))
     d = sa.select(by_day.study_date, by_day.has, so_far.label("run")).subquery("d").c
     day = sa.select(d.study_date, d.has, d.run).where(d.run > left_out).order_by(d.run).limit(1).cte("day").c
-    run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES)
+    run = day.run - day.has + sa.func.sum(each).over(order_by=_STUDIES, rows=(None, 0))
     told = sa.select(t.study_date, t.study_time, t.study, each.label("each"), run.label("run"))
     counted = restricted(told).where(t.study_date == day.study_date).subquery()
     return sa.select(counted).where(counted.c.run > left_out).order_by(counted.c.run).limit(1)
@@ -592,6 +598,8 @@ def _behind(
     """Count what lies behind a page, whose last row may be known."""
     if asked.items or query.limit is None:
         return None
+    if begin.total is not None:
+        return min(most, max(0, begin.total - query.offset - query.limit))
     t = studies.c
     if query.level != "study" and asked.by_study(query):
         each = t.n_series if query.level == "series" else t.n_instances

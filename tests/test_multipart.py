@@ -123,6 +123,12 @@ def test_what_is_no_such_body_is_said_to_be_none(body):
             read(body, cuts=cuts)
 
 
+@pytest.mark.parametrize("body", [b"", b"--a\r\n\r\nx\r\n--a--", b"--a\r\n\r\n" + b"x" * 70_000 + b"\r\n--a--"])
+def test_of_another_boundary_than_was_named_it_is_said(body):
+    with pytest.raises(Malformed, match="the boundary that Content-Type names"):
+        read(body)
+
+
 @pytest.mark.parametrize("boundary", ["", "x" * 71, "tab\t", "ends ", "umlaut ä", "new\r\nline"])
 def test_what_is_no_boundary(boundary):
     with pytest.raises(Malformed):

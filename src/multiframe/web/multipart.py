@@ -106,8 +106,11 @@ class MultipartReader:
         Malformed
             The last delimiter has not come: the body was cut.
         """
+        size = self._read + len(self._held)
+        if self._state == self._before:
+            raise Malformed(f"the body, of {size} bytes, has no delimiter with the boundary that Content-Type names")
         if self._state != self._after:
-            raise Malformed(f"the body ends at byte {self._read + len(self._held)} before its last delimiter")
+            raise Malformed(f"the body ends at byte {size} before its last delimiter")
 
     # Each state is given all there is, and from where; it says what that brings, and how far it went.
 
@@ -122,6 +125,8 @@ class MultipartReader:
 
     def _skip(self, size: int) -> None:
         self._around += size
+        if self._around > _AROUND and self._state == self._before:
+            raise Malformed(f"{_AROUND} bytes of the body have no delimiter with the boundary that Content-Type names")
         if self._around > _AROUND:
             raise Malformed(f"more than {_AROUND} bytes of the body belong to no part")
 

@@ -157,7 +157,9 @@ def test_the_database_and_its_version(tmp_path: Path) -> None:
     assert one("database", given).state == "bad"
     connection.close()
     database.write_bytes(b"no database at all" * 1000)
-    assert one("database", given).state == "bad"
+    found = one("database", given)
+    assert found.state == "bad"
+    assert "made anew" in found.remedy
 
 
 def test_a_database_that_does_not_answer_gives_no_password_away() -> None:
@@ -165,6 +167,11 @@ def test_a_database_that_does_not_answer_gives_no_password_away() -> None:
         look(f"postgresql://ada:{SECRET}@127.0.0.1:1/x")
     assert SECRET not in str(said.value)
     assert "ada" in str(said.value)
+
+
+def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    found = one("database", installation(tmp_path, database="postgresql://ada@127.0.0.1:1/x"))
+    assert (found.state, "start it" in found.remedy) == ("bad", True)
 
 
 def test_a_port_that_is_taken_by_another_and_by_one_of_ours(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from multiframe.errors import MultiframeError
+from multiframe.errors import CatalogUnavailable, MultiframeError
 from multiframe.settings import LEAST_MEMORY, Settings, format_size
 
 __all__ = ["Finding", "Installation", "examine"]
@@ -109,7 +109,7 @@ def examine(installation: Installation) -> Iterator[Finding]:
         try:
             yield from (Finding(name, *found) for found in look(installation))
         except MultiframeError as error:
-            yield Finding(name, "bad", str(error), "see the message")
+            yield Finding(name, "bad", str(error), "mend what is named")
         except Exception as error:
             yield Finding(name, "bad", f"it could not be looked at: {type(error).__name__}", "report this")
 
@@ -273,13 +273,22 @@ def _file_system(folder: Path) -> str:
 
 
 def _database(given: Installation) -> Iterator[_Found]:
-    from multiframe.database import look
+    from multiframe.database import is_url, look
     from multiframe.migrations import REVISIONS
 
     if isinstance(given.database, Path) and not given.database.exists():
         yield "good", f"{given.database} will be made at the first start"
         return
-    name, revision = look(given.database)
+    try:
+        name, revision = look(given.database)
+    except CatalogUnavailable as error:
+        mend = (
+            "start it, or name another one with --database"
+            if is_url(given.database)
+            else "where it is damaged, delete it: it is made anew from the files"
+        )
+        yield "bad", str(error), mend
+        return
     if revision is None:
         yield "good", f"{name} answers and is empty: tables are made at the first start"
     elif revision == REVISIONS[-1]:

@@ -213,6 +213,80 @@ def test_a_full_disk_stores_nothing_and_says_so(store, catalog, monkeypatch):
     assert put(store, instance()) == [None]
 
 
+def watched(monkeypatch, *, fail=None):
+    """Note in which order files and folders are synced, renamed and catalogued; sync of `fail` does not succeed."""
+    done = []
+
+    def noted(name, call):
+        def sync(fd):
+            there = os.readlink(f"/proc/self/fd/{fd}")
+            done.append((name, there))
+            if name == fail and not os.path.isdir(there):
+                raise OSError(errno.EIO, "the disk is ill")
+            return call(fd)
+
+        return sync
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    rename, add = Path.rename, Catalog.add
+
+    def renamed(self, target):
+        done.append(("rename", str(target)))
+        return rename(self, target)
+
+    def added(self, *args):
+        done.append(("catalog", ""))
+        return add(self, *args)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Catalog, "add", added)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_is_catalogued(store, monkeypatch):
+    done = watched(monkeypatch)
+    assert put(store, instance()) == [None]
+    place = store.shelf.where(f"{SERIES}.1")
+    moved = done.index(("rename", str(place)))
+    arrived = [n for n, (what, where) in enumerate(done) if what == "fsync" and str(store.incoming) in where]
+    named, entered = done.index(("fsync", str(place.parent))), done.index(("catalog", ""))
+    assert max(arrived) < moved < named < entered
+
+
+@pytest.mark.parametrize("sync", ["fsync", "fdatasync"])
+def test_what_the_disk_did_not_take_is_not_stored(store, catalog, monkeypatch, sync):
+    monkeypatch.setattr(storing, "_SYNCED", 4_000)  # so that a part of it is synced while more comes
+    watched(monkeypatch, fail=sync)
+    assert put(store, instance()) == [storing.PROCESSING]
+    assert stored(store) == []
+    assert catalogued(catalog) == set()
+
+
+def test_a_disk_that_takes_a_part_is_given_the_rest(store, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[: max(1, len(data) // 2)])))
+    data = instance()
+    assert put(store, data) == [None]
+    assert [p.read_bytes() for p in stored(store)] == [data]
+
+
+def test_a_spool_that_fills_while_an_instance_arrives_takes_no_more_of_it(tmp_path, catalog, monkeypatch):
+    monkeypatch.setattr(storing, "_SYNCED", 4_000)
+    store = Store(tmp_path / "store", catalog, room=6_000)
+    upload = Upload(store)
+    arriving, sizes, data = upload.begin(), [], instance()
+    for at in range(0, len(data), 500):
+        arriving.write([data[at : at + 500]])
+        sizes.append(arriving.size)
+    assert arriving.refusal is not None
+    assert arriving.refusal.reason == storing.OUT_OF_RESOURCES
+    assert max(sizes) <= 6_000 + 4_000
+    assert list(upload.folder.iterdir()) == []
+    upload.close()
+    assert put(store, instance(2, size=500, frames=2)) == [None]  # there is room again
+
+
 def test_a_store_that_is_no_folder_is_said_to_be_none(tmp_path, catalog):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError):

@@ -133,6 +133,22 @@ def test_what_is_refused_leaves_no_trace(store, catalog, data, reason, piece):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_what_is_refused_or_discarded_holds_no_descriptor_and_takes_nothing_more(store):
+    upload = Upload(store)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        upload.begin().write([b"x" * 100_000])
+    assert len(os.listdir("/proc/self/fd")) == before
+    arriving = upload.begin()
+    arriving.write([instance()[:2_000]])
+    arriving.discard()
+    arriving.write([instance()[2_000:]])
+    arriving.finish()
+    assert (arriving.size, arriving.refusal) == (2_000, None)
+    assert list(upload.folder.iterdir()) == []
+    upload.close()
+
+
 def test_what_is_no_dicom_is_let_go_of_before_it_ends(store):
     upload = Upload(store)
     arriving = upload.begin()
@@ -299,7 +315,19 @@ def test_a_header_is_entered_in_the_budget(tmp_path):
     store = Store(tmp_path / "store", catalog)
     with budget.acquire(99_000):
         assert put(store, instance()) == [storing.OUT_OF_RESOURCES]
+        upload = Upload(store)
+        arriving = upload.begin()
+        arriving.write([instance()])
+        assert arriving.refusal is not None, "while it arrives, not only when it is looked through"
+        upload.close()
     assert budget.held == 0
+    upload = Upload(store)
+    arriving = upload.begin()
+    arriving.write([instance()])
+    assert budget.held
+    arriving.finish()
+    assert budget.held == 0, "thousands may come in one request"
+    upload.close()
     catalog.close()
 
 

@@ -21,6 +21,7 @@ from multiframe.testing import Layout, part10
 from tests.files import jpeg
 
 STUDY, SERIES = "1.2.826.0.1.3680043.8.498.1", "1.2.826.0.1.3680043.8.498.2"
+LONG = "1." + "2" * 62  # as long as a UID may be
 JPEG = "1.2.840.10008.1.2.4.50"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -118,6 +119,7 @@ def test_an_instance_that_lies_elsewhere_is_not_stored_again(store, catalog, tmp
         (instance().replace(JPEG.encode(), b"1.2.840.10008.1.2.4.99"), storing.UNKNOWN_SYNTAX),
         (instance().replace(STUDY.encode(), b"../../../etc/passwd".ljust(len(STUDY), b"/")), storing.NOT_UNDERSTOOD),
         (instance(study=STUDY + ".7"), storing.NO_MATCH),
+        (instance(study=LONG).replace(b"@\0" + LONG.encode(), b"B\0" + LONG.encode() + b"2\0"), storing.NOT_UNDERSTOOD),
     ],
 )
 @pytest.mark.parametrize("piece", [97, 1 << 20])
@@ -146,7 +148,9 @@ def test_what_is_refused_or_discarded_holds_no_descriptor_and_takes_nothing_more
     arriving.finish()
     assert (arriving.size, arriving.refusal) == (2_000, None)
     assert list(upload.folder.iterdir()) == []
+    upload.begin().write([instance()[:2_000]])
     upload.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1, "nor does the request, once it has ended"
 
 
 def test_what_is_no_dicom_is_let_go_of_before_it_ends(store):
@@ -180,6 +184,12 @@ def test_a_whole_deflated_instance_is_stored_as_it_came(store, catalog):
     assert [p.read_bytes() for p in stored(store)] == [data]
     (uid,) = catalogued(catalog)
     assert len(catalog.instance(uid)) == 1
+    upload = Upload(store)
+    arriving = upload.begin()
+    arriving.write([data])
+    arriving.finish()
+    assert arriving.path.name.startswith(f"{uid}~"), "by which the next start would find it"
+    upload.close()
 
 
 def test_two_requests_with_one_uid_at_once_store_one(store, catalog):
@@ -279,12 +289,33 @@ def test_what_the_disk_did_not_take_is_not_stored(store, catalog, monkeypatch, s
     assert catalogued(catalog) == set()
 
 
+def test_what_cannot_be_kept_is_not_told_to_be(store, catalog, monkeypatch):
+    def ill(uids):
+        raise OSError(errno.EIO, "the disk is ill")
+
+    with monkeypatch.context() as m:
+        m.setattr(store.shelf, "alone", ill)
+        assert put(store, instance(), b"no DICOM") == [storing.PROCESSING, storing.NOT_UNDERSTOOD]
+    assert stored(store) == []
+    assert catalogued(catalog) == set()
+
+
 def test_a_disk_that_takes_a_part_is_given_the_rest(store, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[: max(1, len(data) // 2)])))
     data = instance()
     assert put(store, data) == [None]
     assert [p.read_bytes() for p in stored(store)] == [data]
+
+
+def test_where_the_spool_is_full_nothing_more_arrives(tmp_path, catalog):
+    store = Store(tmp_path / "store", catalog, room=1_000)
+    upload = Upload(store)
+    upload.begin().write([instance()])
+    other = upload.begin()
+    assert other.refusal is not None
+    assert other.refusal.reason == storing.OUT_OF_RESOURCES
+    upload.close()
 
 
 def test_a_spool_that_fills_while_an_instance_arrives_takes_no_more_of_it(tmp_path, catalog, monkeypatch):
@@ -321,13 +352,16 @@ def test_a_header_is_entered_in_the_budget(tmp_path):
         assert arriving.refusal is not None, "while it arrives, not only when it is looked through"
         upload.close()
     assert budget.held == 0
-    upload = Upload(store)
+    upload, long = Upload(store), instance(ImageComments="x" * 10_000)  # of a header that is read in several steps
     arriving = upload.begin()
-    arriving.write([instance()])
+    arriving.write([long])
     assert budget.held
     arriving.finish()
     assert budget.held == 0, "thousands may come in one request"
+    upload.begin().write([long])
+    assert budget.held
     upload.close()
+    assert budget.held == 0
     catalog.close()
 
 

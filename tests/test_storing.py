@@ -1,6 +1,7 @@
 """What is stored is whole, on the disk and catalogued, or not there at all, whenever the process is killed."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import random
@@ -215,10 +216,22 @@ def test_a_database_that_cannot_be_written_to_stores_nothing(store, catalog, mon
         raise SourceError("another process kept it busy")
 
     monkeypatch.setattr(catalog, "add", busy)
-    assert put(store, instance(1), instance(2)) == [storing.PROCESSING] * 2
+    assert put(store, instance(1), instance(2), instance(1)) == [storing.PROCESSING] * 3
     assert stored(store) == []
+    there = store.shelf.where(f"{SERIES}.1")
+    there.write_bytes(instance(1))  # of a crash, or the catalog was lost
+    assert put(store, instance(1), instance(2)) == [storing.PROCESSING] * 2
+    assert stored(store) == [there], "what was there before stays"
     monkeypatch.undo()
     assert put(store, instance(1), instance(2)) == [None] * 2
+
+
+def test_what_has_the_place_without_the_catalog_knowing_stays_and_is_told_from_other_bytes(store, catalog):
+    there = store.shelf.where(f"{SERIES}.1")
+    there.write_bytes(instance(1, PatientID="another"))
+    assert put(store, instance(1), instance(1, PatientID="another")) == [storing.DUPLICATE, None]
+    assert there.read_bytes() == instance(1, PatientID="another")
+    assert catalogued(catalog) == {f"{SERIES}.1"}
 
 
 def test_a_full_disk_stores_nothing_and_says_so(store, catalog, monkeypatch):
@@ -363,6 +376,27 @@ def test_a_header_is_entered_in_the_budget(tmp_path):
     upload.close()
     assert budget.held == 0
     catalog.close()
+
+
+def test_nobody_stores_what_is_being_deleted(store):
+    put(store, instance())
+    for uid in store.delete(STUDY):
+        fd = os.open(store.shelf.where(uid).parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+    assert stored(store) == []
+
+
+def test_what_a_dead_process_was_receiving_is_not_arriving(store):
+    upload = Upload(store)
+    upload.begin().write([instance()])
+    assert len(list(store.arriving(f"{SERIES}.1"))) == 1
+    assert list(store.arriving(f"{SERIES}.2")) == []
+    os.close(upload._lock)  # as the kernel does
+    assert list(store.arriving(f"{SERIES}.1")) == []
+    assert store.sweep() == 0
+    assert list(store.incoming.iterdir()) == []
 
 
 def test_a_scan_does_not_look_at_what_is_arriving(store, catalog):

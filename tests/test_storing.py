@@ -390,7 +390,9 @@ def test_nobody_stores_what_is_being_deleted(store):
 
 def test_what_a_dead_process_was_receiving_is_not_arriving(store):
     upload = Upload(store)
-    upload.begin().write([instance()])
+    arriving = upload.begin()
+    arriving.write([instance()])
+    arriving.finish()
     assert len(list(store.arriving(f"{SERIES}.1"))) == 1
     assert list(store.arriving(f"{SERIES}.2")) == []
     os.close(upload._lock)  # as the kernel does

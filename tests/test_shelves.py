@@ -79,6 +79,14 @@ def test_the_object_is_created_on_condition_that_there_is_none(store, s3, size, 
     assert list(objects(s3).values()) == [data]
 
 
+def test_more_than_an_object_may_have_is_refused_before_it_is_sent(store, s3, monkeypatch):
+    data = instance(2)
+    monkeypatch.setattr("multiframe.shelves._MOST", len(data))
+    assert put(store, data) == [None]
+    assert put(store, instance(3, size=3_100)) == [storing.PROCESSING]
+    assert list(objects(s3).values()) == [data]
+
+
 def test_two_servers_with_one_uid_store_one(s3, tmp_path, monkeypatch):
     # moto looks whether there is an object and puts its own in two steps: of two at once it may take both. So here one
     # waits for the other; the real server, where it can be had, is given both at once.

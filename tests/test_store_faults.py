@@ -18,7 +18,7 @@ import pytest
 
 from multiframe import shelves, storing
 from multiframe.catalog import Catalog
-from multiframe.errors import CatalogUnavailable
+from multiframe.errors import CatalogUnavailable, StoreError
 from multiframe.settings import Settings
 from multiframe.storing import Store, Upload
 from multiframe.web import app
@@ -28,7 +28,7 @@ from tests.test_faults import OUT_OF_RESOURCES, fill, frame, nothing_leaks, post
 from tests.test_object_stores import Store as Bucket
 from tests.test_object_stores import enter, moto
 from tests.test_shelves import leftovers, objects
-from tests.test_storing import SERIES, catalogued, instance, put
+from tests.test_storing import SERIES, STUDY, catalogued, instance, put
 from tests.test_stow import STUDIES
 
 __all__ = ["moto"]  # a fixture
@@ -40,7 +40,8 @@ SIZES = [3_000, 2_000_000]  # of three frames: the second is looked for before i
 class Proxy(ThreadingHTTPServer):
     """Passes requests on; `fault` says what becomes of those that write, and of how many (`times`).
 
-    ``busy``: 503; ``at once``: 503 before the body has come; ``refused``: 403; ``cut``: half the body is taken;
+    ``busy``: 503; ``at once``: 503 before the body has come; ``refused``: 403; ``conflict``: 409, as when two write at
+    once; ``cut``: half the body is taken;
     ``unanswered``: it is passed on, and the answer is not; ``held``: nothing goes on until `free` is set.
     """
 
@@ -80,8 +81,8 @@ class _Passing(BaseHTTPRequestHandler):
             self.rfile.read(size // 2)
             return
         body = self.rfile.read(size)
-        if fault in ("busy", "refused"):
-            self._answer(503 if fault == "busy" else 403)
+        if fault in (statuses := {"busy": 503, "refused": 403, "conflict": 409}):
+            self._answer(statuses[fault])
             return
         if fault == "held":
             self.server.free.wait(60)
@@ -146,6 +147,7 @@ def is_clean(store: Store, s3: tuple[Bucket, str]) -> bool:
         ("busy", storing.OUT_OF_RESOURCES),
         ("at once", storing.OUT_OF_RESOURCES),
         ("refused", storing.PROCESSING),
+        ("conflict", storing.PROCESSING),
         ("cut", storing.PROCESSING),
     ],
 )
@@ -165,7 +167,7 @@ def test_what_the_bucket_does_not_take_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("fault", ["busy", "at once", "cut", "unanswered"])
+@pytest.mark.parametrize("fault", ["busy", "at once", "conflict", "cut", "unanswered"])
 def test_what_passes_is_not_noticed(
     store: Store, s3: tuple[Bucket, str], proxy: Proxy, catalog: Catalog, fault: str, size: int
 ) -> None:
@@ -176,6 +178,19 @@ def test_what_passes_is_not_noticed(
     assert list(objects(s3).values()) == [data]
     assert catalogued(catalog) == {f"{SERIES}.1"}
     assert is_clean(store, s3)
+
+
+def test_what_the_bucket_does_not_delete_is_still_there(
+    store: Store, s3: tuple[Bucket, str], proxy: Proxy, catalog: Catalog
+) -> None:
+    assert put(store, instance(1)) == [None]
+    proxy.fault, proxy.reads = "refused", True
+    with pytest.raises(StoreError, match="does not delete"):
+        list(store.delete(STUDY))
+    assert catalogued(catalog) == {f"{SERIES}.1"}
+    proxy.fault = ""
+    assert list(store.delete(STUDY)) == [f"{SERIES}.1"]
+    assert (objects(s3), catalogued(catalog)) == ({}, set())
 
 
 def test_one_that_hangs_is_given_up(

@@ -185,12 +185,35 @@ def test_a_whole_deflated_instance_is_stored_as_it_came(store, catalog):
     assert [p.read_bytes() for p in stored(store)] == [data]
     (uid,) = catalogued(catalog)
     assert len(catalog.instance(uid)) == 1
+    assert put(store, data) == [None], "what came is compared, not what is in it"
     upload = Upload(store)
     arriving = upload.begin()
     arriving.write([data])
     arriving.finish()
     assert arriving.path.name.startswith(f"{uid}~"), "by which the next start would find it"
     upload.close()
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_what_another_begins_with_is_another(store, longer):
+    padding = b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0\0\0\0\0"  # Data Set Trailing Padding
+    first, second = (instance() + padding * longer), (instance() + padding * (not longer))
+    assert put(store, first, second, first) == [None, storing.DUPLICATE, None]
+    assert put(store, first, second, first) == [None, storing.DUPLICATE, None]
+    assert [p.read_bytes() for p in stored(store)] == [first]
+
+
+def test_what_has_its_place_is_settling_and_not_arriving_any_more(store, catalog, monkeypatch):
+    seen = []
+
+    def add(files):
+        seen.append((len(list(store.arriving(f"{SERIES}.1"))), store.settling(f"{SERIES}.1")))
+        return Catalog.add(catalog, files)
+
+    monkeypatch.setattr(catalog, "add", add)
+    assert put(store, instance()) == [None]
+    assert seen == [(0, True)]
+    assert not store.settling(f"{SERIES}.1")
 
 
 def test_two_requests_with_one_uid_at_once_store_one(store, catalog):
@@ -283,8 +306,12 @@ def watched(monkeypatch, *, fail=None):
     return done
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_is_catalogued(store, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_is_catalogued(
+    store, tmp_path, monkeypatch
+):
     done = watched(monkeypatch)
+    Store(tmp_path / "other", store.catalog)
+    assert ("fsync", str(tmp_path / "other")) in done, "or its 256 folders might be lost"
     assert put(store, instance()) == [None]
     place = store.shelf.where(f"{SERIES}.1")
     moved = done.index(("rename", str(place)))
@@ -397,8 +424,14 @@ def test_what_a_dead_process_was_receiving_is_not_arriving(store):
     assert list(store.arriving(f"{SERIES}.2")) == []
     os.close(upload._lock)  # as the kernel does
     assert list(store.arriving(f"{SERIES}.1")) == []
+    living = [Upload(store) for _ in range(4)]
+    dead = [Upload(store) for _ in range(4)]
+    for other in dead:
+        os.close(other._lock)
     assert store.sweep() == 0
-    assert list(store.incoming.iterdir()) == []
+    assert sorted(store.incoming.iterdir()) == sorted(one.folder for one in living)
+    for one in living:
+        one.close()
 
 
 def test_a_scan_does_not_look_at_what_is_arriving(store, catalog):

@@ -91,6 +91,7 @@ def test_instances_in_parts_are_stored_and_told_of(server):
     answer = post(server, in_parts(*files))
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/dicom+json"
+    assert answer.headers["cache-control"] == "no-store"
     assert told(answer, "00081199") == [(f"{SERIES}.11", None), (f"{SERIES}.12", None)]
     assert answer.json()["00081190"]["Value"] == [f"{server.url}{STUDIES}/{STUDY}.1"] == [answer.headers["location"]]
     found = server.get("dicom-web/instances").json()
@@ -107,6 +108,7 @@ def test_one_instance_alone_to_its_study(server):
     data = instance(21, study=f"{STUDY}.2")
     answer = post(server, data, path=f"{STUDIES}/{STUDY}.2", content_type="application/dicom")
     assert (answer.status_code, told(answer, "00081199")) == (200, [(f"{SERIES}.21", None)])
+    assert answer.headers["location"].endswith(f"/studies/{STUDY}.2/series/{SERIES}/instances/{SERIES}.21")
     assert server.client.get(answer.headers["location"], headers={"accept": "application/dicom"}).content == data
     chunked = post(server, iter([data[:999], data[999:]]), content_type="application/dicom; transfer-syntax=*")
     assert chunked.status_code == 200

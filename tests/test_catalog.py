@@ -187,6 +187,26 @@ def test_a_changed_file_is_read_anew_and_a_vanished_one_forgotten(
     assert catalog.search(Search("series")) == []
 
 
+def test_many_files_that_are_gone_are_forgotten_together(catalog: Catalog, files: Path) -> None:
+    """A transaction for each would let a list be wrong for minutes."""
+    for n in range(60):
+        (files / str(n)).write_bytes(dicom(f"1.2.3.{n}"))
+    catalog.scan([files])
+    for n in range(50):
+        (files / str(n)).unlink()
+    written, transaction = [], catalog._database.transaction
+
+    def counted(**how):
+        written.append(how.get("write", False))
+        return transaction(**how)
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(catalog._database, "transaction", counted)
+        catalog.scan([files / str(n) for n in range(50)], whole=False)  # as they are heard of
+    assert sum(written) <= 2
+    assert len(uids(catalog)) == 10
+
+
 def test_a_moved_file_stays_to_be_had(catalog: Catalog, files: Path) -> None:
     (files / "z").write_bytes(dicom())
     catalog.scan([files])

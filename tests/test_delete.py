@@ -54,6 +54,24 @@ def test_what_lies_elsewhere_is_not_deleted_nor_anything_with_it(asked, catalog,
     assert len(catalogued(catalog)) == 5
 
 
+def test_what_would_come_back_by_another_file_is_not_deleted(asked, catalog, tmp_path):
+    elsewhere = tmp_path / "served"
+    elsewhere.mkdir()
+    (elsewhere / "copy").write_bytes(instance(2))
+    catalog.scan([elsewhere])
+    answer = asked.request("DELETE", ADDRESS)
+    assert (answer.status_code, "elsewhere" in answer.json()["message"]) == (409, True)
+    assert len(catalogued(catalog)) == 4
+    assert asked.request("DELETE", f"{ADDRESS}/series/{SERIES}/instances/{SERIES}.1").status_code == 204
+
+
+def test_a_condition_that_nothing_meets_deletes_nothing(asked, catalog):
+    answer = asked.request("DELETE", ADDRESS, headers={"if-match": '"x"'})
+    assert answer.status_code == 412
+    assert len(catalogued(catalog)) == 4
+    assert asked.request("DELETE", ADDRESS, headers={"if-match": "*"}).status_code == 204
+
+
 def test_nothing_is_deleted_where_nobody_asked_for_that(catalog, tmp_path):
     for settings in (Settings(), Settings(store=str(tmp_path / "store"))):
         with Asked(catalog, settings) as asked:

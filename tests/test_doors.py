@@ -665,6 +665,7 @@ BAD: dict[str, Callable[[Provider], str]] = {
     "never ends": lambda p: p.token(exp=None),
     "good, but longer than any": lambda p: p.token(more="x" * issuer._LONGEST_TOKEN),
     "ends in words": lambda p: p.token(exp="tomorrow"),
+    "ends in digits": lambda p: p.token(exp=str(int(time.time()) + 600)),
     "for another": lambda p: p.token(aud="mail"),
     "for nobody": lambda p: p.token(aud=None),
     "of another": lambda p: p.token(iss="https://id.example.org"),

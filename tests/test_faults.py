@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,6 +140,43 @@ def test_a_store_that_is_full_and_read_only_and_well_again(path: Path, tmp_path:
             assert post(server, made(3)).status_code == 200
             assert post(server, path.read_bytes()).status_code == 200
         assert len(list(store.rglob("*.dcm"))) == len(listed(server)) == 4
+
+
+def test_a_store_whose_disk_is_gone_and_back(tmp_path: Path) -> None:
+    """An empty folder is there meanwhile, as below a mount: nothing is stored there, and nothing is forgotten."""
+    store, away = tmp_path / "store", tmp_path / "away"
+    options = ["--store", str(store), "--rescan", "0.5"]
+    with serving([], *options, cache=tmp_path, wait=False) as server:
+        assert post(server, made(1)).status_code == 200
+        with nothing_leaks(server):
+            store.rename(away)
+            store.mkdir()
+            time.sleep(2)  # it is looked through now
+            refused(post(server, made(2)), 507, "StoreError")
+            assert server.get("readyz").status_code == 503
+            assert listed(server) == {f"{SERIES}.1"}
+            assert list(store.iterdir()) == []
+            store.rmdir()
+            away.rename(store)
+            assert server.get("readyz").status_code == 200
+            assert post(server, made(2)).status_code == 200
+        assert listed(server) == {f"{SERIES}.1", f"{SERIES}.2"}
+    store.rename(away)
+    store.mkdir()
+    again = subprocess.run(
+        [sys.executable, "-m", "multiframe", "serve", *options, "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert (again.returncode, "is its disk mounted" in again.stderr) == (3, True)
+    assert list(store.iterdir()) == []
+    store.rmdir()
+    away.rename(store)
+    with serving([], *options, cache=tmp_path, wait=False) as server:
+        assert listed(server) == {f"{SERIES}.1", f"{SERIES}.2"}
 
 
 def test_a_cache_that_is_full_costs_no_answer(path: Path, url: str, tmp_path: Path) -> None:

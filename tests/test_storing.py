@@ -405,6 +405,29 @@ def test_a_header_is_entered_in_the_budget(tmp_path):
     catalog.close()
 
 
+def test_nothing_is_stored_where_a_store_was_and_nothing_is(store, catalog, tmp_path):
+    """Its disk is not mounted: what is stored would be gone with the next mount."""
+    folder, away = store.shelf.folder, tmp_path / "away"
+    Store(folder, catalog)
+    put(store, instance())
+    folder.rename(away)
+    for make in (lambda: None, folder.mkdir):
+        make()
+        assert storing.is_away(folder, catalog)
+        with pytest.raises(StoreError, match="mounted"):
+            Store(folder, catalog)
+    assert list(folder.iterdir()) == []
+    catalog.scan([folder])  # as a path
+    Store(folder, catalog)
+    assert not storing.is_away(away, catalog)
+    Store(away, catalog)
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "x").write_bytes(instance(2))
+    catalog.scan([served])
+    Store(served, catalog)
+
+
 def test_nobody_stores_what_is_being_deleted(store):
     put(store, instance())
     for uid in store.delete(STUDY):

@@ -227,7 +227,8 @@ def test_what_is_stored_is_told_of_with_who_sent_it(folder: Path, tmp_path: Path
     assert stored["instance"] == multiframe.open(tmp_path / "sent").header.sop_instance_uid
     assert stored["request"] == answered["request"]
     assert (answered["endpoint"], answered["received"]) == ("store", len(body))
-    assert refused["event"] == "refused"
+    assert (refused["event"], refused["reason"]) == ("refused", "C000")
+    assert "reason" not in stored
     assert 'multiframe_stored_total{what="stored"} 1.0' in samples
     assert 'multiframe_stored_total{what="refused"} 1.0' in samples
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from itertools import batched
@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 
-from multiframe.database import Database
+from multiframe.database import Database, among
 from multiframe.errors import FormatError, InstanceNotFound, SourceNotFound
 from multiframe.far import Nearby
 from multiframe.frameindex import FrameIndex
@@ -38,7 +38,7 @@ from multiframe.ranges import ByteRange
 from multiframe.reading import Reader
 from multiframe.records import UID, Record, read_record
 from multiframe.registering import LOOKUP, as_text, identity_of, register, remove
-from multiframe.scanning import Scan, ScanStatus, problems
+from multiframe.scanning import Scan, ScanStatus, below, problems
 from multiframe.schema import instances as _instances
 from multiframe.schema import objects as _objects
 from multiframe.schema import patterns as _patterns
@@ -404,6 +404,18 @@ class Catalog:
     def series_instances(self, study: str, series: str | None = None) -> list[str]:
         """Give the SOP Instance UIDs of a study or series, by series number, instance number, and UID."""
         return [uid for uid, _, _ in self._of_series(study, series)]
+
+    def holds(self, place: Path | str) -> bool:
+        """Whether anything is known of what lies at a place or below it."""
+        scope = scope_of(root_of(place))
+        with self._database.transaction() as connection:
+            return connection.execute(sa.select(_objects.c.path).where(below(scope)).limit(1)).first() is not None
+
+    def copies(self, uids: Collection[str]) -> list[bytes]:
+        """Give where further files of instances lie: each takes the place of the first when that is gone."""
+        query = sa.select(_objects.c.path, _objects.c.duplicate_of)
+        with self._database.transaction() as connection:
+            return [row.path for row in among(connection, query, _objects.c.duplicate_of, sorted(uids))]
 
     def places(self, study: str, series: str | None = None) -> dict[str, bytes]:
         """Give the SOP Instance UIDs of a study or series, and where each lies, as `places.path_of` writes it."""

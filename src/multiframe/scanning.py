@@ -263,6 +263,10 @@ class Scan:
 
     def _drop_vanished(self) -> None:
         """Forget what lies below the roots in the catalog, was not met, and is not there when looked for."""
+        for some in batched(self._vanished(), LOOKUP):
+            self._drop(some)
+
+    def _vanished(self) -> Iterator[bytes]:
         met = np.sort(np.frombuffer(self._met, np.uint64)) if self._met else np.empty(0, np.uint64)
         unlisted = [scope_of(directory) for directory in self._unlisted]  # not met, but not known to be gone either
         for scope in map(scope_of, self.roots):
@@ -275,19 +279,18 @@ class Scan:
                 missed[~missed] = met[at[~missed]] != hashes[~missed]
                 asked = [path for path, not_met in zip(paths, missed, strict=True) if not_met]
                 asked = [path for path in asked if not is_below(path, unlisted)]
-                self._drop(vanished(asked))
+                yield from vanished(asked)
 
     def _catalogued(self, scope: bytes, after: bytes) -> Sequence[bytes]:
-        query = sa.select(objects.c.path).where(_below(scope), objects.c.path > after)
+        query = sa.select(objects.c.path).where(below(scope), objects.c.path > after)
         with self.database.transaction() as connection:
             return connection.execute(query.order_by(objects.c.path).limit(_PAGE)).scalars().all()
 
     def _drop(self, paths: Sequence[bytes]) -> None:
-        for some in batched(paths, LOOKUP):
-            with self.database.transaction(write=True) as connection:
-                for uid in remove(connection, some):
-                    self._forget(uid)
-            self._count("vanished", len(some))
+        with self.database.transaction(write=True) as connection:
+            for uid in remove(connection, paths):
+                self._forget(uid)
+        self._count("vanished", len(paths))
 
     def _promote_copies(self) -> None:
         """Read the second copies of instances whose first is gone."""
@@ -303,7 +306,7 @@ class Scan:
 def problems(database: Database, roots: Iterable[str | os.PathLike[str] | bytes]) -> Iterator[tuple[bytes, str]]:
     """Give path and reason of each file below the roots that looked like DICOM and was no instance when it was read."""
     for scope in map(scope_of, _outermost(roots)):
-        query = sa.select(objects.c.path, objects.c.problem).where(_below(scope), objects.c.problem.not_in(HARMLESS))
+        query = sa.select(objects.c.path, objects.c.problem).where(below(scope), objects.c.problem.not_in(HARMLESS))
         with database.transaction() as connection:
             rows = connection.execute(query.order_by(objects.c.path), execution_options={"yield_per": _PAGE})
             yield from ((row.path, row.problem) for row in rows)
@@ -324,7 +327,7 @@ def _age(stat: ObjectStat) -> float:
     return age if age >= 0 else _LONG_AGO
 
 
-def _below(root: bytes) -> sa.ColumnElement[bool]:
+def below(root: bytes) -> sa.ColumnElement[bool]:
     below = inside(root)
     path = objects.c.path
     return sa.or_(path == root, sa.and_(path >= below, path < below[:-1] + b"0"))  # "0" comes next after "/"

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from multiframe.catalog import Catalog
 from multiframe.errors import (
     CatalogFull,
+    CatalogUnavailable,
     FormatError,
     InstanceNotFound,
     MultiframeError,
@@ -47,7 +48,7 @@ from multiframe.ranges import Buffer, ByteRange
 from multiframe.shelves import Bucket, Folder, Shelf
 from multiframe.source import ByteSource, FileSource
 
-__all__ = ["Arriving", "Names", "Refusal", "Store", "Upload"]
+__all__ = ["Arriving", "Names", "Refusal", "Store", "Upload", "is_away"]
 
 log = logging.getLogger("multiframe.store")
 
@@ -57,6 +58,7 @@ UNKNOWN_SYNTAX, PROCESSING, DUPLICATE, UNKNOWN_CLASS, NOT_AUTHORIZED = 0xC122, 0
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, but for zeros in front, which are met
 _PLACED: Final = ".placed"
+_INCOMING: Final = f"{OURS}incoming"
 _COMPARED: Final = 1 << 20
 _SYNCED: Final = 32 << 20
 """Bytes after which those before are synced while more come, and the room in the spool is looked at."""
@@ -438,6 +440,11 @@ class Store:
     """
 
     def __init__(self, place: Path | str, catalog: Catalog, *, spool: Path | None = None, room: int = 0) -> None:
+        if is_away(place, catalog):
+            raise StoreError(
+                f"{place}: there is nothing, though the catalog knows what is stored there: is its disk mounted? "
+                "If all of it was taken away, serve the folder once as a path, without --store"
+            )
         self.shelf: Shelf = Bucket(str(place)) if is_url(place) else Folder(Path(place))
         self.catalog = catalog
         self.room = room
@@ -445,7 +452,7 @@ class Store:
             spool = self.shelf.folder
         elif spool is None:
             raise StoreError("a store that is no folder needs one in which uploads arrive: name a spool")
-        self.incoming = spool.resolve() / f"{OURS}incoming"
+        self.incoming = spool.resolve() / _INCOMING
         try:
             self.incoming.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
@@ -570,6 +577,8 @@ class Store:
         for uid in wanted:
             if places[uid] != path_of(self.shelf.where(uid)):
                 raise NotStored(f"instance {uid} is served from elsewhere, and only what is stored is deleted: none is")
+        if self.catalog.copies(wanted):
+            raise NotStored("of an instance another file is served from elsewhere, and would take its place: none is")
         for some in batched(wanted, _TOGETHER):
             with self.shelf.alone(some):
                 for uid in some:
@@ -619,6 +628,19 @@ class Store:
             finally:
                 os.close(lock)
         return found
+
+
+def is_away(place: Path | str, catalog: Catalog) -> bool:
+    """Whether there is nothing where a store was: what is acknowledged would go to the disk it should be mounted on.
+
+    Nor is what the catalog knows of it gone for good.
+    """
+    if is_url(place) or _entries(Path(place)):  # an empty store has its folders
+        return False
+    try:
+        return catalog.holds(Path(place).resolve())
+    except CatalogUnavailable:
+        return False
 
 
 def _entries(folder: Path) -> list[Path]:

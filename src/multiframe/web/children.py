@@ -291,16 +291,29 @@ def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None
             with contextlib.closing(Catalog(orders["database"], settings=settings)) as catalog:
                 changed = orders.get("changed")
                 if changed is not None:
-                    paths = [os.fsencode(path) for path in changed]
+                    paths = _but_away(catalog, settings, changed)
                     catalog.scan(paths, settle=_SETTLE, whole=False, stop=stopped.is_set)
                 else:
-                    _scan_all(catalog, orders, stopped)
+                    _scan_all(catalog, settings, orders, stopped)
             return
         except CatalogUnavailable:  # the workers say so
             stopped.wait(_RETRY)
 
 
-def _scan_all(catalog: Catalog, orders: dict[str, Any], stopped: threading.Event) -> None:
+def _but_away(catalog: Catalog, settings: Settings, places: Sequence[str]) -> list[bytes]:
+    """Leave out what lies in a store that is away: what is not mounted has not been removed."""
+    from multiframe.places import is_below, root_of, scope_of
+    from multiframe.storing import is_away
+
+    paths = [os.fsencode(place) for place in places]
+    if not settings.store or not is_away(settings.store, catalog):
+        return paths
+    log.warning("there is nothing where the store was: what the catalog knows of it stays. Is its disk mounted?")
+    store = scope_of(root_of(settings.store))
+    return [path for path in paths if path != store and not is_below(path, [store])]
+
+
+def _scan_all(catalog: Catalog, settings: Settings, orders: dict[str, Any], stopped: threading.Event) -> None:
     with catalog.claim(orders["roots"]) as claimed:
         if not claimed:
             return  # another server scans the same folders into the same database
@@ -316,7 +329,8 @@ def _scan_all(catalog: Catalog, orders: dict[str, Any], stopped: threading.Event
                 _say(f"reading headers: {status.found:,} files, {status.registered:,} instances", live=tty)
 
         cores = min(8, len(os.sched_getaffinity(0)))
-        status = catalog.scan(orders["roots"], processes=cores, settle=_SETTLE, progress=progress, stop=stopped.is_set)
+        roots = _but_away(catalog, settings, orders["roots"])
+        status = catalog.scan(roots, processes=cores, settle=_SETTLE, progress=progress, stop=stopped.is_set)
         if not stopped.is_set() and (not again or status.registered or status.vanished):
             _say(_told(status, time.monotonic() - begun), live=tty)
 

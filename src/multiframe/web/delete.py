@@ -12,6 +12,7 @@ from starlette.responses import Response
 from multiframe.storing import Store
 from multiframe.web.doors import Row, access_of
 from multiframe.web.journal import audit
+from multiframe.web.media import PreconditionFailed
 
 __all__ = ["ROUTES", "delete"]
 
@@ -19,6 +20,8 @@ __all__ = ["ROUTES", "delete"]
 async def delete(request: Request) -> Response:
     """``/studies/{study}`` and below: delete the instances that are stored there, all or, where one cannot be, none."""
     store: Store = request.app.state.store
+    if request.headers.get("if-match", "*").strip() != "*":
+        raise PreconditionFailed(None)
     p = request.path_params
     study, series, instance = p["study"], p.get("series"), p.get("instance")
     whose = access_of(request).who

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from multiframe.errors import CatalogUnavailable, InstanceNotFound, MultiframeError, SourceNotFound
+from multiframe.folders import OURS
 from multiframe.places import is_url
 from multiframe.web.doors import Row
 from multiframe.web.gauges import Gauges
@@ -134,7 +135,8 @@ class Readiness:
         return self._silent
 
     def _no_store(self) -> str:
-        return "the store cannot be written" if self._store and not os.access(self._store, os.W_OK) else ""
+        arriving = Path(self._store) / f"{OURS}incoming" if self._store else None
+        return "the store cannot be written" if arriving and not os.access(arriving, os.W_OK) else ""
 
     def _no_worker(self) -> str:
         alive, wanted = len(self._gauges.alive()), self._gauges.workers

@@ -272,6 +272,8 @@ def _header(token: str) -> dict[str, Any]:
 
 
 def _access(claims: Mapping[str, Any]) -> Access:
+    if not all(isinstance(claims[name], int | float) for name in ("exp", "nbf", "iat") if name in claims):
+        raise BadToken("its exp, nbf or iat is no number")  # RFC 7519 2
     who = str(claims["sub"])
     if not 0 < len(who) <= 255 or not who.isprintable():
         raise BadToken("its sub names nobody")

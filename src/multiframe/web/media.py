@@ -546,9 +546,10 @@ class RangeNotSatisfiable(Exception):
 class PreconditionFailed(Exception):
     """What is there is not what If-Match names (RFC 9110 13.1.1)."""
 
-    def __init__(self, etag: str) -> None:
-        super().__init__(f"If-Match names something else than what is there, {etag}: begin anew")
-        self.headers = {"etag": etag}
+    def __init__(self, etag: str | None) -> None:
+        there = "what is there" if etag is None else f"what is there, {etag}"
+        super().__init__(f"If-Match names something else than {there}: begin anew")
+        self.headers = {} if etag is None else {"etag": etag}
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | None:

@@ -304,7 +304,7 @@ def _path(root: str, path: str) -> Json:
 
 _CHANGES: Final[Mapping[str, tuple[str, str, Sequence[int]]]] = {
     "post": ("Store instances (PS3.18 10.5)", "STOW-RS", (200, 202, 408, 409, 411, 413, 415, 507)),
-    "delete": ("Delete what is stored; an extension", "delete", (204, 409, 507)),
+    "delete": ("Delete what is stored; an extension", "delete", (204, 409, 412, 507)),
 }
 """What a method does, and how it is answered besides."""
 

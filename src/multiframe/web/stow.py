@@ -129,7 +129,8 @@ def _keep(upload: Upload, gauges: Gauges, whose: str) -> None:
         for arriving in upload.arriving:
             done = "stored" if arriving.refusal is None else "refused"
             gauges.add("stored", done)
-            audit(done, who=whose if whose != "-" else None, bytes=arriving.size, **_named(arriving))
+            why = {"reason": f"{arriving.refusal.reason:04X}"} if arriving.refusal else {}
+            audit(done, who=whose if whose != "-" else None, bytes=arriving.size, **_named(arriving), **why)
     finally:
         upload.close()
 

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from multiframe.errors import FormatError, SourceError
 from multiframe.web.access import ACTIONS, Access, actions_of, studies_of
+from multiframe.web.asked import UID
 
 __all__ = ["PREFIX", "Kept", "TokenFile", "line_of", "new_token", "read_line"]
 
@@ -71,6 +72,9 @@ def line_of(token: str, who: str, actions: Iterable[str], studies: Iterable[str]
     >>> line_of("mf_secret", "ward-7", ["read", "search"], ["*"], date(2027, 1, 31))[-36:]
     ' ward-7  read,search  *  2027-01-31\n'
     """
+    studies = list(studies)
+    if any(study != "*" and not UID.fullmatch(study) for study in studies):
+        raise ValueError("a study is named by its Study Instance UID, or all by *")
     ends = until.isoformat() if until else "-"
     words = [sha256(token.encode()).hexdigest(), who, ",".join(actions), ",".join(studies), ends]
     if any(len(word.split()) != 1 for word in words):

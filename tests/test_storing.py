@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import pydicom.data
 import pytest
 from pydicom import Dataset
 
@@ -201,6 +202,30 @@ def test_what_another_begins_with_is_another(store, longer):
     assert put(store, first, second, first) == [None, storing.DUPLICATE, None]
     assert put(store, first, second, first) == [None, storing.DUPLICATE, None]
     assert [p.read_bytes() for p in stored(store)] == [first]
+
+
+SIGNED = b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\x10\0\0\0" + b"\0\x04\5\0US\2\0\1\0" + bytes(6)
+PADDED = b"\xfc\xff\xfc\xffOB\0\0\x40\0\0\0" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("behind", "whole"),
+    [
+        (PADDED, True),
+        (PADDED[:-10], False),
+        (PADDED[:10], False),
+        (SIGNED[:-6], False),
+        (SIGNED[:-7], False),
+        (bytes(64), True),  # not of DICOM: nobody minds
+        (b"junk" * 9, True),
+    ],
+)
+def test_what_lies_behind_the_pixels_is_whole_too(store, behind, whole):
+    native = Path(str(pydicom.data.get_testdata_file("CT_small.dcm", read=False))).read_bytes()
+    native = native[: native.index(b"\xfc\xff\xfc\xff")]
+    reason = None if whole else storing.NOT_UNDERSTOOD
+    assert put(store, instance() + behind, native + behind) == [reason, reason]
+    assert len(stored(store)) == 2 * whole
 
 
 def test_what_has_its_place_is_settling_and_not_arriving_any_more(store, catalog, monkeypatch):

@@ -37,6 +37,7 @@ __all__ = [
     "derived_uid",
     "encoded",
     "frame_number",
+    "half_behind",
     "item",
     "legacy",
     "stored",
@@ -60,6 +61,9 @@ _OF_MANY = frozenset((
 """What speaks of other frames than one."""
 _TABLE, _TABLE_LENGTHS, _PIXEL_DATA = 0x7FE00001, 0x7FE00002, 0x7FE00010
 _DELIMITERS = 0xFFFE
+_LAST = frozenset((  # tags of Digital Signatures Sequence and Data Set Trailing Padding, little and big endian
+    b"\xfa\xff\xfa\xff", b"\xff\xfa\xff\xfa", b"\xfc\xff\xfc\xff", b"\xff\xfc\xff\xfc",
+))  # fmt: skip
 
 _PIXEL_VR = {0x7FE00008: "OF", 0x7FE00009: "OD"}
 
@@ -699,8 +703,44 @@ class Singles:
 # ------------------------------------------------------------------------------------------------ behind the pixels
 
 
+def half_behind(header: Header, index: FrameIndex, size: int) -> Plan[int | None]:
+    """Give where an element begins behind Pixel Data that has not come whole; None: there is none.
+
+    What may lie there by the standard is told by its tag from what is no element at all, which nobody minds.
+
+    Parameters
+    ----------
+    header, index, size
+        As of `legacy`.
+
+    References
+    ----------
+    PS3.6 (Digital Signatures Sequence, Data Set Trailing Padding).
+    """
+    pixels = header.pixels
+    native = not header.syntax.encapsulated or index.kind == "stream"
+    _, end = yield from _behind(header, pixels.stop if native else index.proven_to, size)
+    if end >= size:
+        return None
+    (answer,) = yield [ByteRange(end, min(end + 4, size))]
+    return end if bytes(answer) in _LAST else None
+
+
 def _tail(header: Header, at: int, size: int) -> Plan[list[Piece]]:
     """Give the elements behind Pixel Data; what lies there and is none is left out."""
+    at, end = yield from _behind(header, at, size)
+    if end == at:
+        return []
+    if header.explicit and header.syntax.little:
+        return [Stored(at, end)]
+    if end - at > _MOST_TAIL:
+        raise FormatError(f"more than {_MOST_TAIL} bytes lie behind Pixel Data: not written anew", at)
+    (answer,) = yield [ByteRange(at, end)]
+    return [b"".join(rewritten(header, bytes(answer), 0))]
+
+
+def _behind(header: Header, at: int, size: int) -> Plan[tuple[int, int]]:
+    """Give where the elements behind Pixel Data begin, and where the last of them ends that is whole."""
     explicit, little = header.explicit, header.syntax.little
     window, base = b"", at
     if header.syntax.encapsulated:  # what closes the Items, and Items that hold nothing
@@ -728,11 +768,4 @@ def _tail(header: Header, at: int, size: int) -> Plan[list[Piece]]:
                 end = here.at
     except FormatError:
         pass  # junk: what stood before it is kept
-    if end == at:
-        return []
-    if explicit and little:
-        return [Stored(at, end)]
-    if end - at > _MOST_TAIL:
-        raise FormatError(f"more than {_MOST_TAIL} bytes lie behind Pixel Data: not written anew", at)
-    (answer,) = yield [ByteRange(at, end)]
-    return [b"".join(rewritten(header, bytes(answer), 0))]
+    return at, end

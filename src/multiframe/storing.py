@@ -43,10 +43,11 @@ from multiframe.inflate import Inflated
 from multiframe.instance import Instance
 from multiframe.memory import Lease
 from multiframe.opening import header_of
+from multiframe.part10 import half_behind
 from multiframe.places import is_url, path_of
 from multiframe.ranges import Buffer, ByteRange
 from multiframe.shelves import Bucket, Folder, Shelf
-from multiframe.source import ByteSource, FileSource
+from multiframe.source import ByteSource, FileSource, run
 
 __all__ = ["Arriving", "Names", "Refusal", "Store", "Upload", "is_away"]
 
@@ -349,6 +350,9 @@ class Arriving:
             self.index = Instance(source, stat, self._header, budget=self._catalog.budget).complete()
             if self.index.damage is not None and self.index.damage.kind == "cut":
                 raise self.index.damage.error()
+            half = run(half_behind(self._header, self.index, stat.size), source, identity=stat.identity)
+            if half is not None:
+                raise FormatError("the file ends inside an element behind Pixel Data", half)
         if isinstance(source, Inflated):
             self._show()
 

@@ -119,6 +119,29 @@ def nobody_special(folder: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
+def test_a_store_that_is_not_there_and_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    store, log = tmp_path / "store", tmp_path / "logs" / "access"
+    given = installation(tmp_path, writes=[str(store)], settings=Settings(access_log=str(log)))
+    found = {f.message.partition(" ")[0]: f for f in of("folders", given) if f.state != "good"}
+    assert (found[str(store)].state, "mount" in found[str(store)].remedy) == ("warning", True)
+    assert (found[str(log)].state, "--access-log" in found[str(log)].remedy) == ("bad", True)
+    (store / "00").mkdir(parents=True)
+    log.parent.mkdir()
+    assert all(
+        f.state == "good" or str(tmp_path) not in f.message or "others" in f.message for f in of("folders", given)
+    )
+
+
+@pytest.mark.parametrize(
+    "call", [["--store", "s3://archive/x"], ["--allow-delete"], ["--spool", "/tmp/x", "--store", "/tmp/y"]]
+)
+def test_what_serve_would_not_start_with_is_bad(tmp_path: Path, call: list[str]) -> None:
+    code, findings = told(tmp_path, "--cache", tmp_path, *call)
+    assert code == 2
+    assert [f["check"] for f in findings if f["state"] == "bad"][:1] == ["configuration"]
+    assert not any("no path to serve" in f["message"] for f in findings)
+
+
 def test_a_cache_that_cannot_be_written_to(tmp_path: Path) -> None:
     with nobody_special(tmp_path):
         found = of("folders", installation(tmp_path, cache=Path("/proc/sys")))

@@ -172,7 +172,7 @@ def _codecs(given: Installation) -> Iterator[_Found]:
 
 
 def _roots(given: Installation) -> Iterator[_Found]:
-    if not given.roots and not given.writes:
+    if not given.roots and not given.writes and not given.problem:
         yield "warning", "no path to serve was named", "name files and folders, or write paths = [...] in the file"
     for root in given.roots:
         if "://" in root:
@@ -226,12 +226,21 @@ def _folders(given: Installation) -> Iterator[_Found]:
     needed = [
         (str(given.cache), "--cache"),
         (tempfile.gettempdir(), "TMPDIR"),
-        *((w, "its option") for w in given.writes),
+        *((w, "--store or --spool") for w in given.writes),
     ]
     for folder, option in needed:
-        if "://" in folder:
-            continue
-        yield from _writable(Path(folder), option)
+        if "://" not in folder:
+            yield from _writable(Path(folder), option)
+    for folder in given.writes:
+        if "://" not in folder and not (os.path.isdir(folder) and os.listdir(folder)):
+            yield (
+                "warning",
+                f"{folder} is empty, or not there: it is made ready at the first start",
+                "if it has been used, mount its disk",
+            )
+    log = given.settings.access_log
+    if log not in ("-", "off") and not os.access(log if os.path.exists(log) else os.path.dirname(log) or ".", os.W_OK):
+        yield "bad", f"{log} cannot be written to", "make its folder, or see --access-log"
 
 
 def _writable(folder: Path, option: str) -> Iterator[_Found]:

@@ -9,7 +9,7 @@ import typer
 
 from multiframe import errors
 from multiframe.cli.faults import CALL, SURROUNDINGS
-from multiframe.cli.serving import kept, roots_of, settings_of
+from multiframe.cli.serving import check_store, kept, roots_of, settings_of
 from multiframe.cli.terminal import shown
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def _installation(args: list[str], serve: Any) -> "Installation":
     try:
         params = parsed(args)
         settings = settings_of(params)
+        check_store(settings)
     except (typer.TyperException, errors.SourceError) as error:
         problem = str(getattr(error, "format_message", error.__str__)())
         params = serve.make_context("serve", [*nowhere], default_map={}, resilient_parsing=True).params

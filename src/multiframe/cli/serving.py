@@ -134,10 +134,9 @@ def run(
         warn("--allow-origin '*': any page a user opens may read everything that is served")
     _check_doors(settings, host)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that leaves must not end the server
+    check_store(settings)
     if settings.store:
         _make_store(settings)
-    elif settings.allow_delete:
-        raise typer.BadParameter("only what is stored is deleted: name a --store", param_hint="--allow-delete")
     roots = roots_of(paths, settings)
     folder, catalog = kept(roots, cache)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # headers hold patients' names
@@ -180,15 +179,21 @@ def is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _make_store(settings: "Settings") -> None:
-    """Make the folders that instances are stored in, before anything is started."""
+def check_store(settings: "Settings") -> None:
+    """See to it that what is said of the store fits together."""
     from multiframe.places import is_url
 
-    place, far = str(settings.store), is_url(str(settings.store))
-    if far != bool(settings.spool):
+    far = bool(settings.store) and is_url(str(settings.store))
+    if settings.store and far != bool(settings.spool):
         told = "a bucket needs a --spool, a folder in which uploads arrive" if far else "only a bucket has a spool"
         raise typer.BadParameter(told, param_hint="--spool")
-    folder = Path(settings.spool or place)
+    if settings.allow_delete and not settings.store:
+        raise typer.BadParameter("only what is stored is deleted: name a --store", param_hint="--allow-delete")
+
+
+def _make_store(settings: "Settings") -> None:
+    """Make the folders that instances are stored in, before anything is started."""
+    folder = Path(settings.spool or str(settings.store))
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:

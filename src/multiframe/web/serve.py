@@ -105,7 +105,10 @@ def serve(served: Served, settings: Settings) -> NoReturn:
     """
     if settings.traces:
         tracing.check()
-    journals(settings)  # that the log cannot be written is said before anything is begun
+    try:
+        journals(settings)  # that the log cannot be written is said before anything is begun
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: see --access-log", error.filename) from None
     listener = _bind(served.host, served.port)
     cut_off(listener, settings.patience)
     host, port = listener.getsockname()[:2]

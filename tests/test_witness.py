@@ -159,6 +159,31 @@ def test_a_client_that_leaves_is_told_of_and_so_is_what_it_got(folder: Path, ser
     assert 0 < line["bytes"] < whole
 
 
+def test_who_is_too_slow_is_told_of_as_broken_off_by_us(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "slow"
+    options = ["--access-log", str(log), "--patience", "1", "--store", str(tmp_path / "store")]
+    with serving([folder], *options, cache=tmp_path) as server, socket.socket() as reader, socket.socket() as sender:
+        host, port = server.url.split("/")[2].split(":")
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((host, int(port)))
+        reader.sendall(f"GET /{address(folder)}/frames/1-160 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        sender.connect((host, int(port)))
+        head = "POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/dicom\r\n"
+        sender.sendall(f"{head}Content-Length: 5000\r\n\r\nx".encode())
+        for _ in range(200):
+            told = [line for line in lines_of(log) if line["ended"] != "whole"]
+            if len(told) == 2:
+                break
+            threading.Event().wait(0.05)
+        samples = server.get("metrics").text
+    assert {(line["endpoint"], line["status"], line["ended"], line["error"]) for line in told} == {
+        ("frames", 200, "broken off", "TooSlow"),
+        ("store", 408, "broken off", "TooSlow"),
+    }
+    assert 'multiframe_broken_off_total{by="server"} 2.0' in samples
+    assert 'multiframe_errors_total{kind="TooSlow"} 2.0' in samples
+
+
 def test_nothing_of_a_patient_a_token_or_a_query_is_written(folder: Path, tmp_path: Path, log: Path) -> None:
     """Whatever is asked, and however; also where what is read does not exist, or cannot be read."""
     url = address(folder)

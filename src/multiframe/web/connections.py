@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from multiframe.web.heads import Heads
 from multiframe.web.journal import audit
 from multiframe.web.long_bodies import LONG, LongBody, length_of
-from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD, NO_METHOD
+from multiframe.web.sockets import HEAD_TOO_LONG, LEAST, LONGEST_HEAD, NO_METHOD, TOO_SLOW
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -47,8 +47,8 @@ class _AtOnce(Protocol):
         """Give the body; None: the application has to be called."""
         ...
 
-    def over(self, *, left: bool, free: bool) -> None:
-        """Hear whether the client left before, and whether the memory of the body is free."""
+    def over(self, *, left: bool, free: bool, slow: bool = False) -> None:
+        """Hear whether the client left before, or was too slow, and whether the memory of the body is free."""
         ...
 
 
@@ -361,6 +361,7 @@ class Patient(HttpToolsProtocol):
         if self._paused:
             left = self.transport.get_write_buffer_size()
             if self._before - left < LEAST * self.patience:
+                self._too_slow()
                 self.transport.abort()
             self._since, self._before = now, left
         elif self._coming == "head" and not self._taken:
@@ -371,8 +372,13 @@ class Patient(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self.transport.abort()  # what comes still is for nobody
             elif self._taken - self._before < LEAST * self.patience:
+                self._too_slow()
                 self._refuse(408, "TooSlow", f"a body comes with {LEAST} bytes a second at least")
             self._since, self._before = now, self._taken
+
+    def _too_slow(self) -> None:
+        """Have the request that is answered be told of as one that we broke off."""
+        cast("dict[str, Any]", self.cycle.scope)[TOO_SLOW] = True
 
     @property
     def _held_up(self) -> bool:
@@ -403,7 +409,7 @@ async def _taken(answer: _AtOnce, scope: Scope, receive: Receive, send: Send) ->
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         left = bool(getattr(getattr(send, "__self__", None), "disconnected", False))
     finally:
-        answer.over(left=left, free=False)
+        answer.over(left=left, free=False, slow=TOO_SLOW in scope)
 
 
 async def _without_chunks(

@@ -33,7 +33,7 @@ STATUSES: Final = (
 ERRORS: Final = (
     *errors.__all__, "BadRequest", "NotThere", "TooMuch", "MisdirectedRequest", "HTTPError", "Unauthenticated",
     "Forbidden", "Unverifiable", "LengthRequired", "UnsupportedMedia", "RangeNotSatisfiable", "PreconditionFailed",
-    "NotYet", "Stalled", "other",
+    "NotYet", "Stalled", "TooSlow", "other",
 )  # fmt: skip
 """Kinds of error that are told by name; ``other`` is one nobody foresaw."""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from struct import unpack_from
 from typing import Final, NamedTuple
 
-__all__ = ["HEAD_TOO_LONG", "IDLE", "LEAST", "LONGEST_HEAD", "NO_METHOD", "Sockets", "cut_off"]
+__all__ = ["HEAD_TOO_LONG", "IDLE", "LEAST", "LONGEST_HEAD", "NO_METHOD", "TOO_SLOW", "Sockets", "cut_off"]
 
 LEAST: Final = 1024
 """Bytes a second that a client brings or takes, on average over the time it is given."""
@@ -23,6 +23,9 @@ LONGEST_HEAD: Final = 64 * 1024
 
 HEAD_TOO_LONG: Final = f"address and headers have at most {LONGEST_HEAD} bytes: ask for less at once"
 """What is said of a longer one."""
+
+TOO_SLOW: Final = "multiframe.too_slow"
+"""What stands in the scope of a request whose client was cut off for its slowness."""
 
 NO_METHOD: Final = "no address takes this method: ask by GET, in capitals"
 """What is said of a method that is none of HTTP's."""

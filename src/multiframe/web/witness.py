@@ -27,6 +27,7 @@ from multiframe.web.doors import ACCESS, ACTION
 from multiframe.web.forwarded import forwarded
 from multiframe.web.gauges import ERRORS, Gauges
 from multiframe.web.journal import REQUEST, Format, Journal, request_id, stamp
+from multiframe.web.sockets import TOO_SLOW
 from multiframe.web.tracing import request_span
 
 __all__ = ["AtOnce", "Witness", "failed"]
@@ -67,7 +68,7 @@ class AtOnce:
         self._witness.begins()
         return ready.body
 
-    def over(self, *, left: bool, free: bool) -> None:
+    def over(self, *, left: bool, free: bool, slow: bool = False) -> None:
         """Tell of it, once its body has left.
 
         Parameters
@@ -76,7 +77,11 @@ class AtOnce:
             The client had left before.
         free : bool
             Nobody looks at the body any more.
+        slow : bool
+            The client was cut off, for it took it too slowly.
         """
+        if slow:
+            self._scope[TOO_SLOW] = True
         ready = self._ready
         assert ready is not None
         if free:
@@ -208,10 +213,14 @@ class Witness:
         count = 0
         if frames and whole and sent and status == 200:
             count = 1 if frames.isdecimal() else _count(frames)
+        slow = not whole and TOO_SLOW in scope
+        if slow:
+            failed(scope, "TooSlow")
+            status = 408 if status == 499 else status
         self._gauges.answered(asked.endpoint, status, seconds, sent, count)
         if received:
             self._gauges.add("received_bytes", asked.endpoint, n=received)
-        ended = "whole" if whole else "client left" if left or status == 499 else "broken off"
+        ended = "whole" if whole else "client left" if not slow and (left or status == 499) else "broken off"
         if not whole:
             self._gauges.add("broken_off", "server" if ended == "broken off" else "client")
         error: str | None = scope.get(_FAILED)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -951,12 +952,12 @@ def test_what_is_left_out_is_skipped_by_counts(
 ) -> None:
     everything = hospital.search(Search(level, conditions=conditions))
     monkeypatch.setattr(searching, "_MANY", 0)
-    for at in range(len(everything) + 3):
-        query = Search(level, conditions=conditions, limit=3, offset=at)
-        assert hospital.search(query) == everything[at : at + 3]
-        behind = min(5, max(0, len(everything) - at - 3))
+    for at, most in product(range(len(everything) + 3), (1, 3)):
+        query = Search(level, conditions=conditions, limit=most, offset=at)
+        assert hospital.search(query) == everything[at : at + most]
+        behind = min(5, max(0, len(everything) - at - most))
         assert hospital.remaining(query, 5) == behind
-        assert hospital.page(query, 5) == (everything[at : at + 3], behind)
+        assert hospital.page(query, 5) == (everything[at : at + most], behind)
     only = Search(level, conditions=conditions, only=frozenset(["1.1", "1.4"]), offset=1)
     assert hospital.search(only) == [f for f in everything if f.study in ("1.1", "1.4")][1:]
 

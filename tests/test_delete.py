@@ -28,7 +28,7 @@ def test_an_instance_a_series_and_a_study(asked, catalog, monkeypatch):
     frame = f"{ADDRESS}/series/{SERIES}/instances/{SERIES}.1/frames/1"
     assert asked.get(frame, headers={"accept": "image/jpeg"}).status_code == 200
     answer = asked.request("DELETE", f"{ADDRESS}/series/{SERIES}/instances/{SERIES}.1")
-    assert (answer.status_code, answer.content) == (204, b"")
+    assert (answer.status_code, answer.content, answer.headers["cache-control"]) == (204, b"", "no-store")
     assert asked.get(frame, headers={"accept": "image/jpeg"}).status_code == 404
     assert catalogued(catalog) == {f"{SERIES}.{n}" for n in (2, 3, 4)}
     assert not Path(store.shelf.where(f"{SERIES}.1")).exists()

@@ -453,6 +453,62 @@ def test_nothing_is_stored_where_a_store_was_and_nothing_is(store, catalog, tmp_
     Store(served, catalog)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_what_another_brought_into_the_catalog_in_between(store, catalog, tmp_path, monkeypatch, same):
+    """It counts; what has its place here is taken away again, and only who sent the same is told that it is stored."""
+    folder, add = tmp_path / "served", catalog.add
+    folder.mkdir()
+
+    def late(files):
+        (folder / "x").write_bytes(instance() if same else instance(PatientID="another"))
+        catalog.scan([folder])
+        return add(files)
+
+    monkeypatch.setattr(catalog, "add", late)
+    assert put(store, instance(), instance()) == [None if same else storing.DUPLICATE] * 2
+    assert stored(store) == []
+    assert list(catalog.problems([store.shelf.folder])) == []
+
+
+@pytest.mark.parametrize("uid", [STUDY, SERIES, f"{SERIES}.1"])
+def test_what_only_begins_like_a_uid_is_none(store, tmp_path, uid):
+    hostile = b"1.2/../../x".ljust(len(uid), b"y")
+    data = instance().replace(uid.encode() + b"\0", hostile + b"\0")
+    assert hostile in data
+    assert put(store, data) == [storing.NOT_UNDERSTOOD]
+    assert [p for p in tmp_path.rglob("*") if "y" in p.name and p.is_file()] == []
+
+
+def test_a_sync_that_fails_late_is_waited_for(store, monkeypatch):
+    def sync(fd):
+        time.sleep(0.3)
+        raise OSError(errno.EIO, "the disk is ill")
+
+    monkeypatch.setattr(storing, "_SYNCED", 4_000)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    assert put(store, instance(), piece=100_000) == [storing.PROCESSING]
+
+
+def test_what_cannot_be_deleted_stays_and_what_was_before_is_gone(store, catalog, monkeypatch):
+    put(store, instance(1), instance(2), instance(3))
+    remove, deleted, done = store.shelf.remove, [], watched(monkeypatch)
+    forget = catalog.remove
+
+    def ill(uid):
+        if uid.endswith(".2"):
+            raise OSError(errno.EIO, "the disk is ill")
+        remove(uid)
+
+    monkeypatch.setattr(store.shelf, "remove", ill)
+    monkeypatch.setattr(catalog, "remove", lambda paths: (done.append(("forgotten", "")), forget(paths)))
+    with pytest.raises(OSError, match="ill"):
+        deleted.extend(store.delete(STUDY))
+    assert catalogued(catalog) == {p.stem for p in stored(store)} == {f"{SERIES}.2", f"{SERIES}.3"}
+    assert done.index(("fsync", str(store.shelf.where(f"{SERIES}.1").parent))) < done.index(("forgotten", ""))
+    monkeypatch.setattr(store.shelf, "remove", remove)
+    assert sorted(store.delete(STUDY)) == [f"{SERIES}.2", f"{SERIES}.3"]
+
+
 def test_nobody_stores_what_is_being_deleted(store):
     put(store, instance())
     for uid in store.delete(STUDY):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,9 +21,12 @@ from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from multiframe import storing
+from multiframe.settings import Settings
 from tests.serving import Server, serving
 from tests.test_clients import HERE, needs_npm
-from tests.test_storing import SERIES, STUDY, instance
+from tests.test_doors import Asked
+from tests.test_storing import SERIES, STUDY, catalogued, instance
 
 STUDIES = "dicom-web/studies"
 PARTS = 'multipart/related; type="application/dicom"; boundary=frontier'
@@ -207,6 +211,38 @@ HEAD = f"POST /{STUDIES} HTTP/1.1\nHost: localhost\nContent-Type: {PARTS}\n"
 def test_a_body_of_no_length_or_too_much_of_it(server):
     assert ask(server, HEAD + "\n").startswith(b"HTTP/1.1 411 ")
     assert ask(server, HEAD + "Content-Length: 1000000000000\n\n").startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_fault_with_one_instance_is_not_passed_over(catalog, tmp_path, monkeypatch):
+    """Though it is noticed while the next ones arrive."""
+    finish, finished = storing.Arriving.finish, []
+
+    def faulty(arriving):
+        finished.append(arriving)
+        if len(finished) == 1:
+            raise RuntimeError("unforeseen")
+        finish(arriving)
+
+    monkeypatch.setattr(storing.Arriving, "finish", faulty)
+    with Asked(catalog, Settings(store=str(tmp_path / "store"))) as asked:
+        content = in_parts(*(instance(n) for n in range(81, 89)))
+        answer = asked.request("POST", f"/{STUDIES}", content=content, headers={"content-type": PARTS})
+        assert answer.status_code == 500
+    assert catalogued(catalog) == set()
+    assert list((tmp_path / "store").rglob("*.dcm")) == []
+
+
+def held(server):
+    """Bytes of the budget, once what is over has been let go of."""
+    time.sleep(1.5)  # it is shown once a second
+    return re.findall(r"^multiframe_memory_held_bytes\S* (\S+)", server.get("metrics").text, re.M)
+
+
+def test_what_a_long_body_holds_is_let_go_of(server):
+    before, data = held(server), instance(75, size=1_000_000)
+    assert post(server, data, content_type="application/dicom").status_code == 200
+    ask(server, f"{HEAD}Content-Length: 3000000\n\n", in_parts(data)[:2_000_000], close=True)
+    assert held(server) == before
 
 
 def test_a_client_that_waits_for_leave_is_told_before_it_sends(server):

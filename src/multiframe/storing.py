@@ -584,13 +584,17 @@ class Store:
         if self.catalog.copies(wanted):
             raise NotStored("of an instance another file is served from elsewhere, and would take its place: none is")
         for some in batched(wanted, _TOGETHER):
+            removed: list[str] = []
             with self.shelf.alone(some):
-                for uid in some:
-                    self.shelf.remove(uid)
-                    yield uid
-                self.shelf.settle(some)
-                # Only then: a file that is left without its row would be found by the next scan, and be back.
-                self.catalog.remove([str(self.shelf.where(uid)) for uid in some])
+                try:
+                    for uid in some:
+                        self.shelf.remove(uid)
+                        removed.append(uid)
+                        yield uid
+                finally:
+                    self.shelf.settle(removed)
+                    # Only then: a file that is left without its row would be found by the next scan, and be back.
+                    self.catalog.remove([str(self.shelf.where(uid)) for uid in removed])
 
     def arriving(self, uid: str) -> Iterator[Path]:
         """Give where instances of a UID are still arriving, whichever process receives them.

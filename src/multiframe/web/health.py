@@ -82,7 +82,7 @@ class Readiness:
     roots : sequence of str
         Files and folders that have to be readable, and URLs that have to answer.
     store : str, optional
-        A folder that has to be writable.
+        The folder in which instances arrive; what they arrive in there has to be writable.
     """
 
     def __init__(self, catalog: "Catalog", gauges: Gauges, roots: Sequence[str] = (), store: str | None = None) -> None:

@@ -42,23 +42,31 @@ def test_an_instance_a_series_and_a_study(asked, catalog, monkeypatch):
     assert all(one["event"] == "deleted" and "who" in one for one in told)
 
 
-def test_what_lies_elsewhere_is_not_deleted_nor_anything_with_it(asked, catalog, tmp_path):
-    elsewhere = tmp_path / "served"
-    elsewhere.mkdir()
-    (elsewhere / "x").write_bytes(instance(5))
-    catalog.scan([elsewhere])
+@pytest.fixture
+def elsewhere(catalog, tmp_path):
+    """Has a file be served that is not of the store; gives where it lies."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    def serve(data):
+        (folder / "x").write_bytes(data)
+        catalog.scan([folder])
+        return folder / "x"
+
+    return serve
+
+
+def test_what_lies_elsewhere_is_not_deleted_nor_anything_with_it(asked, catalog, elsewhere):
+    place = elsewhere(instance(5))
     answer = asked.request("DELETE", ADDRESS)
     assert answer.status_code == 409
     assert f"{SERIES}.5" in answer.json()["message"]
-    assert (elsewhere / "x").exists()
+    assert place.exists()
     assert len(catalogued(catalog)) == 5
 
 
-def test_what_would_come_back_by_another_file_is_not_deleted(asked, catalog, tmp_path):
-    elsewhere = tmp_path / "served"
-    elsewhere.mkdir()
-    (elsewhere / "copy").write_bytes(instance(2))
-    catalog.scan([elsewhere])
+def test_what_would_come_back_by_another_file_is_not_deleted(asked, catalog, elsewhere):
+    elsewhere(instance(2))
     answer = asked.request("DELETE", ADDRESS)
     assert (answer.status_code, "elsewhere" in answer.json()["message"]) == (409, True)
     assert len(catalogued(catalog)) == 4

@@ -181,16 +181,15 @@ def found(readiness: Readiness) -> dict[str, str]:
 
 def test_what_is_not_ready_is_named_and_no_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, store, database = tmp_path / "DOE^JANE", tmp_path / "store", Database()
-    incoming = store / ".multiframe-incoming"
-    incoming.mkdir(parents=True)
+    store.mkdir()
     gone.mkdir()
     gauges = Gauges(workers=1)
-    readiness = Readiness(database, gauges, [str(tmp_path), str(gone)], str(store))  # type: ignore[arg-type]
+    readiness = Readiness(database, gauges, [str(tmp_path), str(gone)], store)  # type: ignore[arg-type]
     assert found(readiness) == {}
     gone.rmdir()
     assert found(readiness) == {"roots": "of 2 roots these cannot be read: 2"}
     gone.mkdir()
-    incoming.rmdir()  # as where the disk of a store is not mounted: there is a folder, and nothing in it
+    store.rmdir()
     database.error = errors.CatalogUnavailable("postgresql://user:secret@host/x is away")
     monkeypatch.setattr(room, "_STALE", -1.0)
     assert found(readiness) == {

@@ -29,7 +29,7 @@ from multiframe.schema import instances, objects, scans
 from multiframe.settings import MIB
 from multiframe.source import ObjectStat
 
-__all__ = ["Scan", "ScanStatus", "problems"]
+__all__ = ["Scan", "ScanStatus", "below", "problems"]
 
 _BATCH_FILES, _BATCH_SECONDS, _BATCH_BYTES = 1000, 0.5, 8 * MIB  # whichever comes first
 _KEPT = 100  # scans that are remembered
@@ -328,6 +328,7 @@ def _age(stat: ObjectStat) -> float:
 
 
 def below(root: bytes) -> sa.ColumnElement[bool]:
-    below = inside(root)
+    """Ask for what lies at a place or below it."""
+    first = inside(root)
     path = objects.c.path
-    return sa.or_(path == root, sa.and_(path >= below, path < below[:-1] + b"0"))  # "0" comes next after "/"
+    return sa.or_(path == root, sa.and_(path >= first, path < first[:-1] + b"0"))  # "0" comes next after "/"

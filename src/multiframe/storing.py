@@ -59,7 +59,6 @@ UNKNOWN_SYNTAX, PROCESSING, DUPLICATE, UNKNOWN_CLASS, NOT_AUTHORIZED = 0xC122, 0
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, but for zeros in front, which are met
 _PLACED: Final = ".placed"
-_INCOMING: Final = f"{OURS}incoming"
 _COMPARED: Final = 1 << 20
 _SYNCED: Final = 32 << 20
 """Bytes after which those before are synced while more come, and the room in the spool is looked at."""
@@ -456,7 +455,7 @@ class Store:
             spool = self.shelf.folder
         elif spool is None:
             raise StoreError("a store that is no folder needs one in which uploads arrive: name a spool")
-        self.incoming = spool.resolve() / _INCOMING
+        self.incoming = spool.resolve() / f"{OURS}incoming"
         try:
             self.incoming.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
@@ -646,7 +645,7 @@ def is_away(place: Path | str, catalog: Catalog) -> bool:
     if is_url(place) or _entries(Path(place)):  # an empty store has its folders
         return False
     try:
-        return catalog.holds(Path(place).resolve())
+        return catalog.holds(place)
     except CatalogUnavailable:
         return False
 

@@ -471,7 +471,7 @@ def create_app(
     app.keys, app.ways = keys, ways
     app.state.catalog = catalog
     app.state.gauges = gauges
-    app.state.readiness = health.Readiness(catalog, gauges, roots, settings.spool or settings.store)
+    app.state.readiness = health.Readiness(catalog, gauges, roots, store.incoming if store else None)
     app.state.journal = journal
     app.state.settings = settings
     app.state.store = store

@@ -302,15 +302,17 @@ def _scan(orders: dict[str, Any], settings: Settings, _: Journal | None) -> None
 
 def _but_away(catalog: Catalog, settings: Settings, places: Sequence[str]) -> list[bytes]:
     """Leave out what lies in a store that is away: what is not mounted has not been removed."""
-    from multiframe.places import is_below, root_of, scope_of
+    paths = [os.fsencode(place) for place in places]
+    if not settings.store:
+        return paths
+    from multiframe.places import is_below, root_of
     from multiframe.storing import is_away
 
-    paths = [os.fsencode(place) for place in places]
-    if not settings.store or not is_away(settings.store, catalog):
+    if not is_away(settings.store, catalog):
         return paths
     log.warning("there is nothing where the store was: what the catalog knows of it stays. Is its disk mounted?")
-    store = scope_of(root_of(settings.store))
-    return [path for path in paths if path != store and not is_below(path, [store])]
+    store = [root_of(settings.store)]
+    return [path for path in paths if not is_below(path, store)]
 
 
 def _scan_all(catalog: Catalog, settings: Settings, orders: dict[str, Any], stopped: threading.Event) -> None:

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from multiframe.errors import CatalogUnavailable, InstanceNotFound, MultiframeError, SourceNotFound
-from multiframe.folders import OURS
 from multiframe.places import is_url
 from multiframe.web.doors import Row
 from multiframe.web.gauges import Gauges
@@ -81,11 +80,13 @@ class Readiness:
         Who know which processes are alive.
     roots : sequence of str
         Files and folders that have to be readable, and URLs that have to answer.
-    store : str, optional
-        The folder in which instances arrive; what they arrive in there has to be writable.
+    store : Path, optional
+        The folder in which instances arrive: it has to be writable.
     """
 
-    def __init__(self, catalog: "Catalog", gauges: Gauges, roots: Sequence[str] = (), store: str | None = None) -> None:
+    def __init__(
+        self, catalog: "Catalog", gauges: Gauges, roots: Sequence[str] = (), store: Path | None = None
+    ) -> None:
         self._catalog, self._gauges, self._store = catalog, gauges, store
         self._roots = dict(enumerate(roots, 1))
         self._far = {k: root for k, root in self._roots.items() if is_url(root)}
@@ -135,8 +136,7 @@ class Readiness:
         return self._silent
 
     def _no_store(self) -> str:
-        arriving = Path(self._store) / f"{OURS}incoming" if self._store else None
-        return "the store cannot be written" if arriving and not os.access(arriving, os.W_OK) else ""
+        return "the store cannot be written" if self._store and not os.access(self._store, os.W_OK) else ""
 
     def _no_worker(self) -> str:
         alive, wanted = len(self._gauges.alive()), self._gauges.workers

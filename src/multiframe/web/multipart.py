@@ -125,10 +125,11 @@ class MultipartReader:
 
     def _skip(self, size: int) -> None:
         self._around += size
-        if self._around > _AROUND and self._state == self._before:
+        if self._around <= _AROUND:
+            return
+        if self._state == self._before:
             raise Malformed(f"{_AROUND} bytes of the body have no delimiter with the boundary that Content-Type names")
-        if self._around > _AROUND:
-            raise Malformed(f"more than {_AROUND} bytes of the body belong to no part")
+        raise Malformed(f"more than {_AROUND} bytes of the body belong to no part")
 
     def _content(self, data: bytes | bytearray, at: int) -> tuple[list[Event], int]:
         stop = self._found(data, at)
